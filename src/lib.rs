@@ -1,0 +1,3 @@
+//! Check, run, record: one Tower layer for metered services.
+
+pub mod policy;
