@@ -1,10 +1,53 @@
 //! The rules: what a limit is, when its window starts, what refuses a request.
 //!
 //! Everything here is a plain value or a plain function over values. Nothing reads a clock, opens a
-//! socket or takes a lock, so every rule can be tried by calling it.
+//! socket or takes a lock, so every rule can be tried by calling it:
+//!
+//! ```
+//! use tower_limitry::policy::{Aggregation, Amount, Verdict, judge_limit};
+//!
+//! let room = |used: u32, held: u32| {
+//!     judge_limit(
+//!         Aggregation::Sum,
+//!         Amount::from(1_000), // the cap
+//!         Amount::from(used),
+//!         Amount::from(held),
+//!         Some(Amount::from(100)), // asked
+//!     )
+//! };
+//! assert_eq!(room(800, 100), Verdict::Within);
+//! assert_eq!(room(800, 101), Verdict::Held); // only running requests stand in the way
+//! assert_eq!(room(901, 0), Verdict::Exceeded);
+//! ```
 
+mod amount;
+mod balance;
 mod calendar;
+pub(crate) mod catalog;
+mod config;
+mod decision;
+mod event;
+mod id;
+mod judge;
+mod limit;
+mod meter;
 mod time;
+mod usage;
 
+pub use amount::{Amount, AmountError, ToAmount};
+pub use balance::{
+    Balance, Credit, Credited, Debit, Debited, NewBalance, Transaction, TransactionKind,
+};
 pub use calendar::{Calendar, CalendarError, Period, Window};
+pub use config::ConfigError;
+pub use decision::{BalanceState, Decision, Denial, DenialKind, LimitState};
+pub use event::{Crossing, Event, RecordedEvent};
+pub use id::{CustomerId, EventId, IdError};
+pub use judge::{Verdict, judge_balance, judge_limit};
+pub use limit::{CounterKey, Limit};
+pub use meter::{Aggregation, Meter};
 pub use time::{Timestamp, TimestampError};
+pub use usage::{Dimensions, Usage, UsageError, Values};
+
+pub(crate) use balance::Change;
+pub(crate) use decision::Looked;

@@ -1,0 +1,276 @@
+//! Meters and limits, compiled ahead of the requests that ask for them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use compact_str::CompactString;
+
+use super::limit::{CounterKey, Replaces};
+use super::{Aggregation, Amount, ConfigError, Dimensions, Limit, Meter, Period, Values};
+
+/// Numbers counters, so that lines carry four bytes instead of a definition. A number is never given
+/// to another counter.
+#[derive(Debug, Default)]
+pub(crate) struct CounterNumbers {
+    numbers: HashMap<CounterKey, u32>,
+}
+
+impl CounterNumbers {
+    pub(crate) fn number(&mut self, key: CounterKey) -> u32 {
+        let next = self.numbers.len() as u32;
+        *self.numbers.entry(key).or_insert(next)
+    }
+
+    pub(crate) fn contains(&self, key: &CounterKey) -> bool {
+        self.numbers.contains_key(key)
+    }
+}
+
+/// The meters and the limits for everybody, as plans by event type.
+#[derive(Debug, Default)]
+pub(crate) struct Catalog {
+    plans: Plans,
+    meters: HashMap<CompactString, Arc<Meter>>,
+}
+
+/// Plans for every event type.
+#[derive(Debug, Default)]
+pub(crate) struct Plans {
+    /// Sorted by event type.
+    by_type: Box<[(CompactString, Arc<Plan>)]>,
+    other: Arc<Plan>,
+    any: Arc<Plan>,
+}
+
+/// The lines that one kind of check or event has to look at.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// The values that lines read, each once.
+    pub(crate) fields: Box<[CompactString]>,
+    /// Sorted so that limits on one counter are neighbours.
+    pub(crate) lines: Box<[PlanLine]>,
+}
+
+/// One limit on one counter; or a counter that no limit reads any more, which is still counted so
+/// that a limit which returns is exact.
+#[derive(Debug)]
+pub(crate) struct PlanLine {
+    pub(crate) counter: u32,
+    /// The line before this one reads the same counter.
+    pub(crate) shares: bool,
+    pub(crate) aggregation: Aggregation,
+    /// Which of the plan's fields; `None` counts every event.
+    pub(crate) field: Option<u8>,
+    pub(crate) period: Period,
+    pub(crate) cap: Amount,
+    pub(crate) filters: Box<[(CompactString, CompactString)]>,
+    pub(crate) alerts: Box<[(u8, Amount)]>,
+    pub(crate) limit: Option<Arc<Limit>>,
+    pub(crate) meter: Arc<Meter>,
+}
+
+impl PlanLine {
+    pub(crate) fn id(&self) -> &str {
+        self.limit.as_ref().map_or("", |limit| limit.id())
+    }
+}
+
+/// A line before it is placed in plans.
+#[derive(Clone)]
+pub(crate) struct Rule {
+    pub(crate) counter: u32,
+    pub(crate) meter: Arc<Meter>,
+    pub(crate) narrowed: Dimensions,
+    pub(crate) period: Period,
+    pub(crate) cap: Amount,
+    pub(crate) limit: Option<Arc<Limit>>,
+}
+
+impl Rule {
+    pub(crate) fn new(meter: &Arc<Meter>, limit: Limit, numbers: &mut CounterNumbers) -> Self {
+        Self {
+            counter: numbers.number(CounterKey::of(meter, &limit)),
+            meter: Arc::clone(meter),
+            narrowed: limit.dimensions.clone(),
+            period: limit.period,
+            cap: limit.cap.unwrap_or(Amount::MAX),
+            limit: Some(Arc::new(limit)),
+        }
+    }
+
+    /// The rule without its limit: the counter goes on.
+    pub(crate) fn dormant(&self) -> Self {
+        Self { limit: None, ..self.clone() }
+    }
+
+    pub(crate) fn replaces(&self) -> Option<Replaces> {
+        self.limit.as_deref().map(Replaces::of)
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        self.limit.as_ref().map_or("", |limit| limit.id())
+    }
+
+    /// What this rule counts of an event, if it reads it.
+    pub(crate) fn counts(
+        &self,
+        event_type: &str,
+        values: &Values,
+        dimensions: &Dimensions,
+    ) -> Option<Amount> {
+        if !self.meter.accepts(event_type, dimensions)
+            || !dimensions.contain(self.narrowed.pairs())
+        {
+            return None;
+        }
+        self.meter.reads(values)
+    }
+}
+
+impl Plans {
+    pub(crate) fn compile(rules: &[Rule]) -> Self {
+        let types: BTreeSet<&CompactString> =
+            rules.iter().filter_map(|rule| rule.meter.event_type.as_ref()).collect();
+        let by_type = types
+            .into_iter()
+            .map(|event_type| {
+                let reads = |rule: &&Rule| {
+                    rule.meter.event_type.as_ref().is_none_or(|wanted| wanted == event_type)
+                };
+                (event_type.clone(), Arc::new(Plan::compile(rules.iter().filter(reads))))
+            })
+            .collect();
+        Self {
+            by_type,
+            other: Arc::new(Plan::compile(
+                rules.iter().filter(|rule| rule.meter.event_type.is_none()),
+            )),
+            any: Arc::new(Plan::compile(rules.iter())),
+        }
+    }
+
+    /// The plan for events of this type, or for everything when no type is given.
+    #[inline]
+    pub(crate) fn plan(&self, event_type: Option<&str>) -> &Arc<Plan> {
+        match event_type {
+            Some(event_type) => {
+                let found = self.by_type.binary_search_by(|(known, _)| known.as_str().cmp(event_type));
+                found.map_or(&self.other, |at| &self.by_type[at].1)
+            }
+            None => &self.any,
+        }
+    }
+}
+
+impl Plan {
+    fn compile<'a>(rules: impl Iterator<Item = &'a Rule>) -> Self {
+        let mut rules: Vec<&Rule> = rules.collect();
+        // Stable: limits of one counter keep the order of their definition.
+        rules.sort_by_key(|rule| (rule.counter, rule.limit.is_none()));
+        let mut fields: Vec<CompactString> = Vec::new();
+        let mut lines: Vec<PlanLine> = Vec::with_capacity(rules.len());
+        for rule in rules {
+            let shares = lines.last().is_some_and(|line| line.counter == rule.counter);
+            if shares && rule.limit.is_none() {
+                continue;
+            }
+            let field = rule.meter.field.as_ref().map(|field| {
+                fields.iter().position(|known| known == field).unwrap_or_else(|| {
+                    fields.push(field.clone());
+                    fields.len() - 1
+                }) as u8
+            });
+            lines.push(PlanLine {
+                counter: rule.counter,
+                shares,
+                aggregation: rule.meter.aggregation,
+                field,
+                period: rule.period,
+                cap: rule.cap,
+                filters: rule
+                    .meter
+                    .dimensions
+                    .pairs()
+                    .iter()
+                    .chain(rule.narrowed.pairs())
+                    .cloned()
+                    .collect(),
+                alerts: rule
+                    .limit
+                    .iter()
+                    .flat_map(|limit| &limit.alerts)
+                    .map(|percent| (*percent, rule.cap.percent(*percent)))
+                    .collect(),
+                limit: rule.limit.clone(),
+                meter: Arc::clone(&rule.meter),
+            });
+        }
+        Self { fields: fields.into(), lines: lines.into() }
+    }
+}
+
+impl Catalog {
+    pub(crate) fn new(meters: HashMap<CompactString, Arc<Meter>>, rules: &[Rule]) -> Self {
+        Self { plans: Plans::compile(rules), meters }
+    }
+
+    pub(crate) fn plans(&self) -> &Plans {
+        &self.plans
+    }
+
+    pub(crate) fn meter(&self, id: &str) -> Option<&Arc<Meter>> {
+        self.meters.get(id)
+    }
+}
+
+/// How many values lines may read together.
+pub(crate) const MAX_FIELDS: usize = 64;
+
+/// Checks a meter by itself.
+pub(crate) fn validate_meter(meter: &Meter) -> Result<(), ConfigError> {
+    ConfigError::check_slug("meter", &meter.id)?;
+    if let Some("") = meter.field.as_deref() {
+        return Err(ConfigError::new(
+            format!("meter {:?}: field", meter.id),
+            "is empty; name the value of the usage that it reads",
+        ));
+    }
+    ConfigError::check_dimensions("meter", &meter.id, &meter.dimensions)
+}
+
+/// Checks a limit against the meters it may read.
+pub(crate) fn validate_limit<'a>(
+    limit: &Limit,
+    meters: &'a HashMap<CompactString, Arc<Meter>>,
+) -> Result<&'a Arc<Meter>, ConfigError> {
+    ConfigError::check_slug("limit", &limit.id)?;
+    let field = |name: &str| format!("limit {:?}: {name}", limit.id);
+    let meter = meters.get(&limit.meter).ok_or_else(|| {
+        ConfigError::new(
+            field("meter"),
+            format!("{:?} is not defined; define the meter too, or correct its id", limit.meter),
+        )
+    })?;
+    match limit.cap {
+        Ok(cap) if cap.is_positive() => {}
+        Ok(cap) => {
+            return Err(ConfigError::new(
+                field("cap"),
+                format!("is {cap}; give an amount above 0 (to refuse everything, use the router)"),
+            ));
+        }
+        Err(reason) => {
+            return Err(ConfigError::new(field("cap"), format!("is {reason}")));
+        }
+    }
+    if let Some(percent) = limit.alerts.iter().find(|percent| !(1..=100).contains(*percent)) {
+        return Err(ConfigError::new(
+            field("alert_at"),
+            format!("has {percent}; give percentages from 1 to 100"),
+        ));
+    }
+    super::limit::owner(limit)
+        .map_err(|reason| ConfigError::new(field("customer"), reason.to_string()))?;
+    ConfigError::check_dimensions("limit", &limit.id, &limit.dimensions)?;
+    Ok(meter)
+}

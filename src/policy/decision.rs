@@ -1,0 +1,347 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use compact_str::CompactString;
+use smallvec::SmallVec;
+
+use super::catalog::{Plan, PlanLine};
+use super::{Amount, Balance, Period, Timestamp, Verdict, Window};
+
+/// The answer of a check: allowed or not, and the state of every limit and balance looked at.
+///
+/// Cheap to clone. In a request's extensions it is what a handler reads to show customers what they
+/// have left.
+#[derive(Clone)]
+pub struct Decision(Arc<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    plan: Arc<Plan>,
+    at: Timestamp,
+    allowed: bool,
+    limits: SmallVec<[Looked; 6]>,
+    balance: Option<BalanceState>,
+}
+
+/// One limit as a check found it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Looked {
+    /// Which line of the plan.
+    pub(crate) line: u32,
+    pub(crate) exceeded: bool,
+    pub(crate) verdict: Verdict,
+    /// The history behind `used` is known to be whole.
+    pub(crate) complete: bool,
+    pub(crate) used: Amount,
+    pub(crate) held: Amount,
+    pub(crate) window: Window,
+}
+
+/// The balance that a check looked at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BalanceState {
+    pub(crate) name: CompactString,
+    pub(crate) balance: Option<Balance>,
+    pub(crate) verdict: Verdict,
+}
+
+impl BalanceState {
+    /// The name asked for.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The balance, with this check's own hold; `None` when the customer has none of that name.
+    pub fn balance(&self) -> Option<&Balance> {
+        self.balance.as_ref()
+    }
+
+    /// Whether it refused this check.
+    pub fn is_exceeded(&self) -> bool {
+        self.verdict.refuses()
+    }
+}
+
+impl Decision {
+    pub(crate) fn new(
+        plan: Arc<Plan>,
+        at: Timestamp,
+        limits: SmallVec<[Looked; 6]>,
+        balance: Option<BalanceState>,
+    ) -> Self {
+        let allowed = !limits.iter().any(|looked| looked.exceeded)
+            && !balance.as_ref().is_some_and(BalanceState::is_exceeded);
+        Self(Arc::new(Inner { plan, at, allowed, limits, balance }))
+    }
+
+    /// Whether the request may run.
+    pub fn is_allowed(&self) -> bool {
+        self.0.allowed
+    }
+
+    /// Every limit that was looked at, those that refused first.
+    pub fn limits(&self) -> impl Iterator<Item = LimitState<'_>> {
+        let all = || self.0.limits.iter();
+        let refusing = all().filter(|looked| looked.exceeded);
+        let others = all().filter(|looked| !looked.exceeded);
+        refusing.chain(others).filter_map(|looked| LimitState::new(&self.0.plan, looked))
+    }
+
+    /// The balance that was looked at.
+    pub fn balance(&self) -> Option<&BalanceState> {
+        self.0.balance.as_ref()
+    }
+
+    /// When it was decided.
+    pub fn at(&self) -> Timestamp {
+        self.0.at
+    }
+
+    /// How long to wait until asking again can help: the longest wait among the limits that refused,
+    /// in whole seconds, rounded up, at least one.
+    ///
+    /// `None` when nothing refused, and when waiting does not help: a limit without an end, an ask
+    /// above the cap itself, a balance that is empty. One second when only running requests stand in
+    /// the way.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let mut longest = None;
+        if let Some(balance) = self.balance().filter(|balance| balance.is_exceeded()) {
+            match balance.verdict {
+                Verdict::Held => longest = Some(SOON),
+                _ => return None,
+            }
+        }
+        for limit in self.limits().take_while(LimitState::is_exceeded) {
+            longest = longest.max(Some(limit.retry_after(self.0.at)?));
+        }
+        longest
+    }
+}
+
+/// What is asked to wait for requests that are running now.
+const SOON: Duration = Duration::from_secs(1);
+
+impl fmt::Debug for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decision")
+            .field("allowed", &self.is_allowed())
+            .field("limits", &self.limits().collect::<Vec<_>>())
+            .field("balance", &self.balance())
+            .finish()
+    }
+}
+
+/// A [`Decision`] that refuses.
+///
+/// A normal answer for the customer, not an error of ours; it implements [`std::error::Error`] so
+/// that `?` can carry it out of a handler.
+#[derive(Clone)]
+pub struct Denial(Decision);
+
+impl Denial {
+    /// The decision as a denial, if it is one.
+    pub fn new(decision: Decision) -> Option<Self> {
+        (!decision.is_allowed()).then_some(Self(decision))
+    }
+
+    /// The whole decision.
+    pub fn decision(&self) -> &Decision {
+        &self.0
+    }
+
+    /// How long to wait, if waiting helps; see [`Decision::retry_after`].
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after()
+    }
+
+    /// What refused, in short. Limits come before the balance, as they are checked first.
+    pub fn kind(&self) -> DenialKind {
+        match self.0.limits().next().filter(LimitState::is_exceeded) {
+            Some(limit) if limit.is_too_large() => DenialKind::TooLarge,
+            Some(_) => DenialKind::LimitExceeded,
+            None if self.0.balance().is_some_and(|state| state.balance.is_none()) => {
+                DenialKind::NoBalance
+            }
+            None => DenialKind::BalanceShort,
+        }
+    }
+}
+
+/// What refused a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DenialKind {
+    /// A limit has no room in this window.
+    LimitExceeded,
+    /// The request asks for more than the limit itself.
+    TooLarge,
+    /// The balance does not cover the charge.
+    BalanceShort,
+    /// The customer has no balance of that name.
+    NoBalance,
+}
+
+impl DenialKind {
+    /// A short name for metrics and machine-readable bodies.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LimitExceeded => "limit_exceeded",
+            Self::TooLarge => "too_large",
+            Self::BalanceShort => "balance_short",
+            Self::NoBalance => "no_balance",
+        }
+    }
+}
+
+impl fmt::Debug for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Denial").field(&self.0).finish()
+    }
+}
+
+/// One sentence for the customer. It never names a private limit.
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limit = self.0.limits().find(|limit| limit.is_exceeded() && !limit.is_private());
+        match (self.kind(), limit) {
+            (DenialKind::TooLarge, Some(limit)) => {
+                write!(f, "the request asks for more than the limit {:?} allows at all", limit.name())
+            }
+            (DenialKind::LimitExceeded, Some(limit)) => {
+                write!(f, "the limit {:?} of {} is reached", limit.name(), limit.limit())
+            }
+            (DenialKind::TooLarge | DenialKind::LimitExceeded, None) => {
+                f.write_str("a usage limit is reached")
+            }
+            (DenialKind::BalanceShort, _) => f.write_str("the prepaid balance is too low"),
+            (DenialKind::NoBalance, _) => f.write_str("there is no such prepaid balance"),
+        }
+    }
+}
+
+impl std::error::Error for Denial {}
+
+/// One limit in a [`Decision`].
+#[derive(Clone, Copy)]
+pub struct LimitState<'a> {
+    line: &'a PlanLine,
+    looked: &'a Looked,
+    name: &'a str,
+}
+
+impl<'a> LimitState<'a> {
+    fn new(plan: &'a Plan, looked: &'a Looked) -> Option<Self> {
+        let line = plan.lines.get(looked.line as usize)?;
+        let name = line.limit.as_ref()?.name();
+        Some(Self { line, looked, name })
+    }
+
+    /// The limit's id, which headers carry.
+    pub fn id(&self) -> &'a str {
+        self.line.id()
+    }
+
+    /// The limit's name, for people.
+    pub fn name(&self) -> &'a str {
+        self.name
+    }
+
+    /// The id of the meter it caps.
+    pub fn meter(&self) -> &'a str {
+        self.line.meter.id()
+    }
+
+    /// The unit of the meter, if one was given.
+    pub fn unit(&self) -> Option<&'a str> {
+        self.line.meter.unit.as_deref()
+    }
+
+    /// The period.
+    pub fn period(&self) -> Period {
+        self.line.period
+    }
+
+    /// The cap.
+    pub fn limit(&self) -> Amount {
+        self.line.cap
+    }
+
+    /// What was used in this window: the truth, also above the cap.
+    pub fn used(&self) -> Amount {
+        self.looked.used
+    }
+
+    /// What running requests have set aside, this one's own hold included.
+    pub fn held(&self) -> Amount {
+        self.looked.held
+    }
+
+    /// What is left: `limit - used - held`, never below 0.
+    pub fn remaining(&self) -> Amount {
+        let left = self.limit().saturating_sub(self.used()).saturating_sub(self.held());
+        left.max(Amount::ZERO)
+    }
+
+    /// In the answer of a check: this limit refused it. In a usage read: `used + held >= limit`.
+    pub fn is_exceeded(&self) -> bool {
+        self.looked.exceeded
+    }
+
+    /// Whether the ask is above the cap itself, so that no window will ever have room.
+    pub fn is_too_large(&self) -> bool {
+        self.looked.verdict == Verdict::TooLarge
+    }
+
+    /// Whether `used` counts every event of this window. It does not for a limit that was added when
+    /// older events were no longer kept, until its next window begins.
+    pub fn is_complete(&self) -> bool {
+        self.looked.complete
+    }
+
+    /// Whether it is hidden from customers.
+    pub fn is_private(&self) -> bool {
+        self.line.limit.as_ref().is_some_and(|limit| limit.is_private())
+    }
+
+    /// The window that was looked at.
+    pub fn window(&self) -> Window {
+        self.looked.window
+    }
+
+    /// When the window ends, in Unix seconds; `None` for `all_time`.
+    pub fn reset(&self) -> Option<i64> {
+        self.looked.window.reset()
+    }
+
+    fn retry_after(&self, at: Timestamp) -> Option<Duration> {
+        match self.looked.verdict {
+            Verdict::TooLarge => None,
+            Verdict::Held => Some(SOON),
+            Verdict::Exceeded | Verdict::Within => self.until_reset(at),
+        }
+    }
+
+    /// Time from `at` until the window ends, in whole seconds, rounded up, at least one.
+    pub(crate) fn until_reset(&self, at: Timestamp) -> Option<Duration> {
+        if self.looked.window.is_all_time() {
+            return None;
+        }
+        let wait = self.looked.window.end().duration_since(at);
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Some(Duration::from_secs(seconds.max(1)))
+    }
+}
+
+impl fmt::Debug for LimitState<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LimitState")
+            .field("id", &self.id())
+            .field("limit", &self.limit())
+            .field("used", &self.used())
+            .field("held", &self.held())
+            .field("exceeded", &self.is_exceeded())
+            .field("reset", &self.reset())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,200 @@
+use std::fmt;
+use std::str::FromStr;
+
+use compact_str::CompactString;
+use uuid::Uuid;
+
+use super::Timestamp;
+
+/// Who is metered: your own id for them, 1 to 256 bytes of any text.
+///
+/// Ids up to 24 bytes are kept inline. `Debug` and `Display` show the id, so keep it out of logs
+/// where it is personal.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CustomerId(CompactString);
+
+impl CustomerId {
+    /// The longest id, in bytes.
+    pub const MAX_LENGTH: usize = 256;
+
+    /// A customer's id.
+    ///
+    /// # Errors
+    ///
+    /// [`IdError`] when it is empty or longer than [`MAX_LENGTH`](Self::MAX_LENGTH) bytes.
+    pub fn new(id: impl AsRef<str>) -> Result<Self, IdError> {
+        let id = id.as_ref();
+        match id.len() {
+            0 => Err(IdError::Empty),
+            1..=Self::MAX_LENGTH => Ok(Self(CompactString::new(id))),
+            length => Err(IdError::TooLong { length }),
+        }
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for CustomerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for CustomerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl FromStr for CustomerId {
+    type Err = IdError;
+
+    fn from_str(id: &str) -> Result<Self, IdError> {
+        Self::new(id)
+    }
+}
+
+impl TryFrom<&str> for CustomerId {
+    type Error = IdError;
+
+    fn try_from(id: &str) -> Result<Self, IdError> {
+        Self::new(id)
+    }
+}
+
+impl TryFrom<&String> for CustomerId {
+    type Error = IdError;
+
+    fn try_from(id: &String) -> Result<Self, IdError> {
+        Self::new(id)
+    }
+}
+
+impl TryFrom<String> for CustomerId {
+    type Error = IdError;
+
+    fn try_from(id: String) -> Result<Self, IdError> {
+        Self::new(id)
+    }
+}
+
+impl TryFrom<&CustomerId> for CustomerId {
+    type Error = IdError;
+
+    fn try_from(id: &CustomerId) -> Result<Self, IdError> {
+        Ok(id.clone())
+    }
+}
+
+impl AsRef<str> for CustomerId {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Names one use from its check to its record: hold id, event id and idempotency key in one.
+///
+/// Made ids are UUIDs of version 7 (RFC 9562, section 5.7) and carry the time of their making. An id
+/// of your own is any text of 1 to 256 bytes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventId(Repr);
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Repr {
+    Uuid(u128),
+    Text(CompactString),
+}
+
+impl EventId {
+    /// The longest id, in bytes.
+    pub const MAX_LENGTH: usize = 256;
+
+    /// An id of your own; the text of a UUID is read as that UUID.
+    ///
+    /// # Errors
+    ///
+    /// [`IdError`] when it is empty or longer than [`MAX_LENGTH`](Self::MAX_LENGTH) bytes.
+    pub fn new(id: impl AsRef<str>) -> Result<Self, IdError> {
+        let id = id.as_ref();
+        match (id.len(), Uuid::try_parse(id)) {
+            (0, _) => Err(IdError::Empty),
+            (36, Ok(uuid)) => Ok(Self::from_uuid(uuid.as_u128())),
+            (1..=Self::MAX_LENGTH, _) => Ok(Self(Repr::Text(CompactString::new(id)))),
+            (length, _) => Err(IdError::TooLong { length }),
+        }
+    }
+
+    /// The id with these 128 bits.
+    pub const fn from_uuid(bits: u128) -> Self {
+        Self(Repr::Uuid(bits))
+    }
+
+    /// When the id was made, to the millisecond, if it is a UUID of version 7.
+    pub fn made_at(&self) -> Option<Timestamp> {
+        match self.0 {
+            Repr::Uuid(bits) if (bits >> 76) & 0xF == 7 => {
+                let millis = i64::try_from(bits >> 80).ok()?;
+                millis.checked_mul(1_000_000).map(Timestamp::from_nanos)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Repr::Uuid(bits) => fmt::Display::fmt(&Uuid::from_u128(*bits), f),
+            Repr::Text(text) => f.pad(text),
+        }
+    }
+}
+
+impl fmt::Debug for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+impl FromStr for EventId {
+    type Err = IdError;
+
+    fn from_str(id: &str) -> Result<Self, IdError> {
+        Self::new(id)
+    }
+}
+
+/// Why a text is not an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IdError {
+    /// There is no text at all.
+    Empty,
+    /// More than 256 bytes.
+    TooLong {
+        /// The length given, in bytes.
+        length: usize,
+    },
+}
+
+impl fmt::Display for IdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("an id is empty; give 1 to 256 bytes"),
+            Self::TooLong { length } => {
+                write!(f, "an id has {length} bytes; give 1 to 256 (a hash of it would do)")
+            }
+        }
+    }
+}
+
+impl std::error::Error for IdError {}
+
+impl From<std::convert::Infallible> for IdError {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}

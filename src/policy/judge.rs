@@ -1,0 +1,140 @@
+//! The comparison: what refuses a request. One function for counters, one for balances.
+
+use super::{Aggregation, Amount};
+
+/// What one limit or balance says to an ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// There is room.
+    Within,
+    /// There would be room if the requests now running used nothing.
+    Held,
+    /// There is no room in this window.
+    Exceeded,
+    /// The ask is above the cap itself; no window will ever have room.
+    TooLarge,
+}
+
+impl Verdict {
+    /// Whether this refuses the request.
+    pub const fn refuses(self) -> bool {
+        !matches!(self, Self::Within)
+    }
+}
+
+/// Whether a counter has room under `cap`.
+///
+/// `asked` is what the request is expected to add (sum, count) or to report (max, latest); nothing,
+/// zero or less means nothing is asked, and then a counter that has reached its cap refuses.
+///
+/// | kind | asked | nothing asked |
+/// |---|---|---|
+/// | sum, count | `used + held + asked > cap` | `used + held >= cap` |
+/// | max | `max(used, asked) > cap` | `used >= cap` |
+/// | latest | `asked > cap` | `used >= cap` |
+#[inline]
+pub fn judge_limit(
+    aggregation: Aggregation,
+    cap: Amount,
+    used: Amount,
+    held: Amount,
+    asked: Option<Amount>,
+) -> Verdict {
+    let asked = asked.filter(|amount| amount.is_positive());
+    match (aggregation, asked) {
+        (_, Some(asked)) if asked > cap => Verdict::TooLarge,
+        (Aggregation::Sum | Aggregation::Count, _) => {
+            let full = |used: Amount| match asked {
+                Some(asked) => used.saturating_add(asked) > cap,
+                None => used >= cap,
+            };
+            if full(used) {
+                Verdict::Exceeded
+            } else if full(used.saturating_add(held)) {
+                Verdict::Held
+            } else {
+                Verdict::Within
+            }
+        }
+        (Aggregation::Latest, Some(_)) => Verdict::Within,
+        (Aggregation::Max, Some(_)) if used > cap => Verdict::Exceeded,
+        (Aggregation::Max, Some(_)) => Verdict::Within,
+        (Aggregation::Max | Aggregation::Latest, None) if used >= cap => Verdict::Exceeded,
+        (Aggregation::Max | Aggregation::Latest, None) => Verdict::Within,
+    }
+}
+
+/// Whether a balance covers `asked`, given what is there above its minimum and what is held.
+///
+/// Nothing asked: refused when nothing is available. Never [`Verdict::TooLarge`].
+#[inline]
+pub fn judge_balance(above_minimum: Amount, held: Amount, asked: Option<Amount>) -> Verdict {
+    let short = |available: Amount| match asked {
+        Some(asked) => asked > available,
+        None => !available.is_positive(),
+    };
+    if short(above_minimum) {
+        Verdict::Exceeded
+    } else if short(above_minimum.saturating_sub(held)) {
+        Verdict::Held
+    } else {
+        Verdict::Within
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Aggregation::{Count, Latest, Max, Sum};
+
+    fn judge(kind: Aggregation, used: u32, held: u32, asked: Option<u32>) -> Verdict {
+        let cap = Amount::from(100);
+        judge_limit(kind, cap, used.into(), held.into(), asked.map(Amount::from))
+    }
+
+    #[test]
+    fn a_sum_fills_to_its_cap_and_not_beyond() {
+        assert_eq!(judge(Sum, 60, 30, Some(10)), Verdict::Within);
+        assert_eq!(judge(Sum, 60, 30, Some(11)), Verdict::Held);
+        assert_eq!(judge(Sum, 90, 30, Some(11)), Verdict::Exceeded);
+        assert_eq!(judge(Sum, 0, 0, Some(100)), Verdict::Within);
+        assert_eq!(judge(Sum, 0, 0, Some(101)), Verdict::TooLarge);
+    }
+
+    #[test]
+    fn nothing_asked_is_refused_once_the_cap_is_reached() {
+        for asked in [None, Some(0)] {
+            assert_eq!(judge(Sum, 99, 0, asked), Verdict::Within);
+            assert_eq!(judge(Sum, 100, 0, asked), Verdict::Exceeded);
+            assert_eq!(judge(Count, 99, 1, asked), Verdict::Held);
+            assert_eq!(judge(Max, 99, 0, asked), Verdict::Within);
+            assert_eq!(judge(Max, 100, 0, asked), Verdict::Exceeded);
+            assert_eq!(judge(Latest, 99, 0, asked), Verdict::Within);
+            assert_eq!(judge(Latest, 100, 0, asked), Verdict::Exceeded);
+        }
+    }
+
+    #[test]
+    fn gauges_compare_what_is_asked_and_ignore_holds() {
+        assert_eq!(judge(Max, 100, 50, Some(100)), Verdict::Within);
+        assert_eq!(judge(Max, 101, 0, Some(1)), Verdict::Exceeded);
+        assert_eq!(judge(Max, 0, 0, Some(101)), Verdict::TooLarge);
+        assert_eq!(judge(Latest, 500, 50, Some(100)), Verdict::Within);
+        assert_eq!(judge(Latest, 0, 0, Some(101)), Verdict::TooLarge);
+    }
+
+    #[test]
+    fn a_balance_pays_to_the_last_unit() {
+        let balance = |above: i32, held: i32, asked: Option<i32>| {
+            judge_balance(above.into(), held.into(), asked.map(Amount::from))
+        };
+        assert_eq!(balance(10, 0, Some(10)), Verdict::Within);
+        assert_eq!(balance(10, 1, Some(10)), Verdict::Held);
+        assert_eq!(balance(10, 0, Some(11)), Verdict::Exceeded);
+        assert_eq!(balance(1, 0, None), Verdict::Within);
+        assert_eq!(balance(1, 1, None), Verdict::Held);
+        assert_eq!(balance(0, 0, None), Verdict::Exceeded);
+        assert_eq!(balance(-5, 0, None), Verdict::Exceeded);
+    }
+}

@@ -1,0 +1,277 @@
+//! What is kept of one customer: counters and balances as a row of cells, and beside it only what a
+//! few customers need.
+
+use smallvec::SmallVec;
+use std::time::Duration;
+
+use compact_str::CompactString;
+
+use crate::policy::{Amount, CustomerId, EventId, Timestamp, Window};
+
+#[derive(Debug)]
+pub(super) struct Account {
+    pub(super) id: CustomerId,
+    pub(super) cells: Vec<Cell>,
+    /// There while requests are running.
+    pub(super) open: Option<Box<Open>>,
+    pub(super) rare: Option<Box<Rare>>,
+}
+
+/// The state of one counter in one window, or of one balance.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cell {
+    pub(super) tag: Tag,
+    /// The window, by the minute of its end.
+    pub(super) end: i32,
+    pub(super) value: i64,
+}
+
+/// Which counter or balance a cell is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tag(u32);
+
+impl Tag {
+    const BALANCE: u32 = 1 << 31;
+    const TIME: u32 = 1 << 30;
+    const UNTOUCHED: u32 = 1 << 29;
+
+    pub(super) fn counter(number: u32) -> Self {
+        Self(number)
+    }
+
+    pub(super) fn balance(number: u32) -> Self {
+        Self(number | Self::BALANCE)
+    }
+
+    /// The time of a latest value is kept in a cell of its own.
+    pub(super) fn time(self) -> Self {
+        Self(self.0 | Self::TIME)
+    }
+
+    pub(super) fn number(self) -> u32 {
+        self.0 & !(Self::BALANCE | Self::TIME | Self::UNTOUCHED)
+    }
+
+    pub(super) fn is_balance(self) -> bool {
+        self.0 & Self::BALANCE != 0
+    }
+
+    /// Made for a hold, and never written: it goes with the hold.
+    pub(super) fn is_untouched(self) -> bool {
+        self.0 & Self::UNTOUCHED != 0
+    }
+
+    pub(super) fn untouched(self) -> Self {
+        Self(self.0 | Self::UNTOUCHED)
+    }
+
+    #[inline]
+    pub(super) fn touched(self) -> Self {
+        Self(self.0 & !Self::UNTOUCHED)
+    }
+}
+
+/// The holds of running requests.
+#[derive(Debug, Default)]
+pub(super) struct Open {
+    /// What is held on each cell, by its place.
+    pub(super) held: SmallVec<[Amount; 8]>,
+    pub(super) holds: SmallVec<[Option<Hold>; 1]>,
+    free: SmallVec<[u32; 4]>,
+    pub(super) live: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Hold {
+    pub(super) id: EventId,
+    pub(super) lines: SmallVec<[(u32, Amount); 6]>,
+    pub(super) expires: Option<Duration>,
+    pub(super) remember: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    /// Windows that have not begun: events may come up to a day early.
+    pub(super) ahead: Vec<Cell>,
+    pub(super) terms: Vec<Terms>,
+    /// Alerts that were told, as a set of percentages for each limit and window.
+    pub(super) alerts: Vec<(CompactString, i32, u128)>,
+}
+
+/// A balance of this customer's own.
+#[derive(Debug)]
+pub(super) struct Terms {
+    pub(super) number: u32,
+    pub(super) unit: CompactString,
+    pub(super) minimum: Amount,
+}
+
+pub(super) const FOREVER: i32 = i32::MAX;
+
+/// The minute at which a window ends, which names it among the windows of its counter.
+#[inline]
+pub(super) fn minute(end: Timestamp) -> i32 {
+    if end == Timestamp::MAX {
+        return FOREVER;
+    }
+    const MINUTE: i64 = 60_000_000_000;
+    let (whole, rest) = (end.as_nanos().div_euclid(MINUTE), end.as_nanos().rem_euclid(MINUTE));
+    (whole + i64::from(rest != 0)) as i32
+}
+
+/// The minute that has begun by now: windows named by it or an earlier one have ended.
+#[inline]
+pub(super) fn minute_now(now: Timestamp) -> i32 {
+    (now.as_nanos().div_euclid(60_000_000_000)) as i32
+}
+
+impl Account {
+    pub(super) fn new(id: CustomerId) -> Self {
+        Self { id, cells: Vec::new(), open: None, rare: None }
+    }
+
+    /// The place of a cell. `hint` is where to look first: lines come in the order of the cells.
+    #[inline]
+    pub(super) fn place(&self, tag: Tag, end: i32, hint: usize) -> Option<usize> {
+        let is = |cell: &Cell| cell.tag.touched() == tag && cell.end == end;
+        match self.cells.get(hint) {
+            Some(cell) if is(cell) => Some(hint),
+            _ => self.cells.iter().position(is),
+        }
+    }
+
+    /// The value of a counter in a window, wherever it is kept.
+    pub(super) fn value(&self, tag: Tag, end: i32) -> Option<Amount> {
+        let is = |cell: &&Cell| cell.tag.touched() == tag && cell.end == end;
+        let ahead = || self.rare.as_ref()?.ahead.iter().find(is);
+        let cell = self.cells.iter().find(is).or_else(ahead)?;
+        Some(Amount::from_millionths(cell.value))
+    }
+
+    #[inline]
+    pub(super) fn held(&self, place: usize) -> Amount {
+        self.open
+            .as_ref()
+            .and_then(|open| open.held.get(place).copied())
+            .unwrap_or(Amount::ZERO)
+    }
+
+    /// A cell to write: the one there is, the one of an ended window taken over, or a new one. A new
+    /// cell is marked untouched and reads `fresh`.
+    pub(super) fn claim(&mut self, tag: Tag, end: i32, now: i32, fresh: i64, hint: usize) -> usize {
+        if let Some(place) = self.place(tag, end, hint) {
+            return place;
+        }
+        let ahead = self.rare.as_mut().and_then(|rare| {
+            let at = rare.ahead.iter().position(|cell| cell.tag == tag && cell.end == end)?;
+            Some(rare.ahead.swap_remove(at))
+        });
+        let cell = ahead.unwrap_or(Cell { tag: tag.untouched(), end, value: fresh });
+        let open = self.open.as_ref();
+        let idle = |place: usize| {
+            open.is_none_or(|open| open.held.get(place).is_none_or(|held| *held == Amount::ZERO))
+        };
+        let ended = self.cells.iter().enumerate().position(|(place, cell)| {
+            cell.tag.touched() == tag && cell.end <= now && idle(place)
+        });
+        match ended {
+            Some(place) => {
+                self.cells[place] = cell;
+                place
+            }
+            None => {
+                self.cells.push(cell);
+                self.cells.len() - 1
+            }
+        }
+    }
+
+    /// A cell for a window that has not begun.
+    pub(super) fn claim_ahead(&mut self, tag: Tag, end: i32) -> &mut Cell {
+        let ahead = &mut self.rare.get_or_insert_default().ahead;
+        let place = ahead.iter().position(|cell| cell.tag.touched() == tag && cell.end == end);
+        let place = place.unwrap_or_else(|| {
+            ahead.push(Cell { tag: tag.untouched(), end, value: 0 });
+            ahead.len() - 1
+        });
+        &mut ahead[place]
+    }
+
+    /// Takes a hold out, if it is open under that id.
+    pub(super) fn take_hold(&mut self, id: &EventId, at: Option<usize>) -> Option<Hold> {
+        let open = self.open.as_mut()?;
+        let is = |hold: &Option<Hold>| hold.as_ref().is_some_and(|hold| hold.id == *id);
+        let at = match at {
+            Some(at) if open.holds.get(at).is_some_and(is) => at,
+            _ => open.holds.iter().position(is)?,
+        };
+        let hold = open.holds[at].take()?;
+        open.free.push(at as u32);
+        for (place, amount) in &hold.lines {
+            let held = &mut open.held[*place as usize];
+            *held = held.saturating_sub(*amount);
+        }
+        open.live -= 1;
+        Some(hold)
+    }
+
+    /// Opens a hold and says where it is.
+    pub(super) fn put_hold(&mut self, hold: Hold) -> usize {
+        let open = self.open.get_or_insert_default();
+        open.held.resize(self.cells.len(), Amount::ZERO);
+        for (place, amount) in &hold.lines {
+            let held = &mut open.held[*place as usize];
+            *held = held.saturating_add(*amount);
+        }
+        open.live += 1;
+        match open.free.pop() {
+            Some(free) => {
+                open.holds[free as usize] = Some(hold);
+                free as usize
+            }
+            None => {
+                open.holds.push(Some(hold));
+                open.holds.len() - 1
+            }
+        }
+    }
+
+    /// Drops what no running request needs: the open book, cells that were only held on, windows
+    /// that have ended.
+    pub(super) fn tidy(&mut self, now: i32) {
+        match &self.open {
+            Some(open) if open.live > 0 => return,
+            _ => self.open = None,
+        }
+        self.cells.retain(|cell| !cell.tag.is_untouched() && cell.end > now);
+        if self.cells.is_empty() {
+            self.cells = Vec::new();
+        }
+        if let Some(rare) = &mut self.rare {
+            rare.ahead.retain(|cell| cell.end > now);
+            rare.alerts.retain(|(_, end, _)| *end > now);
+            if rare.ahead.is_empty() && rare.alerts.is_empty() && rare.terms.is_empty() {
+                self.rare = None;
+            }
+        }
+    }
+
+    /// Whether nothing at all is kept.
+    pub(super) fn is_empty(&self) -> bool {
+        self.cells.is_empty() && self.open.is_none() && self.rare.is_none()
+    }
+
+    /// When the first window here ends, by the minute.
+    pub(super) fn first_end(&self) -> i32 {
+        let rare = self.rare.iter().flat_map(|rare| {
+            let alerts = rare.alerts.iter().map(|(_, end, _)| *end);
+            rare.ahead.iter().map(|cell| cell.end).chain(alerts)
+        });
+        self.cells.iter().map(|cell| cell.end).chain(rare).min().unwrap_or(FOREVER)
+    }
+}
+
+/// Whether a window has not begun.
+pub(super) fn is_ahead(window: &Window, now: Timestamp) -> bool {
+    window.start() > now
+}

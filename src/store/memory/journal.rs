@@ -1,0 +1,105 @@
+//! The newest events and transactions, for lists, queries and limits that are added later.
+
+use std::collections::VecDeque;
+
+use crate::policy::{
+    Amount, CustomerId, EventId, RecordedEvent, Timestamp, Transaction, TransactionKind,
+};
+
+#[derive(Debug)]
+pub(super) struct Journal {
+    events: Ring<RecordedEvent>,
+    transactions: Ring<Transaction>,
+    /// The time of the newest event that was let go: from there on the history is whole.
+    forgotten: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+struct Ring<T> {
+    kept: VecDeque<T>,
+    most: usize,
+}
+
+impl<T> Ring<T> {
+    fn push(&mut self, item: T) -> Option<T> {
+        if self.most == 0 {
+            return Some(item);
+        }
+        let oldest = (self.kept.len() >= self.most).then(|| self.kept.pop_front()).flatten();
+        self.kept.push_back(item);
+        oldest
+    }
+}
+
+impl Journal {
+    pub(super) fn new(events: usize, transactions: usize) -> Self {
+        Self {
+            events: Ring { kept: VecDeque::new(), most: events },
+            transactions: Ring { kept: VecDeque::new(), most: transactions },
+            forgotten: None,
+        }
+    }
+
+    pub(super) fn record(&mut self, event: RecordedEvent) {
+        if let Some(oldest) = self.events.push(event) {
+            self.forgotten = self.forgotten.max(Some(oldest.at));
+        }
+    }
+
+    pub(super) fn transact(&mut self, transaction: Transaction) {
+        self.transactions.push(transaction);
+    }
+
+    pub(super) fn forgotten(&self) -> Option<Timestamp> {
+        self.forgotten
+    }
+
+    /// Oldest first.
+    pub(super) fn events(&self) -> impl DoubleEndedIterator<Item = &RecordedEvent> {
+        self.events.kept.iter()
+    }
+
+    /// The kept changes of one balance, oldest first, led by what it held before them.
+    pub(super) fn transactions(
+        &self,
+        customer: &CustomerId,
+        balance: &str,
+        current: Amount,
+    ) -> Vec<Transaction> {
+        let of_balance = |transaction: &&Transaction| {
+            transaction.customer == *customer && &*transaction.balance == balance
+        };
+        let kept: Vec<_> = self.transactions.kept.iter().filter(of_balance).cloned().collect();
+        let opening = match kept.first() {
+            Some(first) => match first.kind {
+                TransactionKind::Credit => first.balance_after.saturating_sub(first.amount),
+                _ => first.balance_after.saturating_add(first.amount),
+            },
+            None => current,
+        };
+        let mut all = Vec::with_capacity(kept.len() + 1);
+        if opening != Amount::ZERO {
+            all.push(Transaction {
+                id: EventId::from_uuid(0),
+                customer: customer.clone(),
+                balance: balance.into(),
+                kind: TransactionKind::Opening,
+                amount: opening,
+                balance_after: opening,
+                description: None,
+                reference: None,
+                at: kept.first().map_or(Timestamp::UNIX_EPOCH, |first| first.at),
+            });
+        }
+        all.extend(kept);
+        all
+    }
+
+    pub(super) fn transaction(&self, customer: &CustomerId, reference: &str) -> Option<&Transaction> {
+        self.transactions.kept.iter().rev().find(|transaction| {
+            transaction.kind == TransactionKind::Credit
+                && transaction.customer == *customer
+                && transaction.reference.as_deref() == Some(reference)
+        })
+    }
+}

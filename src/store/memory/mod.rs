@@ -1,0 +1,498 @@
+//! Books in this process: nothing to install, nothing that survives a restart.
+//!
+//! Customers are spread over shards, each behind a lock that is held for one step and never across
+//! an await. A customer takes about 65 bytes, and 16 more for each counter and balance; one that was
+//! only checked, or whose windows have ended, takes none.
+
+use std::future::{Ready, ready};
+use std::hash::BuildHasher;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use compact_str::CompactString;
+use foldhash::HashMap;
+
+use super::{
+    BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, HoldKey, Moment, Recount,
+    SettleOperation, Settled, Store,
+};
+use crate::policy::{
+    Aggregation, Amount, Balance, Credited, CustomerId, Debited, NewBalance, RecordedEvent,
+    Timestamp, Transaction, TransactionKind, judge_balance,
+};
+use crate::{Error, ErrorKind};
+
+mod account;
+mod customers;
+mod ids;
+mod journal;
+mod shard;
+
+use account::{FOREVER, Tag, minute, minute_now};
+use journal::Journal;
+use shard::{Around, Numbered, Shard, open_balance, read_balance};
+
+/// A power of two.
+const SHARDS: usize = 64;
+
+/// Keeps the books in memory.
+///
+/// ```
+/// use tower_limitry::store::Memory;
+///
+/// let store = Memory::new().keep_events(50_000).max_customers(200_000);
+/// # let _ = store;
+/// ```
+#[derive(Debug)]
+pub struct Memory {
+    shards: Box<[Mutex<Shard>]>,
+    journal: Mutex<Journal>,
+    /// Numbers of balance names.
+    names: ArcSwap<HashMap<CompactString, u32>>,
+    naming: Mutex<()>,
+    customers: AtomicUsize,
+    max_customers: usize,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Memory {
+    /// Empty books that keep the newest 10,000 events and 10,000 transactions, and take up to ten
+    /// million customers (about two gigabytes with five counters each).
+    pub fn new() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            journal: Mutex::new(Journal::new(10_000, 10_000)),
+            names: ArcSwap::default(),
+            naming: Mutex::default(),
+            customers: AtomicUsize::new(0),
+            max_customers: 10_000_000,
+        }
+    }
+
+    /// Keeps so many of the newest events, and as many transactions, for lists, queries and limits
+    /// that are added later. Counters and balances are exact whatever this is.
+    #[must_use]
+    pub fn keep_events(self, most: usize) -> Self {
+        Self { journal: Mutex::new(Journal::new(most, most)), ..self }
+    }
+
+    /// Takes so many customers at once. New ones beyond that are answered
+    /// [`ErrorKind::Unavailable`]; nobody known is turned away.
+    #[must_use]
+    pub fn max_customers(self, most: usize) -> Self {
+        Self { max_customers: most, ..self }
+    }
+
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+        &self.shards[(hash >> 40) as usize % SHARDS]
+    }
+
+    fn around(&self, hash: u64) -> Around<'_> {
+        Around {
+            hash: customers::spread(hash as u32),
+            count: &self.customers,
+            most: self.max_customers,
+            journal: &self.journal,
+        }
+    }
+
+    /// The number of a balance's name, if one was ever given.
+    fn numbered<'a>(&self, balance: BalanceRef<'a>) -> Option<Numbered<'a>> {
+        if let Some(number) = self.names.load().get(balance.name) {
+            return Some(Numbered { number: *number, balance });
+        }
+        balance.default.map(|_| self.name(balance))
+    }
+
+    /// The number of a balance's name, given now if need be.
+    fn name<'a>(&self, balance: BalanceRef<'a>) -> Numbered<'a> {
+        let _naming = locked(&self.naming);
+        let mut names = HashMap::clone(&self.names.load());
+        let next = names.len() as u32;
+        let number = *names.entry(CompactString::new(balance.name)).or_insert(next);
+        self.names.store(Arc::new(names));
+        Numbered { number, balance }
+    }
+
+    fn settle_now(&self, operation: &SettleOperation<'_>) -> Settled {
+        let hash = hash(operation.customer);
+        let charge = operation.charge.map(|(balance, amount)| {
+            (self.numbered(balance).unwrap_or_else(|| self.name(balance)), amount)
+        });
+        locked(self.shard(hash)).settle(operation, charge, self.around(hash))
+    }
+
+    fn create_now(
+        &self,
+        customer: &CustomerId,
+        terms: &NewBalance,
+        at: Timestamp,
+    ) -> Result<Balance, Error> {
+        let numbered = self.name(BalanceRef { name: &terms.name, default: None });
+        let hash = hash(customer);
+        let around = self.around(hash);
+        let mut shard = locked(self.shard(hash));
+        if read_balance(shard.known(customer, around), numbered).is_some() {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("the customer has a balance {:?} already", terms.name),
+            ));
+        }
+        let account = shard.account(customer, around).ok_or_else(full)?;
+        open_balance(account, numbered.number, terms, minute_now(at));
+        read_balance(Some(account), numbered).ok_or_else(|| no_balance(&terms.name))
+    }
+
+    fn change(
+        &self,
+        change: BalanceChange<'_>,
+        kind: TransactionKind,
+    ) -> Result<(Balance, Option<Transaction>), Error> {
+        let missing = || no_balance(change.balance.name);
+        let numbered = self.numbered(change.balance).ok_or_else(missing)?;
+        let hash = hash(change.customer);
+        let around = self.around(hash);
+        let mut shard = locked(self.shard(hash));
+        let balance =
+            read_balance(shard.known(change.customer, around), numbered).ok_or_else(missing)?;
+        let reference = change
+            .reference
+            .filter(|_| kind == TransactionKind::Credit)
+            .map(|reference| (change.customer.clone(), numbered.number, Box::from(reference)));
+        if reference.as_ref().is_some_and(|reference| shard.references.contains(reference)) {
+            return Ok((balance, None));
+        }
+        let after = if kind == TransactionKind::Credit {
+            balance.current.checked_add(change.amount).ok_or_else(|| {
+                Error::invalid("amount", "takes the balance beyond the largest amount")
+            })?
+        } else {
+            let above = balance.current.saturating_sub(balance.minimum);
+            if judge_balance(above, balance.held, Some(change.amount)).refuses() {
+                return Ok((balance, None));
+            }
+            balance.current.saturating_sub(change.amount)
+        };
+        let account = shard.account(change.customer, around).ok_or_else(full)?;
+        let fresh = balance.current.as_millionths();
+        let tag = Tag::balance(numbered.number);
+        let place = account.claim(tag, FOREVER, minute_now(change.at), fresh, usize::MAX);
+        let cell = &mut account.cells[place];
+        cell.tag = cell.tag.touched();
+        cell.value = after.as_millionths();
+        shard.references.extend(reference);
+        let transaction = Transaction {
+            id: change.id.clone(),
+            customer: change.customer.clone(),
+            balance: CompactString::new(change.balance.name),
+            kind,
+            amount: change.amount,
+            balance_after: after,
+            description: change.description.map(Into::into),
+            reference: change.reference.map(Into::into),
+            at: change.at,
+        };
+        locked(&self.journal).transact(transaction.clone());
+        Ok((Balance { current: after, ..balance }, Some(transaction)))
+    }
+
+    fn recount_now(&self, change: &Recount<'_>) -> Option<Timestamp> {
+        let wanted = change.customer.map(|customer| (hash(customer) >> 40) as usize % SHARDS);
+        let concerned = |at: &usize| wanted.is_none_or(|wanted| *at == wanted);
+        let mut shards: Vec<(usize, MutexGuard<'_, Shard>)> = (0..SHARDS)
+            .filter(concerned)
+            .map(|at| (at, locked(&self.shards[at])))
+            .collect();
+        let now = minute_now(change.now.wall);
+        let concerns =
+            |id: &CustomerId| change.customer.is_none_or(|customer| customer == id);
+        for (_, shard) in &mut shards {
+            shard.epoch = shard.epoch.max(change.epoch);
+            for slot in 0..shard.customers.reach() {
+                let Some(account) = shard.customers.get_mut(slot) else { continue };
+                if concerns(&account.id) {
+                    reset(account, change, now);
+                }
+            }
+        }
+        let journal = locked(&self.journal);
+        for event in journal.events().filter(|event| concerns(&event.customer)) {
+            let hash = hash(&event.customer);
+            let at = (hash >> 40) as usize % SHARDS;
+            let Some((_, shard)) = shards.iter_mut().find(|(known, _)| *known == at) else {
+                continue;
+            };
+            for counter in change.counters {
+                let Some((aggregation, amount)) = (change.counts)(event, *counter) else { continue };
+                let window = (change.window)(&event.customer, *counter, event.at);
+                let Some(window) = window.filter(|window| window.end() > change.now.wall) else {
+                    continue;
+                };
+                let line = super::SettleLine {
+                    counter: *counter,
+                    shares: false,
+                    aggregation,
+                    amount,
+                    window,
+                    limit: "",
+                    alerts: &[],
+                };
+                shard.recount(event, &line, change.now, self.around(hash));
+            }
+        }
+        journal.forgotten()
+    }
+}
+
+/// Empties the counters that are counted again. A cell keeps its place, and with it what running
+/// requests hold on it, but goes over to the window of now.
+fn reset(account: &mut account::Account, change: &Recount<'_>, now: i32) {
+    let again = |tag: Tag| !tag.is_balance() && change.counters.contains(&tag.number());
+    let id = account.id.clone();
+    for cell in account.cells.iter_mut().filter(|cell| again(cell.tag) && cell.end > now) {
+        let window = (change.window)(&id, cell.tag.number(), change.now.wall);
+        cell.end = window.map_or(cell.end, |window| minute(window.end()));
+        cell.value = 0;
+        cell.tag = cell.tag.untouched();
+    }
+    if let Some(rare) = &mut account.rare {
+        rare.ahead.retain(|cell| !again(cell.tag));
+    }
+}
+
+impl Store for Memory {
+    type Check = Ready<Result<Checked, Error>>;
+    type Settle = Ready<Result<Settled, Error>>;
+    type Release = Ready<Result<(), Error>>;
+
+    fn check(&self, operation: &CheckOperation<'_>) -> Self::Check {
+        let hash = hash(operation.customer);
+        let numbered = operation.balance.and_then(|ask| self.numbered(ask.balance));
+        let checked = locked(self.shard(hash)).check(operation, numbered, self.around(hash));
+        ready(checked.ok_or_else(full))
+    }
+
+    fn settle(&self, operation: SettleOperation<'_>) -> Self::Settle {
+        ready(Ok(self.settle_now(&operation)))
+    }
+
+    fn release(&self, key: HoldKey<'_>, now: Moment) -> Self::Release {
+        let hash = hash(key.customer);
+        locked(self.shard(hash)).release(key, now, self.around(hash));
+        ready(Ok(()))
+    }
+
+    fn record<'a>(
+        &'a self,
+        operations: Vec<SettleOperation<'a>>,
+    ) -> BoxFuture<'a, Result<Vec<Settled>, Error>> {
+        Box::pin(ready(self.record_now(&operations)))
+    }
+
+    fn renew<'a>(
+        &'a self,
+        keys: Vec<HoldKey<'a>>,
+        lifetime: Duration,
+        now: Moment,
+    ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
+        let until = now.monotonic + lifetime;
+        let renewed = keys.into_iter().map(|key| {
+            let hash = hash(key.customer);
+            locked(self.shard(hash)).renew(key, until, now, self.around(hash))
+        });
+        Box::pin(ready(Ok(renewed.collect())))
+    }
+
+    fn create_balance<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        terms: &'a NewBalance,
+        at: Timestamp,
+    ) -> BoxFuture<'a, Result<Balance, Error>> {
+        Box::pin(ready(self.create_now(customer, terms, at)))
+    }
+
+    fn credit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Credited, Error>> {
+        let credited = self.change(change, TransactionKind::Credit).map(|(balance, made)| {
+            let earlier = || {
+                let journal = locked(&self.journal);
+                journal.transaction(change.customer, change.reference?).cloned()
+            };
+            Credited { applied: made.is_some(), transaction: made.or_else(earlier), balance }
+        });
+        Box::pin(ready(credited))
+    }
+
+    fn debit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Debited, Error>> {
+        let debited = self.change(change, TransactionKind::Debit).map(|(balance, made)| match made {
+            Some(transaction) => Debited::Taken { transaction, balance },
+            None => Debited::Refused { balance },
+        });
+        Box::pin(ready(debited))
+    }
+
+    fn balances<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        defaults: &'a [NewBalance],
+    ) -> BoxFuture<'a, Result<Vec<Balance>, Error>> {
+        for default in defaults {
+            self.numbered(BalanceRef { name: &default.name, default: Some(default) });
+        }
+        let names = self.names.load();
+        let hash = hash(customer);
+        let shard = locked(self.shard(hash));
+        let account = shard.known(customer, self.around(hash));
+        let mut balances: Vec<Balance> = names
+            .iter()
+            .filter_map(|(name, number)| {
+                let default = defaults.iter().find(|default| default.name == *name);
+                let balance = BalanceRef { name, default };
+                read_balance(account, Numbered { number: *number, balance })
+            })
+            .collect();
+        balances.sort_by(|one, other| one.name.cmp(&other.name));
+        Box::pin(ready(Ok(balances)))
+    }
+
+    fn transactions<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        balance: BalanceRef<'a>,
+    ) -> BoxFuture<'a, Result<Vec<Transaction>, Error>> {
+        let hash = hash(customer);
+        let shard = locked(self.shard(hash));
+        let current = self
+            .numbered(balance)
+            .and_then(|numbered| read_balance(shard.known(customer, self.around(hash)), numbered));
+        let transactions = current
+            .map(|current| {
+                locked(&self.journal).transactions(customer, balance.name, current.current)
+            })
+            .ok_or_else(|| no_balance(balance.name));
+        Box::pin(ready(transactions))
+    }
+
+    fn events<'a>(
+        &'a self,
+        visit: &'a mut (dyn FnMut(&RecordedEvent) -> bool + Send),
+    ) -> BoxFuture<'a, Result<Option<Timestamp>, Error>> {
+        let journal = locked(&self.journal);
+        let _stopped = journal.events().rev().all(visit);
+        Box::pin(ready(Ok(journal.forgotten())))
+    }
+
+    fn read<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        counter: u32,
+        window: crate::policy::Window,
+    ) -> BoxFuture<'a, Result<Amount, Error>> {
+        let hash = hash(customer);
+        let shard = locked(self.shard(hash));
+        let account = shard.known(customer, self.around(hash));
+        let value = account
+            .and_then(|account| account.value(Tag::counter(counter), minute(window.end())));
+        Box::pin(ready(Ok(value.unwrap_or(Amount::ZERO))))
+    }
+
+    fn recount<'a>(&'a self, change: Recount<'a>) -> BoxFuture<'a, Result<Option<Timestamp>, Error>> {
+        Box::pin(ready(Ok(self.recount_now(&change))))
+    }
+
+    fn sweep(&self, now: Moment) -> BoxFuture<'_, Result<(), Error>> {
+        for shard in &self.shards {
+            locked(shard).sweep(now, self.around(0));
+        }
+        Box::pin(ready(Ok(())))
+    }
+
+    fn open_holds(&self) -> BoxFuture<'_, Result<usize, Error>> {
+        Box::pin(ready(Ok(self.shards.iter().map(|shard| locked(shard).open_holds()).sum())))
+    }
+
+    fn customers(&self) -> BoxFuture<'_, Result<usize, Error>> {
+        Box::pin(ready(Ok(self.shards.iter().map(|shard| locked(shard).customers.len()).sum())))
+    }
+}
+
+impl Memory {
+    /// All or nothing: what could stop one of them is looked for, under the locks of all their
+    /// shards, before the first is counted.
+    fn record_now(&self, operations: &[SettleOperation<'_>]) -> Result<Vec<Settled>, Error> {
+        let charges: Vec<_> = operations
+            .iter()
+            .map(|operation| {
+                operation.charge.map(|(balance, amount)| {
+                    (self.numbered(balance).unwrap_or_else(|| self.name(balance)), amount)
+                })
+            })
+            .collect();
+        let mut wanted: Vec<usize> = operations
+            .iter()
+            .map(|operation| (hash(operation.customer) >> 40) as usize % SHARDS)
+            .collect();
+        let shard_of = wanted.clone();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut shards: Vec<_> = wanted.iter().map(|at| locked(&self.shards[*at])).collect();
+        let place = |at: usize| wanted.binary_search(&at).unwrap_or_default();
+        let mut new = std::collections::HashSet::new();
+        for (operation, at) in operations.iter().zip(&shard_of) {
+            let shard = &mut shards[place(*at)];
+            let around = self.around(hash(operation.customer));
+            if let Some(outcome) = shard.would_refuse(operation) {
+                let refused = Settled { outcome, saturated: false, alerts: Vec::new() };
+                return Ok(vec![refused; operations.len()]);
+            }
+            if shard.known(operation.customer, around).is_none() {
+                new.insert(operation.customer);
+            }
+        }
+        let there = self.customers.load(std::sync::atomic::Ordering::Relaxed);
+        if there.saturating_add(new.len()) > self.max_customers {
+            return Err(full());
+        }
+        let settled = operations.iter().zip(charges).zip(&shard_of).map(|((operation, charge), at)| {
+            let around = self.around(hash(operation.customer));
+            shards[place(*at)].settle(operation, charge, around)
+        });
+        Ok(settled.collect())
+    }
+}
+
+fn full() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the store has no place for another customer; raise max_customers",
+    )
+}
+
+fn no_balance(name: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("the customer has no balance {name:?}; create it first"))
+}
+
+/// Locks. A panic under a lock can only come from a bug of ours, and then whole steps are still
+/// better than none.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Seeded for each process, so that nobody can choose ids that fall together.
+static HASHER: LazyLock<foldhash::quality::RandomState> = LazyLock::new(Default::default);
+
+#[inline]
+fn hash(customer: &CustomerId) -> u64 {
+    HASHER.hash_one(customer.as_str())
+}
+
+fn hash_in_shard(customer: &CustomerId) -> u64 {
+    customers::spread(hash(customer) as u32)
+}

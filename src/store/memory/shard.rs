@@ -1,0 +1,684 @@
+//! The atomic steps, on the customers of one shard, under its lock.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use compact_str::CompactString;
+use foldhash::HashSet;
+use smallvec::SmallVec;
+
+use super::account::{Account, FOREVER, Hold, Tag, Terms, is_ahead, minute, minute_now};
+use super::customers::Customers;
+use super::ids::{Fate, HORIZON, Ids, LATE};
+use super::journal::Journal;
+use super::locked;
+use crate::policy::{
+    Aggregation, Amount, Balance, CustomerId, EventId, NewBalance, RecordedEvent, Timestamp,
+    Transaction, TransactionKind, Verdict, judge_balance, judge_limit,
+};
+use crate::store::{
+    BalanceRef, CheckLine, CheckOperation, Checked, HoldKey, JudgedBalance, JudgedLine, Moment,
+    Origin, Outcome, Place, SettleLine, SettleOperation, SettleOutcome, Settled,
+};
+
+#[derive(Debug)]
+pub(super) struct Shard {
+    pub(super) epoch: u64,
+    pub(super) customers: Customers,
+    /// Ids given by callers that are settled, and releases that overtook their check.
+    finished: Ids,
+    /// Holds that expired and may still be settled.
+    expired: Ids,
+    expiring: BinaryHeap<Reverse<(Duration, u32, EventId)>>,
+    /// References that were credited, for ever.
+    pub(super) references: HashSet<(CustomerId, u32, Box<str>)>,
+    /// Where the walk that drops ended windows stands, and the next minute at which one is due.
+    walk: Walk,
+}
+
+#[derive(Debug)]
+struct Walk {
+    slot: u32,
+    due: i32,
+    next: i32,
+}
+
+/// What a step needs besides its shard.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'a> {
+    /// The customer's hash within the shard.
+    pub(super) hash: u64,
+    /// How many customers there are in all shards, and may be.
+    pub(super) count: &'a AtomicUsize,
+    pub(super) most: usize,
+    pub(super) journal: &'a Mutex<Journal>,
+}
+
+/// A balance's number, and its terms where the customer has none of their own.
+#[derive(Clone, Copy)]
+pub(super) struct Numbered<'a> {
+    pub(super) number: u32,
+    pub(super) balance: BalanceRef<'a>,
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self {
+            epoch: 0,
+            customers: Customers::default(),
+            finished: Ids::for_time(HORIZON),
+            expired: Ids::for_time(LATE),
+            expiring: BinaryHeap::new(),
+            references: HashSet::default(),
+            walk: Walk { slot: 0, due: FOREVER, next: FOREVER },
+        }
+    }
+}
+
+impl Shard {
+    /// Judges, and places the hold. `None` when there is no place for another customer.
+    pub(super) fn check(
+        &mut self,
+        operation: &CheckOperation<'_>,
+        numbered: Option<Numbered<'_>>,
+        around: Around<'_>,
+    ) -> Option<Checked> {
+        let mut checked = Checked {
+            outcome: Outcome::Stale,
+            place: None,
+            lines: SmallVec::new(),
+            balance: None,
+        };
+        if operation.epoch < self.epoch {
+            return Some(checked);
+        }
+        self.expire(operation.now, around);
+        self.walk(operation.now, around);
+        let slot = self.customers.find(around.hash, operation.customer);
+        if let Some(outcome) = self.met_before(operation, slot) {
+            checked.outcome = outcome;
+            return Some(checked);
+        }
+
+        let account = slot.and_then(|slot| self.customers.get(slot));
+        checked.outcome = Outcome::Allowed;
+        let mut hint = 0;
+        for line in operation.lines {
+            let judged = judge(account, line, &mut hint);
+            if judged.verdict.refuses() {
+                checked.outcome = Outcome::Refused;
+            }
+            checked.lines.push(judged);
+        }
+        if let Some(ask) = operation.balance {
+            let balance = numbered.and_then(|numbered| read_balance(account, numbered));
+            let verdict = balance.as_ref().map_or(Verdict::Exceeded, |balance| {
+                let above = balance.current.saturating_sub(balance.minimum);
+                judge_balance(above, balance.held, ask.asked)
+            });
+            if verdict.refuses() {
+                checked.outcome = Outcome::Refused;
+            }
+            checked.balance = Some(JudgedBalance { verdict, balance });
+        }
+        let Some(terms) = operation.hold.filter(|_| checked.outcome == Outcome::Allowed) else {
+            return Some(checked);
+        };
+
+        let slot = match slot {
+            Some(slot) => slot,
+            None => self.admit(operation.customer, around)?,
+        };
+        let account = self.customers.get_mut(slot)?;
+        let mut hold = Hold {
+            id: operation.id.clone(),
+            lines: SmallVec::new(),
+            expires: terms.lifetime.map(|lifetime| operation.now.monotonic + lifetime),
+            remember: terms.remember,
+        };
+        let now = minute_now(operation.now.wall);
+        if account.cells.is_empty() {
+            let balance = usize::from(operation.balance.is_some());
+            account.cells.reserve_exact(operation.lines.len() + balance);
+        }
+        let mut hint = 0;
+        for (line, judged) in operation.lines.iter().zip(&mut checked.lines) {
+            let amount = line.holds();
+            if amount == Amount::ZERO {
+                continue;
+            }
+            judged.held = judged.held.saturating_add(amount);
+            if line.shares {
+                continue;
+            }
+            let place =
+                account.claim(Tag::counter(line.counter), minute(line.window.end()), now, 0, hint);
+            hint = place + 1;
+            hold.lines.push((place as u32, amount));
+        }
+        if let (Some(ask), Some(numbered), Some(judged)) =
+            (operation.balance, numbered, &mut checked.balance)
+            && let (Some(asked), Some(balance)) =
+                (ask.asked.filter(|asked| asked.is_positive()), &mut judged.balance)
+        {
+            let fresh = balance.current.as_millionths();
+            let place = account.claim(Tag::balance(numbered.number), FOREVER, now, fresh, hint);
+            balance.held = balance.held.saturating_add(asked);
+            hold.lines.push((place as u32, asked));
+        }
+        let expires = hold.expires;
+        let at = account.put_hold(hold);
+        if let Some(expires) = expires {
+            self.expiring.push(Reverse((expires, slot, operation.id.clone())));
+        }
+        checked.place = Some(place_of(slot, at));
+        Some(checked)
+    }
+
+    /// Counts a use.
+    pub(super) fn settle(
+        &mut self,
+        operation: &SettleOperation<'_>,
+        charge: Option<(Numbered<'_>, Amount)>,
+        around: Around<'_>,
+    ) -> Settled {
+        let mut settled =
+            Settled { outcome: SettleOutcome::Recorded, saturated: false, alerts: Vec::new() };
+        if operation.epoch < self.epoch {
+            settled.outcome = SettleOutcome::Stale;
+            return settled;
+        }
+        let (slot, hold) = match self.claim_id(operation, around) {
+            Ok(found) => found,
+            Err(outcome) => {
+                settled.outcome = outcome;
+                return settled;
+            }
+        };
+        let remember = matches!(operation.origin, Origin::Given | Origin::Unsure)
+            || hold.is_some_and(|hold| hold.remember);
+        if remember {
+            self.finished.remember(
+                operation.customer,
+                operation.id,
+                Fate::Finished,
+                Some(operation.at),
+                operation.now.monotonic,
+            );
+        }
+        let Some(account) = self.customers.get_mut(slot) else {
+            settled.outcome = SettleOutcome::Full;
+            return settled;
+        };
+        let now = minute_now(operation.now.wall);
+        let mut hint = 0;
+        let mut after = Amount::ZERO;
+        for (index, line) in operation.lines.iter().enumerate() {
+            if !line.shares {
+                match count(account, line, operation.at, operation.now.wall, &mut hint) {
+                    Some((value, saturated)) => {
+                        after = value;
+                        settled.saturated |= saturated;
+                    }
+                    None => continue,
+                }
+            }
+            if !line.alerts.is_empty() {
+                alert(account, index, line, after, &mut settled);
+            }
+        }
+        let mut transaction = None;
+        if let Some((numbered, amount)) = charge {
+            let fresh = read_balance(Some(account), numbered).map(|balance| balance.current);
+            let fresh = fresh.unwrap_or(Amount::ZERO).as_millionths();
+            let place = account.claim(Tag::balance(numbered.number), FOREVER, now, fresh, hint);
+            let cell = &mut account.cells[place];
+            cell.tag = cell.tag.touched();
+            let before = Amount::from_millionths(cell.value);
+            let left = before.saturating_sub(amount);
+            settled.saturated |= before.checked_sub(amount).is_none();
+            cell.value = left.as_millionths();
+            transaction = Some(Transaction {
+                id: operation.id.clone(),
+                customer: operation.customer.clone(),
+                balance: CompactString::new(numbered.balance.name),
+                kind: TransactionKind::Debit,
+                amount,
+                balance_after: left,
+                description: None,
+                reference: None,
+                at: operation.at,
+            });
+        }
+        let first_end = account.first_end_hint(operation.lines);
+        account.tidy(now);
+        if account.is_empty() {
+            self.dismiss(slot, around);
+        }
+        self.walk.due = self.walk.due.min(first_end);
+        self.walk.next = self.walk.next.min(first_end);
+        let mut journal = locked(around.journal);
+        journal.record(RecordedEvent {
+            id: operation.id.clone(),
+            customer: operation.customer.clone(),
+            event_type: CompactString::new(operation.event_type),
+            usage: operation.usage.clone(),
+            at: operation.at,
+        });
+        if let Some(transaction) = transaction {
+            journal.transact(transaction);
+        }
+        settled
+    }
+
+    /// Why a settlement without a hold would not be counted, if the id does not say it is a repeat.
+    pub(super) fn would_refuse(&self, operation: &SettleOperation<'_>) -> Option<SettleOutcome> {
+        if operation.epoch < self.epoch {
+            return Some(SettleOutcome::Stale);
+        }
+        let given = operation.origin == Origin::Given;
+        let known = self.finished.fate(operation.customer, operation.id) == Some(Fate::Finished);
+        (given && !known && self.finished.may_have_forgotten(operation.at, operation.now.wall))
+            .then_some(SettleOutcome::TooOld)
+    }
+
+    /// Counts a kept event once more, on a counter that was emptied.
+    pub(super) fn recount(
+        &mut self,
+        event: &RecordedEvent,
+        line: &SettleLine<'_>,
+        now: Moment,
+        around: Around<'_>,
+    ) {
+        if let Some(account) = self.account(&event.customer, around) {
+            count(account, line, event.at, now.wall, &mut 0);
+        }
+    }
+
+    pub(super) fn release(&mut self, key: HoldKey<'_>, now: Moment, around: Around<'_>) {
+        let (slot, at) = match key.place {
+            Some(place) => (Some(slot_of(place)), Some(at_of(place))),
+            None => (self.customers.find(around.hash, key.customer), None),
+        };
+        let hold = slot.and_then(|slot| self.customers.get_mut(slot)?.take_hold(key.id, at));
+        match (slot, hold) {
+            (Some(slot), Some(_)) => self.close(slot, now, around),
+            // It had a hold, which has ended already.
+            _ if key.place.is_some() || self.expired.take(key.customer, key.id) => {}
+            _ if self.finished.fate(key.customer, key.id).is_some() => {}
+            _ => self.finished.remember(key.customer, key.id, Fate::Released, None, now.monotonic),
+        }
+    }
+
+    pub(super) fn renew(
+        &mut self,
+        key: HoldKey<'_>,
+        until: Duration,
+        now: Moment,
+        around: Around<'_>,
+    ) -> bool {
+        self.expire(now, around);
+        let slot = self.customers.find(around.hash, key.customer);
+        let open = slot.and_then(|slot| self.customers.get_mut(slot)?.open.as_mut());
+        let hold = open.and_then(|open| {
+            open.holds.iter_mut().flatten().find(|hold| hold.id == *key.id)
+        });
+        let (Some(slot), Some(hold)) = (slot, hold) else {
+            return false;
+        };
+        hold.expires = Some(until);
+        self.expiring.push(Reverse((until, slot, key.id.clone())));
+        true
+    }
+
+    /// Drops every ended window and expired hold at once.
+    pub(super) fn sweep(&mut self, now: Moment, around: Around<'_>) {
+        self.expire(now, around);
+        for slot in 0..self.customers.reach() {
+            self.tidy(slot, minute_now(now.wall), around);
+        }
+        self.customers.shrink();
+    }
+
+    pub(super) fn open_holds(&self) -> usize {
+        (0..self.customers.reach())
+            .filter_map(|slot| self.customers.get(slot)?.open.as_ref())
+            .map(|open| open.live)
+            .sum()
+    }
+
+    /// The account of a customer who may be new. `None` when there is no place for another.
+    pub(super) fn account(
+        &mut self,
+        customer: &CustomerId,
+        around: Around<'_>,
+    ) -> Option<&mut Account> {
+        let slot = match self.customers.find(around.hash, customer) {
+            Some(slot) => slot,
+            None => self.admit(customer, around)?,
+        };
+        self.customers.get_mut(slot)
+    }
+
+    pub(super) fn known(&self, customer: &CustomerId, around: Around<'_>) -> Option<&Account> {
+        self.customers.get(self.customers.find(around.hash, customer)?)
+    }
+
+    fn met_before(&self, operation: &CheckOperation<'_>, slot: Option<u32>) -> Option<Outcome> {
+        match self.finished.fate(operation.customer, operation.id) {
+            Some(Fate::Finished) => return Some(Outcome::Finished),
+            Some(Fate::Released) => return Some(Outcome::Released),
+            None => {}
+        }
+        // Only an id that a caller gave can come twice.
+        if !operation.hold.is_some_and(|hold| hold.remember) {
+            return None;
+        }
+        let open = self.customers.get(slot?)?.open.as_ref()?;
+        let is_open = open.holds.iter().flatten().any(|hold| hold.id == *operation.id);
+        is_open.then_some(Outcome::Open)
+    }
+
+    /// Decides whether a settlement counts, and takes its hold.
+    fn claim_id(
+        &mut self,
+        operation: &SettleOperation<'_>,
+        around: Around<'_>,
+    ) -> Result<(u32, Option<Hold>), SettleOutcome> {
+        let (customer, id) = (operation.customer, operation.id);
+        let (slot, at) = match operation.origin {
+            Origin::Held(Some(place)) => (Some(slot_of(place)), Some(at_of(place))),
+            _ => (self.customers.find(around.hash, customer), None),
+        };
+        let hold = match operation.origin {
+            Origin::Fresh | Origin::Given => None,
+            Origin::Held(_) | Origin::Unsure => {
+                slot.and_then(|slot| self.customers.get_mut(slot)?.take_hold(id, at))
+            }
+        };
+        if hold.is_none() {
+            match operation.origin {
+                Origin::Fresh => {}
+                Origin::Held(_) if self.expired.take(customer, id) => {}
+                Origin::Held(_) => return Err(SettleOutcome::Repeat),
+                Origin::Unsure | Origin::Given => {
+                    if self.finished.fate(customer, id) == Some(Fate::Finished) {
+                        return Err(SettleOutcome::Repeat);
+                    }
+                    let now = operation.now.wall;
+                    if operation.origin == Origin::Given
+                        && self.finished.may_have_forgotten(operation.at, now)
+                    {
+                        return Err(SettleOutcome::TooOld);
+                    }
+                }
+            }
+        }
+        // An expired hold's place may be another customer's by now.
+        let slot = match (&hold, slot) {
+            (Some(_), Some(slot)) => Some(slot),
+            _ => self.customers.find(around.hash, customer),
+        };
+        match slot.or_else(|| self.admit(customer, around)) {
+            Some(slot) => Ok((slot, hold)),
+            None => Err(SettleOutcome::Full),
+        }
+    }
+
+    fn admit(&mut self, customer: &CustomerId, around: Around<'_>) -> Option<u32> {
+        if around.count.fetch_add(1, Ordering::Relaxed) >= around.most {
+            around.count.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(self.customers.insert(around.hash, Account::new(customer.clone())))
+    }
+
+    fn dismiss(&mut self, slot: u32, around: Around<'_>) {
+        self.customers.remove(around.hash, slot);
+        around.count.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn close(&mut self, slot: u32, now: Moment, around: Around<'_>) {
+        let Some(account) = self.customers.get_mut(slot) else { return };
+        account.tidy(minute_now(now.wall));
+        if account.is_empty() {
+            self.dismiss(slot, around);
+        }
+    }
+
+    /// Ends the holds that nobody renewed. They cost nothing; a settlement that comes later counts.
+    fn expire(&mut self, now: Moment, around: Around<'_>) {
+        while let Some(Reverse((due, ..))) = self.expiring.peek()
+            && *due <= now.monotonic
+        {
+            let Some(Reverse((due, slot, id))) = self.expiring.pop() else { return };
+            let Some(account) = self.customers.get_mut(slot) else { continue };
+            let open = account.open.as_ref();
+            let still_due = open.is_some_and(|open| {
+                let hold = open.holds.iter().flatten().find(|hold| hold.id == id);
+                hold.is_some_and(|hold| hold.expires.is_some_and(|expires| expires <= due))
+            });
+            if still_due && account.take_hold(&id, None).is_some() {
+                let customer = account.id.clone();
+                self.expired.remember(&customer, &id, Fate::Released, None, now.monotonic);
+                let hash = super::hash_in_shard(&customer);
+                self.close(slot, now, Around { hash, ..around });
+            }
+        }
+    }
+
+    /// Drops ended windows of a few customers, once some are due.
+    #[inline]
+    fn walk(&mut self, now: Moment, around: Around<'_>) {
+        let now = minute_now(now.wall);
+        if now >= self.walk.due {
+            self.walk_on(now, around);
+        }
+    }
+
+    fn walk_on(&mut self, now: i32, around: Around<'_>) {
+        const STEP: u32 = 8;
+        if self.walk.slot == 0 {
+            self.walk.next = FOREVER;
+        }
+        let until = (self.walk.slot + STEP).min(self.customers.reach());
+        for slot in self.walk.slot..until {
+            let first_end = self.tidy(slot, now, around);
+            self.walk.next = self.walk.next.min(first_end);
+        }
+        self.walk.slot = until;
+        if until >= self.customers.reach() {
+            self.walk = Walk { slot: 0, due: self.walk.next, next: FOREVER };
+            self.customers.shrink();
+        }
+    }
+
+    fn tidy(&mut self, slot: u32, now: i32, around: Around<'_>) -> i32 {
+        let Some(account) = self.customers.get_mut(slot) else { return FOREVER };
+        account.tidy(now);
+        if account.is_empty() {
+            let hash = super::hash_in_shard(&account.id);
+            self.dismiss(slot, Around { hash, ..around });
+            return FOREVER;
+        }
+        account.first_end()
+    }
+}
+
+fn judge(account: Option<&Account>, line: &CheckLine, hint: &mut usize) -> JudgedLine {
+    let tag = Tag::counter(line.counter);
+    let end = minute(line.window.end());
+    let place = account.and_then(|account| account.place(tag, end, *hint));
+    let (used, held) = match (account, place) {
+        (Some(account), Some(place)) => {
+            *hint = place + usize::from(!line.shares);
+            (Amount::from_millionths(account.cells[place].value), account.held(place))
+        }
+        (Some(account), None) => {
+            (account.value(tag, end).unwrap_or(Amount::ZERO), Amount::ZERO)
+        }
+        (None, _) => (Amount::ZERO, Amount::ZERO),
+    };
+    JudgedLine {
+        verdict: judge_limit(line.aggregation, line.cap, used, held, line.asked),
+        used,
+        held,
+    }
+}
+
+/// Moves one counter. Answers its value, and whether it did not fit; `None` for a window that has
+/// ended and of which nothing is kept, as nobody will ask for it again.
+fn count(
+    account: &mut Account,
+    line: &SettleLine<'_>,
+    at: Timestamp,
+    wall: Timestamp,
+    hint: &mut usize,
+) -> Option<(Amount, bool)> {
+    let now = minute_now(wall);
+    let tag = Tag::counter(line.counter);
+    let end = minute(line.window.end());
+    if is_ahead(&line.window, wall) {
+        if line.aggregation == Aggregation::Latest {
+            let time = account.claim_ahead(tag.time(), end);
+            if !time.tag.is_untouched() && time.value > at.as_nanos() {
+                return None;
+            }
+            time.tag = time.tag.touched();
+            time.value = at.as_nanos();
+        }
+        return Some(account.claim_ahead(tag, end).count(line));
+    }
+    if end <= now && account.place(tag, end, *hint).is_none() {
+        return None;
+    }
+    let place = account.claim(tag, end, now, 0, *hint);
+    *hint = place + 1;
+    if line.aggregation == Aggregation::Latest {
+        let time = account.claim(tag.time(), end, now, i64::MIN, *hint);
+        *hint = time + 1;
+        let time = &mut account.cells[time];
+        if !time.tag.is_untouched() && time.value > at.as_nanos() {
+            return None;
+        }
+        time.tag = time.tag.touched();
+        time.value = at.as_nanos();
+    }
+    Some(account.cells[place].count(line))
+}
+
+impl super::account::Cell {
+    #[inline]
+    pub(super) fn count(&mut self, line: &SettleLine<'_>) -> (Amount, bool) {
+        self.add(line.aggregation, line.amount)
+    }
+
+    #[inline]
+    pub(super) fn add(&mut self, aggregation: Aggregation, amount: Amount) -> (Amount, bool) {
+        let before = Amount::from_millionths(self.value);
+        let first = self.tag.is_untouched();
+        self.tag = self.tag.touched();
+        let (after, saturated) = match aggregation {
+            Aggregation::Sum | Aggregation::Count => {
+                (before.saturating_add(amount), before.checked_add(amount).is_none())
+            }
+            Aggregation::Max if !first => (before.max(amount), false),
+            Aggregation::Max | Aggregation::Latest => (amount, false),
+        };
+        self.value = after.as_millionths();
+        (after, saturated)
+    }
+}
+
+impl Account {
+    /// When the first window that these lines touch ends.
+    fn first_end_hint(&self, lines: &[SettleLine<'_>]) -> i32 {
+        lines.iter().map(|line| minute(line.window.end())).min().unwrap_or(FOREVER)
+    }
+}
+
+fn alert(
+    account: &mut Account,
+    index: usize,
+    line: &SettleLine<'_>,
+    used: Amount,
+    settled: &mut Settled,
+) {
+    if !line.alerts.first().is_some_and(|(_, due)| used >= *due) {
+        return;
+    }
+    let end = minute(line.window.end());
+    let alerts = &mut account.rare.get_or_insert_default().alerts;
+    let told = alerts.iter().position(|(limit, at, _)| *at == end && limit == line.limit);
+    let told = told.unwrap_or_else(|| {
+        alerts.push((CompactString::new(line.limit), end, 0));
+        alerts.len() - 1
+    });
+    let told = &mut alerts[told].2;
+    for (percent, due) in line.alerts {
+        if used >= *due && *told & (1 << percent) == 0 {
+            *told |= 1 << percent;
+            settled.alerts.push((index, *percent, used));
+        }
+    }
+}
+
+/// A customer's balance: as kept, or the default that was never touched.
+pub(super) fn read_balance(account: Option<&Account>, numbered: Numbered<'_>) -> Option<Balance> {
+    let tag = Tag::balance(numbered.number);
+    let terms = account.and_then(|account| terms(account, numbered.number));
+    let (unit, minimum, initial) = match (terms, numbered.balance.default) {
+        (Some(terms), _) => (terms.unit.as_str(), terms.minimum, Amount::ZERO),
+        (None, Some(default)) => (
+            default.unit.as_str(),
+            default.minimum.unwrap_or(Amount::ZERO),
+            default.initial.unwrap_or(Amount::ZERO),
+        ),
+        (None, None) => return None,
+    };
+    let place = account.and_then(|account| account.place(tag, FOREVER, usize::MAX));
+    let (current, held) = match (account, place) {
+        (Some(account), Some(place)) => {
+            (Amount::from_millionths(account.cells[place].value), account.held(place))
+        }
+        _ => (initial, Amount::ZERO),
+    };
+    Some(Balance {
+        name: CompactString::new(numbered.balance.name),
+        unit: CompactString::new(unit),
+        current,
+        minimum,
+        held,
+    })
+}
+
+fn terms(account: &Account, number: u32) -> Option<&Terms> {
+    account.rare.as_ref()?.terms.iter().find(|terms| terms.number == number)
+}
+
+/// Opens a balance of the customer's own.
+pub(super) fn open_balance(account: &mut Account, number: u32, terms: &NewBalance, now: i32) {
+    let place = account.claim(Tag::balance(number), FOREVER, now, 0, usize::MAX);
+    // A charge may have come before the balance did; it is not forgiven.
+    account.cells[place].add(Aggregation::Sum, terms.initial.unwrap_or(Amount::ZERO));
+    account.rare.get_or_insert_default().terms.push(Terms {
+        number,
+        unit: terms.unit.clone(),
+        minimum: terms.minimum.unwrap_or(Amount::ZERO),
+    });
+}
+
+fn place_of(slot: u32, at: usize) -> Place {
+    Place(u64::from(slot) << 32 | at as u64)
+}
+
+fn slot_of(place: Place) -> u32 {
+    (place.0 >> 32) as u32
+}
+
+fn at_of(place: Place) -> usize {
+    place.0 as u32 as usize
+}

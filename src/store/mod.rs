@@ -1,0 +1,413 @@
+//! The contract between the engine and what keeps its books.
+//!
+//! The engine works out which limits apply, which window each is in and how much is asked. A store
+//! is handed an *operation* and runs it as one atomic step: a lock in memory, a transaction in a
+//! file, one script call on a server. It knows counters, balances and holds, and no rules beyond
+//! [`judge_limit`] and [`judge_balance`].
+//!
+//! # What every store promises
+//!
+//! - A [`check`](Store::check) that refuses changes nothing. One that allows places its whole hold.
+//! - A hold ends once: by [`settle`](Store::settle), [`release`](Store::release) or expiry.
+//!   Repeating one of them, in any order, changes nothing more.
+//! - The effect of an operation and the memory of its id become visible in the same step.
+//! - An operation resolved before the definitions changed is answered [`Outcome::Stale`] and has no
+//!   effect; the engine resolves it again.
+//!
+//! [`judge_limit`]: crate::policy::judge_limit
+//! [`judge_balance`]: crate::policy::judge_balance
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use crate::Error;
+use crate::policy::{
+    Aggregation, Amount, Balance, Credited, CustomerId, Debited, EventId, NewBalance,
+    RecordedEvent, Timestamp, Transaction, Usage, Verdict, Window,
+};
+
+mod memory;
+
+pub use memory::Memory;
+
+/// A boxed future, for what is not on the path of a request.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Keeps counters, balances, holds and events.
+///
+/// The futures of `check`, `settle` and `release` own what they need: an implementation encodes the
+/// operation before it returns. Dropping such a future does not stop the step.
+pub trait Store: Send + Sync + fmt::Debug + 'static {
+    /// The answer to [`check`](Self::check).
+    type Check: Future<Output = Result<Checked, Error>> + Send + 'static;
+    /// The answer to [`settle`](Self::settle).
+    type Settle: Future<Output = Result<Settled, Error>> + Send + 'static;
+    /// The answer to [`release`](Self::release).
+    type Release: Future<Output = Result<(), Error>> + Send + 'static;
+
+    /// Judges every line and the balance together and, if all have room and a hold is asked for,
+    /// places it.
+    ///
+    /// Atomic. Keeps nothing when it refuses. An id that was released before places nothing
+    /// ([`Outcome::Released`]); one that is open or settled is told ([`Outcome::Open`],
+    /// [`Outcome::Finished`]).
+    fn check(&self, operation: &CheckOperation<'_>) -> Self::Check;
+
+    /// Drops the hold if it is still there, counts the event, charges the balance and keeps the
+    /// event.
+    ///
+    /// Atomic, and once for each id. Never refuses: counters go over their caps and balances under
+    /// their minimum. Sums that do not fit are held at the largest amount and reported.
+    fn settle(&self, operation: SettleOperation<'_>) -> Self::Settle;
+
+    /// Drops the hold if it is there. For an id that is not known, remembers that it was released.
+    fn release(&self, key: HoldKey<'_>, now: Moment) -> Self::Release;
+
+    /// Counts events that had no hold: all of them, or none when one cannot be taken.
+    fn record<'a>(&'a self, operations: Vec<SettleOperation<'a>>)
+    -> BoxFuture<'a, Result<Vec<Settled>, Error>>;
+
+    /// Lets the hold of each id live until `lifetime` from now. Answers which still live.
+    fn renew<'a>(
+        &'a self,
+        keys: Vec<HoldKey<'a>>,
+        lifetime: Duration,
+        now: Moment,
+    ) -> BoxFuture<'a, Result<Vec<bool>, Error>>;
+
+    /// Creates a balance for one customer, in place of a default that was never touched.
+    fn create_balance<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        terms: &'a NewBalance,
+        at: Timestamp,
+    ) -> BoxFuture<'a, Result<Balance, Error>>;
+
+    /// Adds to a balance; once for each reference, for ever.
+    fn credit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Credited, Error>>;
+
+    /// Takes from a balance if it covers the amount above its holds: judged and taken in one step.
+    fn debit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Debited, Error>>;
+
+    /// Every balance of a customer, untouched defaults included, in the order of their names.
+    fn balances<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        defaults: &'a [NewBalance],
+    ) -> BoxFuture<'a, Result<Vec<Balance>, Error>>;
+
+    /// The kept transactions of one balance, oldest first, led by an opening balance where older
+    /// ones are no longer kept.
+    fn transactions<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        balance: BalanceRef<'a>,
+    ) -> BoxFuture<'a, Result<Vec<Transaction>, Error>>;
+
+    /// Calls `visit` for the kept events, newest first, until it answers `false`. Answers the time of
+    /// the newest event that is no longer kept: from there on the history is whole.
+    fn events<'a>(
+        &'a self,
+        visit: &'a mut (dyn FnMut(&RecordedEvent) -> bool + Send),
+    ) -> BoxFuture<'a, Result<Option<Timestamp>, Error>>;
+
+    /// Settled usage of one counter in a window that has not ended.
+    fn read<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        counter: u32,
+        window: Window,
+    ) -> BoxFuture<'a, Result<Amount, Error>>;
+
+    /// Counts kept events again where definitions changed, and refuses older operations as
+    /// [`Outcome::Stale`] from then on. One step against all others of the customers concerned.
+    fn recount<'a>(&'a self, change: Recount<'a>) -> BoxFuture<'a, Result<Option<Timestamp>, Error>>;
+
+    /// Drops windows that ended before `now`. Stores also do so by and by while they are used.
+    fn sweep(&self, now: Moment) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// How many holds are open.
+    fn open_holds(&self) -> BoxFuture<'_, Result<usize, Error>>;
+
+    /// How many customers take up space.
+    fn customers(&self) -> BoxFuture<'_, Result<usize, Error>>;
+}
+
+/// Names a hold: the id, the customer it is for, and where the store said it is.
+#[derive(Clone, Copy, Debug)]
+pub struct HoldKey<'a> {
+    /// The id.
+    pub id: &'a EventId,
+    /// The customer.
+    pub customer: &'a CustomerId,
+    /// Where it is, if known; saves the store a look-up.
+    pub place: Option<Place>,
+}
+
+/// Where a store put a hold; means something to that store alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(pub u64);
+
+/// A check to judge, and its hold to place.
+#[derive(Debug)]
+pub struct CheckOperation<'a> {
+    /// The definitions it was resolved under.
+    pub epoch: u64,
+    /// Now, for what expires and ends.
+    pub now: Moment,
+    /// The id of the hold.
+    pub id: &'a EventId,
+    /// Who asks.
+    pub customer: &'a CustomerId,
+    /// The limits to judge. Lines on one counter are neighbours.
+    pub lines: &'a [CheckLine],
+    /// The balance to judge.
+    pub balance: Option<BalanceAsk<'a>>,
+    /// Whether to place a hold; `None` only looks.
+    pub hold: Option<HoldTerms>,
+}
+
+/// A moment on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Wall time, for windows.
+    pub wall: Timestamp,
+    /// Monotonic time, for waits and expiry.
+    pub monotonic: Duration,
+}
+
+/// How long a hold lives, and whether its id is one that a caller may send again.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HoldTerms {
+    /// Ends by itself after this time unless renewed; `None` lives until settled or released.
+    pub lifetime: Option<Duration>,
+    /// The id was given by a caller: remember it once it is settled.
+    pub remember: bool,
+}
+
+/// One limit to judge.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckLine {
+    /// The counter.
+    pub counter: u32,
+    /// The line before reads the same counter in the same window: judge it, hold nothing more.
+    pub shares: bool,
+    /// How the counter moves.
+    pub aggregation: Aggregation,
+    /// The cap.
+    pub cap: Amount,
+    /// What is asked.
+    pub asked: Option<Amount>,
+    /// The window.
+    pub window: Window,
+}
+
+impl CheckLine {
+    /// What a hold sets aside on this line.
+    pub fn holds(&self) -> Amount {
+        let asked = self.asked.filter(|amount| amount.is_positive() && self.aggregation.adds());
+        asked.unwrap_or(Amount::ZERO)
+    }
+}
+
+/// Names a balance of the customer at hand.
+#[derive(Clone, Copy, Debug)]
+pub struct BalanceRef<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The terms that every customer has by default under this name.
+    pub default: Option<&'a NewBalance>,
+}
+
+/// A balance to judge.
+#[derive(Clone, Copy, Debug)]
+pub struct BalanceAsk<'a> {
+    /// Which.
+    pub balance: BalanceRef<'a>,
+    /// What is asked; `None` asks only that something is left.
+    pub asked: Option<Amount>,
+}
+
+/// The answer to a check.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// What came of it.
+    pub outcome: Outcome,
+    /// Where the hold is, if one was placed.
+    pub place: Option<Place>,
+    /// Each line, in order.
+    pub lines: SmallVec<[JudgedLine; 6]>,
+    /// The balance, if one was asked.
+    pub balance: Option<JudgedBalance>,
+}
+
+/// What came of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// There is room, and the hold is placed if one was asked for.
+    Allowed,
+    /// There is no room; nothing changed.
+    Refused,
+    /// Resolved under definitions that have changed; nothing was judged.
+    Stale,
+    /// The id has a hold already.
+    Open,
+    /// The id was settled.
+    Finished,
+    /// The id was released before it was checked.
+    Released,
+}
+
+/// One line as judged.
+#[derive(Clone, Copy, Debug)]
+pub struct JudgedLine {
+    /// What the line said.
+    pub verdict: Verdict,
+    /// Settled usage in the window.
+    pub used: Amount,
+    /// What running requests hold, with this hold if it was placed.
+    pub held: Amount,
+}
+
+/// The balance as judged.
+#[derive(Clone, Debug)]
+pub struct JudgedBalance {
+    /// What it said.
+    pub verdict: Verdict,
+    /// The balance, with this hold if it was placed; `None` when there is none of that name.
+    pub balance: Option<Balance>,
+}
+
+/// A use to count.
+#[derive(Debug)]
+pub struct SettleOperation<'a> {
+    /// The definitions it was resolved under.
+    pub epoch: u64,
+    /// Now, for what expires and ends.
+    pub now: Moment,
+    /// The id of hold and event.
+    pub id: &'a EventId,
+    /// Whose use.
+    pub customer: &'a CustomerId,
+    /// How the id is told from a repeat.
+    pub origin: Origin,
+    /// The type of the event.
+    pub event_type: &'a str,
+    /// Amounts and dimensions, kept with the event.
+    pub usage: &'a Usage,
+    /// When it happened.
+    pub at: Timestamp,
+    /// The counters to move. Lines on one counter are neighbours.
+    pub lines: &'a [SettleLine<'a>],
+    /// The balance to charge, whatever is left there.
+    pub charge: Option<(BalanceRef<'a>, Amount)>,
+}
+
+/// How a settlement's id is told from a repeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A hold was placed under the id, at that place if it is known. Counts if the hold is open, or
+    /// expired and not yet settled.
+    Held(Option<Place>),
+    /// A check was sent under the id and its answer never came. Counts whether or not the hold is
+    /// there; a check that arrives later places nothing.
+    Unsure,
+    /// The id was just made and nobody else knows it.
+    Fresh,
+    /// A caller gave the id: counts unless it is remembered, and is remembered.
+    Given,
+}
+
+/// One counter to move.
+#[derive(Clone, Copy, Debug)]
+pub struct SettleLine<'a> {
+    /// The counter.
+    pub counter: u32,
+    /// The line before moves the same counter in the same window: only its alerts are looked at.
+    pub shares: bool,
+    /// How it moves.
+    pub aggregation: Aggregation,
+    /// What the event gives it.
+    pub amount: Amount,
+    /// The window.
+    pub window: Window,
+    /// The id of the limit, for its alerts.
+    pub limit: &'a str,
+    /// Usage at which an alert is due, by percentage.
+    pub alerts: &'a [(u8, Amount)],
+}
+
+/// The answer to a settlement.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    /// What came of it.
+    pub outcome: SettleOutcome,
+    /// An amount did not fit and was held at the largest.
+    pub saturated: bool,
+    /// Alerts that fell due: which line, which percentage, and usage afterwards.
+    pub alerts: Vec<(usize, u8, Amount)>,
+}
+
+/// What came of a settlement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SettleOutcome {
+    /// It was counted.
+    Recorded,
+    /// The id was finished before; nothing changed.
+    Repeat,
+    /// Resolved under definitions that have changed; nothing was counted.
+    Stale,
+    /// The event is older than the time for which ids are remembered; nothing was counted.
+    TooOld,
+    /// There is no place for another customer; nothing was counted.
+    Full,
+}
+
+/// A change of a balance.
+#[derive(Clone, Copy, Debug)]
+pub struct BalanceChange<'a> {
+    /// The id of the transaction.
+    pub id: &'a EventId,
+    /// Whose balance.
+    pub customer: &'a CustomerId,
+    /// Which.
+    pub balance: BalanceRef<'a>,
+    /// How much; above zero.
+    pub amount: Amount,
+    /// For people.
+    pub description: Option<&'a str>,
+    /// The payment behind a credit, which it is taken for once.
+    pub reference: Option<&'a str>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Which counters to count again from the kept events.
+pub struct Recount<'a> {
+    /// Operations resolved before this are stale from now on.
+    pub epoch: u64,
+    /// Only this customer; everybody when `None`.
+    pub customer: Option<&'a CustomerId>,
+    /// The counters that are counted again; others are left alone.
+    pub counters: &'a [u32],
+    /// The moment whose windows are wanted.
+    pub now: Moment,
+    /// The window of a counter in which a moment of a customer lies.
+    pub window: &'a (dyn Fn(&CustomerId, u32, Timestamp) -> Option<Window> + Send + Sync),
+    /// What an event gives a counter, if anything.
+    pub counts: &'a (dyn Fn(&RecordedEvent, u32) -> Option<(Aggregation, Amount)> + Send + Sync),
+}
+
+impl fmt::Debug for Recount<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recount")
+            .field("epoch", &self.epoch)
+            .field("customer", &self.customer)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}
