@@ -103,9 +103,7 @@ impl Amount {
     }
 
     fn from_wide(millionths: i128, negative: bool) -> Result<Self, AmountError> {
-        i64::try_from(millionths)
-            .map(Self)
-            .map_err(|_| AmountError::overflow(negative))
+        i64::try_from(millionths).map(Self).map_err(|_| AmountError::overflow(negative))
     }
 
     fn from_whole(whole: i128) -> Result<Self, AmountError> {
@@ -399,10 +397,16 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_number_or_too_large() {
-        for text in ["", "-", "+1", ".5", "1.", "1e", "1e+", "NaN", "inf", "1 ", "0x1", "1..2", "١"] {
+        for text in ["", "-", "+1", ".5", "1.", "1e", "1e+", "NaN", "inf", "1 ", "0x1", "1..2", "١"]
+        {
             assert_eq!(read(text), "NotANumber", "{text}");
         }
-        for text in ["9223372036854.775808", "1e13", "1e99999999999999999999", "99999999999999999999999999999999999999999"] {
+        for text in [
+            "9223372036854.775808",
+            "1e13",
+            "1e99999999999999999999",
+            "99999999999999999999999999999999999999999",
+        ] {
             assert_eq!(read(text), "Overflow { negative: false }", "{text}");
         }
         assert_eq!(read("-1e13"), "Overflow { negative: true }");

@@ -1,6 +1,6 @@
 use compact_str::CompactString;
 
-use super::{Amount, AmountError, CustomerId, Timestamp, ToAmount};
+use super::{Amount, AmountError, ConfigError, CustomerId, Timestamp, ToAmount};
 
 /// The terms of a prepaid balance, for one customer or as every customer's default.
 ///
@@ -52,6 +52,19 @@ impl NewBalance {
     /// The name; with the customer it identifies the balance. Compared exactly.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        let field = |name: &str| format!("balance {:?}: {name}", self.name);
+        if !(1..=256).contains(&self.name.len()) {
+            return Err(ConfigError::new(
+                field("name"),
+                "is empty or too long; give 1 to 256 bytes",
+            ));
+        }
+        self.initial.map_err(|error| ConfigError::new(field("initial"), format!("is {error}")))?;
+        self.minimum.map_err(|error| ConfigError::new(field("minimum"), format!("is {error}")))?;
+        Ok(())
     }
 }
 
@@ -241,6 +254,8 @@ pub struct Transaction {
     pub(crate) description: Option<Box<str>>,
     pub(crate) reference: Option<Box<str>>,
     pub(crate) at: Timestamp,
+    /// Its place in the order of arrival.
+    pub(crate) sequence: u64,
 }
 
 impl Transaction {

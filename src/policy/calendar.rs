@@ -1,136 +1,10 @@
 use std::error::Error;
 use std::fmt;
-use std::str::FromStr;
 
 use jiff::civil::{Date, Time};
-use jiff::tz::{AmbiguousOffset, TimeZone};
+use jiff::tz::{AmbiguousOffset, TimeZone, TimeZoneDatabase};
 
-use super::Timestamp;
-
-/// How long a limit counts before it begins again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum Period {
-    /// Each full minute in UTC.
-    Minute,
-    /// Each full hour in UTC.
-    Hour,
-    /// From midnight to midnight in the calendar's zone.
-    Day,
-    /// From Monday's midnight to the next in the calendar's zone.
-    Week,
-    /// From the anchor's day of the month to the same day of the next.
-    Month,
-    /// From the anchor's day of the year to the same day of the next.
-    Annual,
-    /// One window that never ends.
-    AllTime,
-}
-
-impl Period {
-    /// Every period, the shortest first.
-    pub const ALL: [Self; 7] = [
-        Self::Minute,
-        Self::Hour,
-        Self::Day,
-        Self::Week,
-        Self::Month,
-        Self::Annual,
-        Self::AllTime,
-    ];
-
-    /// The period's name: `minute`, `hour`, `day`, `week`, `month`, `annual` or `all_time`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Minute => "minute",
-            Self::Hour => "hour",
-            Self::Day => "day",
-            Self::Week => "week",
-            Self::Month => "month",
-            Self::Annual => "annual",
-            Self::AllTime => "all_time",
-        }
-    }
-
-    /// The period's place in [`Period::ALL`].
-    pub const fn index(self) -> usize {
-        self as usize
-    }
-}
-
-/// Reads what [`Period::as_str`] gives.
-///
-/// # Errors
-///
-/// When the text is none of these names. Case matters.
-impl FromStr for Period {
-    type Err = CalendarError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let named = Self::ALL.into_iter().find(|period| period.as_str() == text);
-        named.ok_or(CalendarError(Problem::Period))
-    }
-}
-
-impl fmt::Display for Period {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-/// One instance of a [`Period`]: from its start up to, but not including, its end.
-///
-/// A window is never empty. Windows of one calendar and period follow each other without gap or
-/// overlap. Those at the two ends of time are cut at [`Timestamp::MIN`] and [`Timestamp::MAX`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Window {
-    start: Timestamp,
-    end: Timestamp,
-}
-
-impl Window {
-    /// The only window of [`Period::AllTime`].
-    pub const ALL_TIME: Self = Self {
-        start: Timestamp::MIN,
-        end: Timestamp::MAX,
-    };
-
-    /// The first instant of the window.
-    pub const fn start(&self) -> Timestamp {
-        self.start
-    }
-
-    /// The first instant after the window.
-    pub const fn end(&self) -> Timestamp {
-        self.end
-    }
-
-    /// Whether `at` lies in the window.
-    ///
-    /// No window can begin at [`Timestamp::MAX`], so that instant belongs to the window that ends
-    /// there.
-    pub fn contains(&self, at: Timestamp) -> bool {
-        self.start <= at && (at < self.end || self.end == Timestamp::MAX)
-    }
-
-    /// Whether this is the window of [`Period::AllTime`].
-    pub fn is_all_time(&self) -> bool {
-        *self == Self::ALL_TIME
-    }
-
-    /// When counting begins again, in Unix seconds; `None` when it never does.
-    pub fn reset(&self) -> Option<i64> {
-        (!self.is_all_time()).then(|| self.end.as_seconds())
-    }
-
-    /// How long the window is, in seconds; `None` for the one that never ends.
-    ///
-    /// Where clocks change, a day may have 23, 24.5 or 25 hours.
-    pub fn length_seconds(&self) -> Option<u64> {
-        let seconds = self.end.as_seconds().abs_diff(self.start.as_seconds());
-        (!self.is_all_time()).then_some(seconds)
-    }
-}
+use super::{Period, Timestamp, Window};
 
 /// Where a customer's days, months and years begin: a time zone and an anchor date.
 ///
@@ -161,26 +35,20 @@ pub struct Calendar {
 impl Calendar {
     /// UTC; months begin on the 1st, years on 1 January.
     pub const fn utc() -> Self {
-        Self {
-            zone: None,
-            anchor: None,
-        }
+        Self { zone: None, anchor: None }
     }
 
     /// A calendar in the zone of this IANA name, or in UTC.
     ///
-    /// Of the anchor, the date that it has in the zone counts. Zones are read from the system's
-    /// time zone database where it has one, otherwise from one built in. A calendar keeps the
-    /// rules it was made with, so build it once rather than for each request.
+    /// Of the anchor, the date that it has in the zone counts. A zone is read from the system's
+    /// time zone database, or from a built-in one when the system does not know it. A calendar
+    /// keeps the rules it was made with, so build it once rather than for each request.
     ///
     /// # Errors
     ///
     /// When there is no zone of this name.
     pub fn new(zone: Option<&str>, anchor: Option<Timestamp>) -> Result<Self, CalendarError> {
-        let mut calendar = Self {
-            zone: zone.map(find_zone).transpose()?.flatten(),
-            anchor: None,
-        };
+        let mut calendar = Self { zone: zone.map(find_zone).transpose()?.flatten(), anchor: None };
         calendar.anchor = anchor.and_then(|at| date(calendar.local_day(at.as_seconds())));
         Ok(calendar)
     }
@@ -197,10 +65,7 @@ impl Calendar {
         }
         let calendar = Self::new(zone, None)?;
         let anchor = anchor.parse().map_err(|_| CalendarError(Problem::Anchor))?;
-        Ok(Self {
-            anchor: Some(anchor),
-            ..calendar
-        })
+        Ok(Self { anchor: Some(anchor), ..calendar })
     }
 
     /// Replaces the anchor with a date in the calendar's zone.
@@ -210,18 +75,12 @@ impl Calendar {
     /// When there is no such date.
     pub fn with_anchor_date(self, year: i16, month: i8, day: i8) -> Result<Self, CalendarError> {
         let anchor = Date::new(year, month, day).map_err(|_| CalendarError(Problem::Anchor))?;
-        Ok(Self {
-            anchor: Some(anchor),
-            ..self
-        })
+        Ok(Self { anchor: Some(anchor), ..self })
     }
 
     /// The IANA name of the zone, `UTC` when none was given.
     pub fn zone(&self) -> &str {
-        self.zone
-            .as_ref()
-            .and_then(TimeZone::iana_name)
-            .unwrap_or("UTC")
+        self.zone.as_ref().and_then(TimeZone::iana_name).unwrap_or("UTC")
     }
 
     /// The anchor's date in the zone, such as `2026-01-31`.
@@ -242,9 +101,7 @@ impl Calendar {
                 self.around(now, |today| month_of(today, day), |k| day_of_month(k, day))
             }
             Period::Annual => {
-                let (month, day) = self
-                    .anchor
-                    .map_or((1, 1), |date| (date.month(), date.day()));
+                let (month, day) = self.anchor.map_or((1, 1), |date| (date.month(), date.day()));
                 let first = i64::from(month) - 1;
                 self.around(
                     now,
@@ -254,16 +111,13 @@ impl Calendar {
             }
             Period::AllTime => return Window::ALL_TIME,
         };
-        Window {
-            start: Timestamp::from_seconds(start),
-            end: Timestamp::from_seconds(end),
-        }
+        Window::new(Timestamp::from_seconds(start), Timestamp::from_seconds(end))
     }
 
     /// Two neighbouring boundaries, in Unix seconds, with `now` in `[start, end)`.
     ///
-    /// Boundary `k` is midnight of the day `first_day(k)`; `index` gives the last `k` that has
-    /// begun by a day of the local calendar.
+    /// Boundary `k` is midnight of the day `first_day(k)`; `index` gives the last `k` whose first
+    /// day is not after a given one.
     fn around(
         &self,
         now: i64,
@@ -299,20 +153,23 @@ impl Calendar {
     /// The instant, in Unix seconds, at which the local `day` begins.
     fn midnight(&self, day: i64) -> i64 {
         let local = day * SECONDS_PER_DAY;
-        let (Some(zone), Some(date)) = (&self.zone, date(day)) else {
+        let Some(zone) = &self.zone else {
             return local;
         };
-        let offset = zone.to_ambiguous_timestamp(date.to_datetime(Time::midnight()));
-        match offset.offset() {
+        let Some(date) = date(day) else {
+            return local;
+        };
+        let midnight = date.to_datetime(Time::midnight());
+        match zone.to_ambiguous_timestamp(midnight).offset() {
             AmbiguousOffset::Unambiguous { offset } => local - i64::from(offset.seconds()),
             AmbiguousOffset::Fold { before, .. } => local - i64::from(before.seconds()),
             AmbiguousOffset::Gap { before, after } => {
-                let skipped = local - i64::from(after.seconds());
-                zone.following(instant(skipped))
-                    .find(|change| change.offset() == after)
-                    .map_or(local - i64::from(before.seconds()), |change| {
-                        change.timestamp().as_second()
-                    })
+                // Midnight told by the clocks' new time comes before the change itself.
+                let early = instant(local - i64::from(after.seconds()));
+                let change = zone.following(early).find(|change| change.offset() == after);
+                change.map_or(local - i64::from(before.seconds()), |change| {
+                    change.timestamp().as_second()
+                })
             }
         }
     }
@@ -338,9 +195,6 @@ impl fmt::Display for CalendarError {
             Problem::Anchor => {
                 "invalid anchor, expected a date such as 2026-01-31 or an RFC 3339 date-time"
             }
-            Problem::Period => {
-                "unknown period, expected minute, hour, day, week, month, annual or all_time"
-            }
         })
     }
 }
@@ -351,17 +205,16 @@ impl Error for CalendarError {}
 enum Problem {
     Zone,
     Anchor,
-    Period,
 }
 
 /// `None` for UTC under any of its names.
 fn find_zone(name: &str) -> Result<Option<TimeZone>, CalendarError> {
     // Beside the zones, a system's database may hold files that say how this machine is set up.
-    let is_setting = ["localtime", "posixrules"]
-        .iter()
-        .any(|setting| name.eq_ignore_ascii_case(setting));
+    let is_setting =
+        ["localtime", "posixrules"].iter().any(|setting| name.eq_ignore_ascii_case(setting));
 
-    match TimeZone::get(name) {
+    let built_in = |_| TimeZoneDatabase::bundled().get(name);
+    match TimeZone::get(name).or_else(built_in) {
         Ok(zone) if !is_setting && !zone.is_unknown() => {
             let is_utc = matches!(zone.iana_name(), None | Some("UTC" | "Etc/UTC"));
             Ok((!is_utc).then_some(zone))
@@ -389,11 +242,7 @@ fn monday(week: i64) -> i64 {
 fn month_of(day: i64, first: i8) -> i64 {
     let (year, month, day) = civil(day);
     let k = year * 12 + month - 1;
-    if day < i64::from(first).min(month_length(k)) {
-        k - 1
-    } else {
-        k
-    }
+    if day < i64::from(first).min(month_length(k)) { k - 1 } else { k }
 }
 
 /// The `day` of month `k`, or its last.
@@ -402,7 +251,14 @@ fn day_of_month(k: i64, day: i8) -> i64 {
 }
 
 fn month_length(k: i64) -> i64 {
-    days_before(k + 1) - days_before(k)
+    let year = k.div_euclid(12);
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    match k.rem_euclid(12) {
+        1 if is_leap => 29,
+        1 => 28,
+        3 | 5 | 8 | 10 => 30,
+        _ => 31,
+    }
 }
 
 /// Days from 1970-01-01 to the first of month `k`.
@@ -424,21 +280,12 @@ fn civil(day: i64) -> (i64, i64, i64) {
     let of_year = of_era - (year * 365 + year / 4 - year / 100);
     let month = (of_year * 5 + 2) / 153;
     let k = (era * 400 + year) * 12 + month + 2;
-    (
-        k.div_euclid(12),
-        k.rem_euclid(12) + 1,
-        of_year - (153 * month + 2) / 5 + 1,
-    )
+    (k.div_euclid(12), k.rem_euclid(12) + 1, of_year - (153 * month + 2) / 5 + 1)
 }
 
 fn date(day: i64) -> Option<Date> {
     let (year, month, day) = civil(day);
-    Date::new(
-        year.try_into().ok()?,
-        month.try_into().ok()?,
-        day.try_into().ok()?,
-    )
-    .ok()
+    Date::new(year.try_into().ok()?, month.try_into().ok()?, day.try_into().ok()?).ok()
 }
 
 /// The seconds of any [`Timestamp`], and days around it, are far within the other range.

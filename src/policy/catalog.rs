@@ -6,11 +6,13 @@ use std::sync::Arc;
 use compact_str::CompactString;
 
 use super::limit::{CounterKey, Replaces};
-use super::{Aggregation, Amount, ConfigError, Dimensions, Limit, Meter, Period, Values};
+use super::{
+    Aggregation, Amount, ConfigError, Dimensions, Limit, Meter, Period, Timestamp, Values,
+};
 
 /// Numbers counters, so that lines carry four bytes instead of a definition. A number is never given
 /// to another counter.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct CounterNumbers {
     numbers: HashMap<CounterKey, u32>,
 }
@@ -19,10 +21,6 @@ impl CounterNumbers {
     pub(crate) fn number(&mut self, key: CounterKey) -> u32 {
         let next = self.numbers.len() as u32;
         *self.numbers.entry(key).or_insert(next)
-    }
-
-    pub(crate) fn contains(&self, key: &CounterKey) -> bool {
-        self.numbers.contains_key(key)
     }
 }
 
@@ -56,8 +54,6 @@ pub(crate) struct Plan {
 #[derive(Debug)]
 pub(crate) struct PlanLine {
     pub(crate) counter: u32,
-    /// The line before this one reads the same counter.
-    pub(crate) shares: bool,
     pub(crate) aggregation: Aggregation,
     /// Which of the plan's fields; `None` counts every event.
     pub(crate) field: Option<u8>,
@@ -65,18 +61,32 @@ pub(crate) struct PlanLine {
     pub(crate) cap: Amount,
     pub(crate) filters: Box<[(CompactString, CompactString)]>,
     pub(crate) alerts: Box<[(u8, Amount)]>,
+    /// The counter's history is whole only after that time.
+    pub(crate) since: Option<Timestamp>,
     pub(crate) limit: Option<Arc<Limit>>,
     pub(crate) meter: Arc<Meter>,
 }
 
 impl PlanLine {
+    /// What an event gives this line's counter, or a check asks of it, given the values in the order
+    /// of the plan's fields.
+    #[inline]
+    pub(crate) fn counts(&self, given: &[Option<Amount>]) -> Option<Amount> {
+        let value = self.field.map(|field| given.get(usize::from(field)).copied().flatten());
+        match (self.aggregation, value) {
+            (Aggregation::Count, None) => Some(Amount::ONE),
+            (Aggregation::Count, Some(value)) => value.map(|_| Amount::ONE),
+            (_, value) => value.flatten(),
+        }
+    }
+
     pub(crate) fn id(&self) -> &str {
         self.limit.as_ref().map_or("", |limit| limit.id())
     }
 }
 
 /// A line before it is placed in plans.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Rule {
     pub(crate) counter: u32,
     pub(crate) meter: Arc<Meter>,
@@ -103,12 +113,16 @@ impl Rule {
         Self { limit: None, ..self.clone() }
     }
 
-    pub(crate) fn replaces(&self) -> Option<Replaces> {
-        self.limit.as_deref().map(Replaces::of)
+    /// Whether it reads just what a query with these dimensions reads.
+    pub(crate) fn is_narrowed_to(&self, dimensions: &Dimensions) -> bool {
+        let (mut own, mut wanted) = (self.narrowed.clone(), dimensions.clone());
+        own.sort();
+        wanted.sort();
+        own == wanted
     }
 
-    pub(crate) fn id(&self) -> &str {
-        self.limit.as_ref().map_or("", |limit| limit.id())
+    pub(crate) fn replaces(&self) -> Option<Replaces> {
+        self.limit.as_deref().map(Replaces::of)
     }
 
     /// What this rule counts of an event, if it reads it.
@@ -118,8 +132,7 @@ impl Rule {
         values: &Values,
         dimensions: &Dimensions,
     ) -> Option<Amount> {
-        if !self.meter.accepts(event_type, dimensions)
-            || !dimensions.contain(self.narrowed.pairs())
+        if !self.meter.accepts(event_type, dimensions) || !dimensions.contain(self.narrowed.pairs())
         {
             return None;
         }
@@ -128,7 +141,7 @@ impl Rule {
 }
 
 impl Plans {
-    pub(crate) fn compile(rules: &[Rule]) -> Self {
+    pub(crate) fn compile(rules: &[Rule], since: &HashMap<u32, Timestamp>) -> Self {
         let types: BTreeSet<&CompactString> =
             rules.iter().filter_map(|rule| rule.meter.event_type.as_ref()).collect();
         let by_type = types
@@ -137,15 +150,16 @@ impl Plans {
                 let reads = |rule: &&Rule| {
                     rule.meter.event_type.as_ref().is_none_or(|wanted| wanted == event_type)
                 };
-                (event_type.clone(), Arc::new(Plan::compile(rules.iter().filter(reads))))
+                (event_type.clone(), Arc::new(Plan::compile(rules.iter().filter(reads), since)))
             })
             .collect();
         Self {
             by_type,
             other: Arc::new(Plan::compile(
                 rules.iter().filter(|rule| rule.meter.event_type.is_none()),
+                since,
             )),
-            any: Arc::new(Plan::compile(rules.iter())),
+            any: Arc::new(Plan::compile(rules.iter(), since)),
         }
     }
 
@@ -154,7 +168,8 @@ impl Plans {
     pub(crate) fn plan(&self, event_type: Option<&str>) -> &Arc<Plan> {
         match event_type {
             Some(event_type) => {
-                let found = self.by_type.binary_search_by(|(known, _)| known.as_str().cmp(event_type));
+                let found =
+                    self.by_type.binary_search_by(|(known, _)| known.as_str().cmp(event_type));
                 found.map_or(&self.other, |at| &self.by_type[at].1)
             }
             None => &self.any,
@@ -163,7 +178,7 @@ impl Plans {
 }
 
 impl Plan {
-    fn compile<'a>(rules: impl Iterator<Item = &'a Rule>) -> Self {
+    fn compile<'a>(rules: impl Iterator<Item = &'a Rule>, since: &HashMap<u32, Timestamp>) -> Self {
         let mut rules: Vec<&Rule> = rules.collect();
         // Stable: limits of one counter keep the order of their definition.
         rules.sort_by_key(|rule| (rule.counter, rule.limit.is_none()));
@@ -182,7 +197,6 @@ impl Plan {
             });
             lines.push(PlanLine {
                 counter: rule.counter,
-                shares,
                 aggregation: rule.meter.aggregation,
                 field,
                 period: rule.period,
@@ -201,6 +215,7 @@ impl Plan {
                     .flat_map(|limit| &limit.alerts)
                     .map(|percent| (*percent, rule.cap.percent(*percent)))
                     .collect(),
+                since: since.get(&rule.counter).copied(),
                 limit: rule.limit.clone(),
                 meter: Arc::clone(&rule.meter),
             });
@@ -210,8 +225,12 @@ impl Plan {
 }
 
 impl Catalog {
-    pub(crate) fn new(meters: HashMap<CompactString, Arc<Meter>>, rules: &[Rule]) -> Self {
-        Self { plans: Plans::compile(rules), meters }
+    pub(crate) fn new(
+        meters: HashMap<CompactString, Arc<Meter>>,
+        rules: &[Rule],
+        since: &HashMap<u32, Timestamp>,
+    ) -> Self {
+        Self { plans: Plans::compile(rules, since), meters }
     }
 
     pub(crate) fn plans(&self) -> &Plans {
@@ -222,9 +241,6 @@ impl Catalog {
         self.meters.get(id)
     }
 }
-
-/// How many values lines may read together.
-pub(crate) const MAX_FIELDS: usize = 64;
 
 /// Checks a meter by itself.
 pub(crate) fn validate_meter(meter: &Meter) -> Result<(), ConfigError> {

@@ -29,7 +29,6 @@ struct Inner {
 pub(crate) struct Looked {
     /// Which line of the plan.
     pub(crate) line: u32,
-    pub(crate) exceeded: bool,
     pub(crate) verdict: Verdict,
     /// The history behind `used` is known to be whole.
     pub(crate) complete: bool,
@@ -70,7 +69,7 @@ impl Decision {
         limits: SmallVec<[Looked; 6]>,
         balance: Option<BalanceState>,
     ) -> Self {
-        let allowed = !limits.iter().any(|looked| looked.exceeded)
+        let allowed = !limits.iter().any(|looked| looked.verdict.refuses())
             && !balance.as_ref().is_some_and(BalanceState::is_exceeded);
         Self(Arc::new(Inner { plan, at, allowed, limits, balance }))
     }
@@ -83,8 +82,8 @@ impl Decision {
     /// Every limit that was looked at, those that refused first.
     pub fn limits(&self) -> impl Iterator<Item = LimitState<'_>> {
         let all = || self.0.limits.iter();
-        let refusing = all().filter(|looked| looked.exceeded);
-        let others = all().filter(|looked| !looked.exceeded);
+        let refusing = all().filter(|looked| looked.verdict.refuses());
+        let others = all().filter(|looked| !looked.verdict.refuses());
         refusing.chain(others).filter_map(|looked| LimitState::new(&self.0.plan, looked))
     }
 
@@ -206,7 +205,11 @@ impl fmt::Display for Denial {
         let limit = self.0.limits().find(|limit| limit.is_exceeded() && !limit.is_private());
         match (self.kind(), limit) {
             (DenialKind::TooLarge, Some(limit)) => {
-                write!(f, "the request asks for more than the limit {:?} allows at all", limit.name())
+                write!(
+                    f,
+                    "the request asks for more than the limit {:?} allows at all",
+                    limit.name()
+                )
             }
             (DenialKind::LimitExceeded, Some(limit)) => {
                 write!(f, "the limit {:?} of {} is reached", limit.name(), limit.limit())
@@ -285,7 +288,7 @@ impl<'a> LimitState<'a> {
 
     /// In the answer of a check: this limit refused it. In a usage read: `used + held >= limit`.
     pub fn is_exceeded(&self) -> bool {
-        self.looked.exceeded
+        self.looked.verdict.refuses()
     }
 
     /// Whether the ask is above the cap itself, so that no window will ever have room.

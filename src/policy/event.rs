@@ -61,6 +61,8 @@ pub struct RecordedEvent {
     pub(crate) event_type: CompactString,
     pub(crate) usage: Usage,
     pub(crate) at: Timestamp,
+    /// Its place in the order of arrival.
+    pub(crate) sequence: u64,
 }
 
 impl RecordedEvent {

@@ -22,6 +22,7 @@
 
 mod amount;
 mod balance;
+#[cfg(feature = "embedded")]
 mod calendar;
 pub(crate) mod catalog;
 mod config;
@@ -32,13 +33,17 @@ mod judge;
 mod limit;
 mod meter;
 mod time;
+#[cfg(feature = "embedded")]
+mod time_text;
 mod usage;
+mod window;
 
 pub use amount::{Amount, AmountError, ToAmount};
 pub use balance::{
     Balance, Credit, Credited, Debit, Debited, NewBalance, Transaction, TransactionKind,
 };
-pub use calendar::{Calendar, CalendarError, Period, Window};
+#[cfg(feature = "embedded")]
+pub use calendar::{Calendar, CalendarError};
 pub use config::ConfigError;
 pub use decision::{BalanceState, Decision, Denial, DenialKind, LimitState};
 pub use event::{Crossing, Event, RecordedEvent};
@@ -46,8 +51,11 @@ pub use id::{CustomerId, EventId, IdError};
 pub use judge::{Verdict, judge_balance, judge_limit};
 pub use limit::{CounterKey, Limit};
 pub use meter::{Aggregation, Meter};
-pub use time::{Timestamp, TimestampError};
+pub use time::Timestamp;
+#[cfg(feature = "embedded")]
+pub use time_text::TimestampError;
 pub use usage::{Dimensions, Usage, UsageError, Values};
+pub use window::{Period, PeriodError, Window};
 
 pub(crate) use balance::Change;
 pub(crate) use decision::Looked;

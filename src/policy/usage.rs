@@ -100,18 +100,11 @@ impl Usage {
 
     /// Whether the amounts can be counted: none of them was no number.
     pub(crate) fn is_countable(&self) -> bool {
-        !matches!(
-            self.problem.as_deref(),
-            Some(UsageError { reason: AmountError::NotANumber, .. })
-        )
+        !matches!(self.problem.as_deref(), Some(UsageError { reason: AmountError::NotANumber, .. }))
     }
 
     pub(crate) fn dimensions_mut(&mut self) -> &mut Dimensions {
         &mut self.dimensions
-    }
-
-    pub(crate) fn into_parts(self) -> (Values, Dimensions) {
-        (self.values, self.dimensions)
     }
 }
 

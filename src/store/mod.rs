@@ -22,6 +22,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use compact_str::CompactString;
 use smallvec::SmallVec;
 
 use crate::Error;
@@ -43,11 +44,11 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// operation before it returns. Dropping such a future does not stop the step.
 pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// The answer to [`check`](Self::check).
-    type Check: Future<Output = Result<Checked, Error>> + Send + 'static;
+    type Check: Future<Output = Result<Checked, Error>> + Send + Unpin + 'static;
     /// The answer to [`settle`](Self::settle).
-    type Settle: Future<Output = Result<Settled, Error>> + Send + 'static;
+    type Settle: Future<Output = Result<Settled, Error>> + Send + Unpin + 'static;
     /// The answer to [`release`](Self::release).
-    type Release: Future<Output = Result<(), Error>> + Send + 'static;
+    type Release: Future<Output = Result<(), Error>> + Send + Unpin + 'static;
 
     /// Judges every line and the balance together and, if all have room and a hold is asked for,
     /// places it.
@@ -68,8 +69,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     fn release(&self, key: HoldKey<'_>, now: Moment) -> Self::Release;
 
     /// Counts events that had no hold: all of them, or none when one cannot be taken.
-    fn record<'a>(&'a self, operations: Vec<SettleOperation<'a>>)
-    -> BoxFuture<'a, Result<Vec<Settled>, Error>>;
+    fn record<'a>(
+        &'a self,
+        operations: Vec<SettleOperation<'a>>,
+    ) -> BoxFuture<'a, Result<Vec<Settled>, Error>>;
 
     /// Lets the hold of each id live until `lifetime` from now. Answers which still live.
     fn renew<'a>(
@@ -125,7 +128,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Counts kept events again where definitions changed, and refuses older operations as
     /// [`Outcome::Stale`] from then on. One step against all others of the customers concerned.
-    fn recount<'a>(&'a self, change: Recount<'a>) -> BoxFuture<'a, Result<Option<Timestamp>, Error>>;
+    fn recount<'a>(
+        &'a self,
+        change: Recount<'a>,
+    ) -> BoxFuture<'a, Result<Option<Timestamp>, Error>>;
 
     /// Drops windows that ended before `now`. Stores also do so by and by while they are used.
     fn sweep(&self, now: Moment) -> BoxFuture<'_, Result<(), Error>>;
@@ -348,8 +354,8 @@ pub struct Settled {
     pub outcome: SettleOutcome,
     /// An amount did not fit and was held at the largest.
     pub saturated: bool,
-    /// Alerts that fell due: which line, which percentage, and usage afterwards.
-    pub alerts: Vec<(usize, u8, Amount)>,
+    /// Alerts that fell due: which limit, which percentage, and usage afterwards.
+    pub alerts: Vec<(CompactString, u8, Amount)>,
 }
 
 /// What came of a settlement.
@@ -396,7 +402,8 @@ pub struct Recount<'a> {
     pub counters: &'a [u32],
     /// The moment whose windows are wanted.
     pub now: Moment,
-    /// The window of a counter in which a moment of a customer lies.
+    /// The window of a counter in which a moment of a customer lies; `None` where the counter is to
+    /// be left alone.
     pub window: &'a (dyn Fn(&CustomerId, u32, Timestamp) -> Option<Window> + Send + Sync),
     /// What an event gives a counter, if anything.
     pub counts: &'a (dyn Fn(&RecordedEvent, u32) -> Option<(Aggregation, Amount)> + Send + Sync),

@@ -150,10 +150,7 @@ impl Account {
 
     #[inline]
     pub(super) fn held(&self, place: usize) -> Amount {
-        self.open
-            .as_ref()
-            .and_then(|open| open.held.get(place).copied())
-            .unwrap_or(Amount::ZERO)
+        self.open.as_ref().and_then(|open| open.held.get(place).copied()).unwrap_or(Amount::ZERO)
     }
 
     /// A cell to write: the one there is, the one of an ended window taken over, or a new one. A new
@@ -171,9 +168,10 @@ impl Account {
         let idle = |place: usize| {
             open.is_none_or(|open| open.held.get(place).is_none_or(|held| *held == Amount::ZERO))
         };
-        let ended = self.cells.iter().enumerate().position(|(place, cell)| {
-            cell.tag.touched() == tag && cell.end <= now && idle(place)
-        });
+        let ended =
+            self.cells.iter().enumerate().position(|(place, cell)| {
+                cell.tag.touched() == tag && cell.end <= now && idle(place)
+            });
         match ended {
             Some(place) => {
                 self.cells[place] = cell;

@@ -18,10 +18,17 @@ pub(super) struct Journal {
 struct Ring<T> {
     kept: VecDeque<T>,
     most: usize,
+    /// How many there ever were.
+    count: u64,
 }
 
 impl<T> Ring<T> {
+    fn new(most: usize) -> Self {
+        Self { kept: VecDeque::new(), most, count: 0 }
+    }
+
     fn push(&mut self, item: T) -> Option<T> {
+        self.count += 1;
         if self.most == 0 {
             return Some(item);
         }
@@ -33,20 +40,18 @@ impl<T> Ring<T> {
 
 impl Journal {
     pub(super) fn new(events: usize, transactions: usize) -> Self {
-        Self {
-            events: Ring { kept: VecDeque::new(), most: events },
-            transactions: Ring { kept: VecDeque::new(), most: transactions },
-            forgotten: None,
-        }
+        Self { events: Ring::new(events), transactions: Ring::new(transactions), forgotten: None }
     }
 
-    pub(super) fn record(&mut self, event: RecordedEvent) {
+    pub(super) fn record(&mut self, mut event: RecordedEvent) {
+        event.sequence = self.events.count;
         if let Some(oldest) = self.events.push(event) {
             self.forgotten = self.forgotten.max(Some(oldest.at));
         }
     }
 
-    pub(super) fn transact(&mut self, transaction: Transaction) {
+    pub(super) fn transact(&mut self, mut transaction: Transaction) {
+        transaction.sequence = self.transactions.count;
         self.transactions.push(transaction);
     }
 
@@ -89,13 +94,18 @@ impl Journal {
                 description: None,
                 reference: None,
                 at: kept.first().map_or(Timestamp::UNIX_EPOCH, |first| first.at),
+                sequence: kept.first().map_or(0, |first| first.sequence.saturating_sub(1)),
             });
         }
         all.extend(kept);
         all
     }
 
-    pub(super) fn transaction(&self, customer: &CustomerId, reference: &str) -> Option<&Transaction> {
+    pub(super) fn transaction(
+        &self,
+        customer: &CustomerId,
+        reference: &str,
+    ) -> Option<&Transaction> {
         self.transactions.kept.iter().rev().find(|transaction| {
             transaction.kind == TransactionKind::Credit
                 && transaction.customer == *customer

@@ -19,8 +19,8 @@ use super::{
     SettleOperation, Settled, Store,
 };
 use crate::policy::{
-    Aggregation, Amount, Balance, Credited, CustomerId, Debited, NewBalance, RecordedEvent,
-    Timestamp, Transaction, TransactionKind, judge_balance,
+    Amount, Balance, Credited, CustomerId, Debited, NewBalance, RecordedEvent, Timestamp,
+    Transaction, TransactionKind, judge_balance,
 };
 use crate::{Error, ErrorKind};
 
@@ -30,7 +30,7 @@ mod ids;
 mod journal;
 mod shard;
 
-use account::{FOREVER, Tag, minute, minute_now};
+use account::{Cell, FOREVER, Tag, minute, minute_now};
 use journal::Journal;
 use shard::{Around, Numbered, Shard, open_balance, read_balance};
 
@@ -198,6 +198,7 @@ impl Memory {
             description: change.description.map(Into::into),
             reference: change.reference.map(Into::into),
             at: change.at,
+            sequence: 0,
         };
         locked(&self.journal).transact(transaction.clone());
         Ok((Balance { current: after, ..balance }, Some(transaction)))
@@ -206,13 +207,10 @@ impl Memory {
     fn recount_now(&self, change: &Recount<'_>) -> Option<Timestamp> {
         let wanted = change.customer.map(|customer| (hash(customer) >> 40) as usize % SHARDS);
         let concerned = |at: &usize| wanted.is_none_or(|wanted| *at == wanted);
-        let mut shards: Vec<(usize, MutexGuard<'_, Shard>)> = (0..SHARDS)
-            .filter(concerned)
-            .map(|at| (at, locked(&self.shards[at])))
-            .collect();
+        let mut shards: Vec<(usize, MutexGuard<'_, Shard>)> =
+            (0..SHARDS).filter(concerned).map(|at| (at, locked(&self.shards[at]))).collect();
         let now = minute_now(change.now.wall);
-        let concerns =
-            |id: &CustomerId| change.customer.is_none_or(|customer| customer == id);
+        let concerns = |id: &CustomerId| change.customer.is_none_or(|customer| customer == id);
         for (_, shard) in &mut shards {
             shard.epoch = shard.epoch.max(change.epoch);
             for slot in 0..shard.customers.reach() {
@@ -230,7 +228,9 @@ impl Memory {
                 continue;
             };
             for counter in change.counters {
-                let Some((aggregation, amount)) = (change.counts)(event, *counter) else { continue };
+                let Some((aggregation, amount)) = (change.counts)(event, *counter) else {
+                    continue;
+                };
                 let window = (change.window)(&event.customer, *counter, event.at);
                 let Some(window) = window.filter(|window| window.end() > change.now.wall) else {
                     continue;
@@ -254,16 +254,19 @@ impl Memory {
 /// Empties the counters that are counted again. A cell keeps its place, and with it what running
 /// requests hold on it, but goes over to the window of now.
 fn reset(account: &mut account::Account, change: &Recount<'_>, now: i32) {
-    let again = |tag: Tag| !tag.is_balance() && change.counters.contains(&tag.number());
     let id = account.id.clone();
-    for cell in account.cells.iter_mut().filter(|cell| again(cell.tag) && cell.end > now) {
-        let window = (change.window)(&id, cell.tag.number(), change.now.wall);
-        cell.end = window.map_or(cell.end, |window| minute(window.end()));
-        cell.value = 0;
-        cell.tag = cell.tag.untouched();
+    let again = |tag: Tag| {
+        let counter = tag.number();
+        let wanted = !tag.is_balance() && change.counters.contains(&counter);
+        wanted.then(|| (change.window)(&id, counter, change.now.wall)).flatten()
+    };
+    for cell in account.cells.iter_mut().filter(|cell| cell.end > now) {
+        if let Some(window) = again(cell.tag) {
+            *cell = Cell { tag: cell.tag.untouched(), end: minute(window.end()), value: 0 };
+        }
     }
     if let Some(rare) = &mut account.rare {
-        rare.ahead.retain(|cell| !again(cell.tag));
+        rare.ahead.retain(|cell| again(cell.tag).is_none());
     }
 }
 
@@ -331,10 +334,11 @@ impl Store for Memory {
     }
 
     fn debit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Debited, Error>> {
-        let debited = self.change(change, TransactionKind::Debit).map(|(balance, made)| match made {
-            Some(transaction) => Debited::Taken { transaction, balance },
-            None => Debited::Refused { balance },
-        });
+        let debited =
+            self.change(change, TransactionKind::Debit).map(|(balance, made)| match made {
+                Some(transaction) => Debited::Taken { transaction, balance },
+                None => Debited::Refused { balance },
+            });
         Box::pin(ready(debited))
     }
 
@@ -398,12 +402,15 @@ impl Store for Memory {
         let hash = hash(customer);
         let shard = locked(self.shard(hash));
         let account = shard.known(customer, self.around(hash));
-        let value = account
-            .and_then(|account| account.value(Tag::counter(counter), minute(window.end())));
+        let value =
+            account.and_then(|account| account.value(Tag::counter(counter), minute(window.end())));
         Box::pin(ready(Ok(value.unwrap_or(Amount::ZERO))))
     }
 
-    fn recount<'a>(&'a self, change: Recount<'a>) -> BoxFuture<'a, Result<Option<Timestamp>, Error>> {
+    fn recount<'a>(
+        &'a self,
+        change: Recount<'a>,
+    ) -> BoxFuture<'a, Result<Option<Timestamp>, Error>> {
         Box::pin(ready(Ok(self.recount_now(&change))))
     }
 
@@ -460,10 +467,11 @@ impl Memory {
         if there.saturating_add(new.len()) > self.max_customers {
             return Err(full());
         }
-        let settled = operations.iter().zip(charges).zip(&shard_of).map(|((operation, charge), at)| {
-            let around = self.around(hash(operation.customer));
-            shards[place(*at)].settle(operation, charge, around)
-        });
+        let settled =
+            operations.iter().zip(charges).zip(&shard_of).map(|((operation, charge), at)| {
+                let around = self.around(hash(operation.customer));
+                shards[place(*at)].settle(operation, charge, around)
+            });
         Ok(settled.collect())
     }
 }
@@ -476,7 +484,10 @@ fn full() -> Error {
 }
 
 fn no_balance(name: &str) -> Error {
-    Error::new(ErrorKind::NotFound, format!("the customer has no balance {name:?}; create it first"))
+    Error::new(
+        ErrorKind::NotFound,
+        format!("the customer has no balance {name:?}; create it first"),
+    )
 }
 
 /// Locks. A panic under a lock can only come from a bug of ours, and then whole steps are still

@@ -86,12 +86,8 @@ impl Shard {
         numbered: Option<Numbered<'_>>,
         around: Around<'_>,
     ) -> Option<Checked> {
-        let mut checked = Checked {
-            outcome: Outcome::Stale,
-            place: None,
-            lines: SmallVec::new(),
-            balance: None,
-        };
+        let mut checked =
+            Checked { outcome: Outcome::Stale, place: None, lines: SmallVec::new(), balance: None };
         if operation.epoch < self.epoch {
             return Some(checked);
         }
@@ -216,7 +212,7 @@ impl Shard {
         let now = minute_now(operation.now.wall);
         let mut hint = 0;
         let mut after = Amount::ZERO;
-        for (index, line) in operation.lines.iter().enumerate() {
+        for line in operation.lines {
             if !line.shares {
                 match count(account, line, operation.at, operation.now.wall, &mut hint) {
                     Some((value, saturated)) => {
@@ -227,7 +223,7 @@ impl Shard {
                 }
             }
             if !line.alerts.is_empty() {
-                alert(account, index, line, after, &mut settled);
+                alert(account, line, after, &mut settled);
             }
         }
         let mut transaction = None;
@@ -251,6 +247,7 @@ impl Shard {
                 description: None,
                 reference: None,
                 at: operation.at,
+                sequence: 0,
             });
         }
         let first_end = account.first_end_hint(operation.lines);
@@ -267,6 +264,7 @@ impl Shard {
             event_type: CompactString::new(operation.event_type),
             usage: operation.usage.clone(),
             at: operation.at,
+            sequence: 0,
         });
         if let Some(transaction) = transaction {
             journal.transact(transaction);
@@ -323,9 +321,8 @@ impl Shard {
         self.expire(now, around);
         let slot = self.customers.find(around.hash, key.customer);
         let open = slot.and_then(|slot| self.customers.get_mut(slot)?.open.as_mut());
-        let hold = open.and_then(|open| {
-            open.holds.iter_mut().flatten().find(|hold| hold.id == *key.id)
-        });
+        let hold =
+            open.and_then(|open| open.holds.iter_mut().flatten().find(|hold| hold.id == *key.id));
         let (Some(slot), Some(hold)) = (slot, hold) else {
             return false;
         };
@@ -517,9 +514,7 @@ fn judge(account: Option<&Account>, line: &CheckLine, hint: &mut usize) -> Judge
             *hint = place + usize::from(!line.shares);
             (Amount::from_millionths(account.cells[place].value), account.held(place))
         }
-        (Some(account), None) => {
-            (account.value(tag, end).unwrap_or(Amount::ZERO), Amount::ZERO)
-        }
+        (Some(account), None) => (account.value(tag, end).unwrap_or(Amount::ZERO), Amount::ZERO),
         (None, _) => (Amount::ZERO, Amount::ZERO),
     };
     JudgedLine {
@@ -600,13 +595,7 @@ impl Account {
     }
 }
 
-fn alert(
-    account: &mut Account,
-    index: usize,
-    line: &SettleLine<'_>,
-    used: Amount,
-    settled: &mut Settled,
-) {
+fn alert(account: &mut Account, line: &SettleLine<'_>, used: Amount, settled: &mut Settled) {
     if !line.alerts.first().is_some_and(|(_, due)| used >= *due) {
         return;
     }
@@ -621,7 +610,7 @@ fn alert(
     for (percent, due) in line.alerts {
         if used >= *due && *told & (1 << percent) == 0 {
             *told |= 1 << percent;
-            settled.alerts.push((index, *percent, used));
+            settled.alerts.push((CompactString::new(line.limit), *percent, used));
         }
     }
 }

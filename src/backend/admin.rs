@@ -1,0 +1,361 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use compact_str::CompactString;
+
+use super::Check;
+use crate::Error;
+use crate::policy::{
+    Aggregation, Amount, Balance, Credit, Credited, CustomerId, Debit, Debited, Decision,
+    Dimensions, Event, EventId, IdError, Limit, Meter, NewBalance, RecordedEvent, Timestamp,
+    Transaction,
+};
+use crate::store::BoxFuture;
+
+/// What a backend does besides deciding requests. [`Books`](super::Books) offers it in a form that
+/// is pleasant to call.
+pub trait Admin: fmt::Debug + Send + Sync {
+    /// Decides as a check does, and keeps nothing.
+    fn preview(&self, check: Check) -> BoxFuture<'_, Result<Decision, Error>>;
+
+    /// Where a customer stands on every limit.
+    fn usage(&self, customer: CustomerId) -> BoxFuture<'_, Result<Decision, Error>>;
+
+    /// Records up to 1,000 events: all of them, or none.
+    fn record(&self, events: Vec<Event>) -> BoxFuture<'_, Result<Vec<Recorded>, Error>>;
+
+    /// Kept events, newest first.
+    fn events(&self, query: EventQuery) -> BoxFuture<'_, Result<Page<RecordedEvent>, Error>>;
+
+    /// What a meter reads over a range.
+    fn query(&self, query: MeterQuery) -> BoxFuture<'_, Result<MeterReading, Error>>;
+
+    /// All meters, by id.
+    fn meters(&self) -> BoxFuture<'_, Result<Vec<Meter>, Error>>;
+
+    /// Adds a meter, or replaces the one of its id.
+    fn put_meter(&self, meter: Meter) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Removes a meter that no limit reads. Answers whether it was there.
+    fn remove_meter(&self, id: String) -> BoxFuture<'_, Result<bool, Error>>;
+
+    /// All limits, by id.
+    fn limits(&self) -> BoxFuture<'_, Result<Vec<Limit>, Error>>;
+
+    /// Adds a limit, or replaces the one of its id.
+    fn put_limit(&self, limit: Limit) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Removes a limit. Answers whether it was there.
+    fn remove_limit(&self, id: String) -> BoxFuture<'_, Result<bool, Error>>;
+
+    /// What is known of a customer beyond usage.
+    fn customer(&self, id: CustomerId) -> BoxFuture<'_, Result<Option<Customer>, Error>>;
+
+    /// Customers of whom something is known beyond usage, by id.
+    fn customers(&self, page: PageRequest) -> BoxFuture<'_, Result<Page<Customer>, Error>>;
+
+    /// Adds or replaces what is known of a customer.
+    fn put_customer(&self, customer: Customer) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Forgets what is known of a customer; usage and balances stay. Answers whether it was there.
+    fn remove_customer(&self, id: CustomerId) -> BoxFuture<'_, Result<bool, Error>>;
+
+    /// Every balance of a customer, by name.
+    fn balances(&self, customer: CustomerId) -> BoxFuture<'_, Result<Vec<Balance>, Error>>;
+
+    /// Creates a balance.
+    fn create_balance(
+        &self,
+        customer: CustomerId,
+        terms: NewBalance,
+    ) -> BoxFuture<'_, Result<Balance, Error>>;
+
+    /// Adds to a balance, once for each reference.
+    fn credit(&self, credit: Credit) -> BoxFuture<'_, Result<Credited, Error>>;
+
+    /// Takes from a balance, if it covers the amount.
+    fn debit(&self, debit: Debit) -> BoxFuture<'_, Result<Debited, Error>>;
+
+    /// Kept transactions of a balance, newest first.
+    fn transactions(
+        &self,
+        query: TransactionQuery,
+    ) -> BoxFuture<'_, Result<Page<Transaction>, Error>>;
+
+    /// Lets the holds of these ids live on; answers which still do.
+    fn renew(
+        &self,
+        holds: Vec<(CustomerId, EventId)>,
+        lifetime: Duration,
+    ) -> BoxFuture<'_, Result<Vec<bool>, Error>>;
+
+    /// How many holds are open.
+    fn open_holds(&self) -> BoxFuture<'_, Result<usize, Error>>;
+
+    /// Resolves when no hold is open.
+    fn settled(&self) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Takes no new checks, waits for running requests, and brings everything accepted to where it
+    /// is kept.
+    fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, Result<(), Error>>;
+}
+
+/// What is known of a customer: a time zone, a billing date, and whatever you attach.
+#[derive(Clone, Debug, PartialEq)]
+#[must_use]
+pub struct Customer {
+    pub(crate) id: Result<CustomerId, IdError>,
+    pub(crate) zone: Option<Box<str>>,
+    pub(crate) anchor: Option<Box<str>>,
+    pub(crate) metadata: BTreeMap<String, String>,
+}
+
+impl Customer {
+    /// A customer in UTC, whose months begin on the 1st.
+    pub fn new<C>(id: C) -> Self
+    where
+        C: TryInto<CustomerId>,
+        C::Error: Into<IdError>,
+    {
+        Self {
+            id: id.try_into().map_err(Into::into),
+            zone: None,
+            anchor: None,
+            metadata: BTreeMap::new(),
+        }
+    }
+
+    /// The IANA time zone in which days, weeks, months and years begin, such as `Europe/Vienna`.
+    pub fn zone(mut self, zone: impl Into<Box<str>>) -> Self {
+        self.zone = Some(zone.into());
+        self
+    }
+
+    /// The start of the billing cycle, from which months and years count: a date (`2026-01-31`) or a
+    /// date and time (`2026-01-31T00:00:00Z`), of which the date in the customer's zone counts.
+    pub fn billing_anchor(mut self, date: impl Into<Box<str>>) -> Self {
+        self.anchor = Some(date.into());
+        self
+    }
+
+    /// Attaches a text of your own.
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// The id, unless it was not one.
+    pub fn id(&self) -> Option<&CustomerId> {
+        self.id.as_ref().ok()
+    }
+
+    /// The time zone's name, if set.
+    pub fn time_zone(&self) -> Option<&str> {
+        self.zone.as_deref()
+    }
+
+    /// The billing anchor, if set.
+    pub fn anchor(&self) -> Option<&str> {
+        self.anchor.as_deref()
+    }
+
+    /// What was attached.
+    pub fn attached(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+}
+
+/// The answer to one recorded event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recorded {
+    /// The event's id.
+    pub id: EventId,
+    /// Whether this call counted it; `false` for an id that was recorded before.
+    pub recorded: bool,
+}
+
+/// One page of a list.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Page<T> {
+    /// The items.
+    pub items: Vec<T>,
+    /// Where the next page starts; `None` when nothing follows.
+    pub next: Option<String>,
+}
+
+/// How much of a list is wanted, and from where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct PageRequest {
+    pub(crate) limit: Option<usize>,
+    pub(crate) cursor: Option<String>,
+}
+
+impl PageRequest {
+    /// The first 50 items.
+    pub fn first() -> Self {
+        Self::default()
+    }
+
+    /// So many items, 1 to 100.
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// From where [`Page::next`] points.
+    pub fn after(mut self, cursor: impl Into<String>) -> Self {
+        self.cursor = Some(cursor.into());
+        self
+    }
+
+    /// The length asked for.
+    pub(crate) fn length(&self) -> Result<usize, Error> {
+        match self.limit {
+            None => Ok(50),
+            Some(limit @ 1..=100) => Ok(limit),
+            Some(limit) => Err(Error::invalid("limit", format_args!("is {limit}; give 1 to 100"))),
+        }
+    }
+
+    /// The number in the cursor, for lists that are ordered by one.
+    pub(crate) fn number(&self) -> Result<Option<u64>, Error> {
+        let number = self.cursor.as_ref().map(|cursor| cursor.parse()).transpose();
+        number.map_err(|_| Error::invalid("cursor", "is none that a page gave"))
+    }
+}
+
+/// Which events to list.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct EventQuery {
+    pub(crate) customer: Option<Result<CustomerId, IdError>>,
+    pub(crate) event_type: Option<CompactString>,
+    pub(crate) page: PageRequest,
+}
+
+impl EventQuery {
+    /// All events.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only this customer's.
+    pub fn customer<C>(mut self, customer: C) -> Self
+    where
+        C: TryInto<CustomerId>,
+        C::Error: Into<IdError>,
+    {
+        self.customer = Some(customer.try_into().map_err(Into::into));
+        self
+    }
+
+    /// Only this type.
+    pub fn event_type(mut self, event_type: impl AsRef<str>) -> Self {
+        self.event_type = Some(CompactString::new(event_type.as_ref()));
+        self
+    }
+
+    /// This page.
+    pub fn page(mut self, page: PageRequest) -> Self {
+        self.page = page;
+        self
+    }
+}
+
+/// Which transactions to list.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct TransactionQuery {
+    pub(crate) customer: Result<CustomerId, IdError>,
+    pub(crate) balance: CompactString,
+    pub(crate) page: PageRequest,
+}
+
+impl TransactionQuery {
+    /// Those of one balance.
+    pub fn new<C>(customer: C, balance: impl AsRef<str>) -> Self
+    where
+        C: TryInto<CustomerId>,
+        C::Error: Into<IdError>,
+    {
+        Self {
+            customer: customer.try_into().map_err(Into::into),
+            balance: CompactString::new(balance.as_ref()),
+            page: PageRequest::first(),
+        }
+    }
+
+    /// This page.
+    pub fn page(mut self, page: PageRequest) -> Self {
+        self.page = page;
+        self
+    }
+}
+
+/// What to read from a meter.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct MeterQuery {
+    pub(crate) meter: CompactString,
+    pub(crate) customer: Option<Result<CustomerId, IdError>>,
+    pub(crate) dimensions: Dimensions,
+    pub(crate) start: Option<Timestamp>,
+    pub(crate) end: Option<Timestamp>,
+}
+
+impl MeterQuery {
+    /// A meter over all customers and all time.
+    pub fn new(meter: impl AsRef<str>) -> Self {
+        Self {
+            meter: CompactString::new(meter.as_ref()),
+            customer: None,
+            dimensions: Dimensions::new(),
+            start: None,
+            end: None,
+        }
+    }
+
+    /// Only this customer's events.
+    pub fn customer<C>(mut self, customer: C) -> Self
+    where
+        C: TryInto<CustomerId>,
+        C::Error: Into<IdError>,
+    {
+        self.customer = Some(customer.try_into().map_err(Into::into));
+        self
+    }
+
+    /// Only events with this dimension; several must all match.
+    pub fn dimension(mut self, key: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        self.dimensions.set(key.as_ref(), value.as_ref());
+        self
+    }
+
+    /// Only events of this time or later.
+    pub fn from(mut self, start: Timestamp) -> Self {
+        self.start = Some(start);
+        self
+    }
+
+    /// Only events before this time.
+    pub fn until(mut self, end: Timestamp) -> Self {
+        self.end = Some(end);
+        self
+    }
+}
+
+/// What a meter reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MeterReading {
+    /// The number.
+    pub value: Amount,
+    /// How it came about.
+    pub aggregation: Aggregation,
+    /// Whether every event of the range was still known.
+    pub complete: bool,
+}

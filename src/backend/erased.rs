@@ -1,0 +1,79 @@
+use std::fmt;
+use std::sync::Arc;
+
+use super::{Admin, Admission, Backend, Check, Settlement, Ticket};
+use crate::Error;
+use crate::policy::EventId;
+use crate::store::BoxFuture;
+
+/// Any backend behind one type: for one that is chosen at run time, and for naming the layer.
+#[derive(Clone)]
+pub struct Erased(Arc<dyn AnyBackend>);
+
+impl Erased {
+    /// Hides the type of a backend.
+    pub fn new<B: Backend>(backend: B) -> Self {
+        Self(Arc::new(backend))
+    }
+}
+
+impl fmt::Debug for Erased {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl Backend for Erased {
+    type Check = BoxFuture<'static, Result<Admission, Error>>;
+    type Finish = BoxFuture<'static, Result<(), Error>>;
+
+    fn check(&self, check: Check) -> Self::Check {
+        self.0.check(check)
+    }
+
+    fn settle(&self, settlement: Settlement) -> Self::Finish {
+        self.0.settle(settlement)
+    }
+
+    fn release(&self, ticket: Ticket) -> Self::Finish {
+        self.0.release(ticket)
+    }
+
+    fn make_id(&self) -> EventId {
+        self.0.make_id()
+    }
+
+    fn admin(&self) -> &dyn Admin {
+        self.0.admin()
+    }
+}
+
+trait AnyBackend: fmt::Debug + Send + Sync {
+    fn check(&self, check: Check) -> BoxFuture<'static, Result<Admission, Error>>;
+    fn settle(&self, settlement: Settlement) -> BoxFuture<'static, Result<(), Error>>;
+    fn release(&self, ticket: Ticket) -> BoxFuture<'static, Result<(), Error>>;
+    fn make_id(&self) -> EventId;
+    fn admin(&self) -> &dyn Admin;
+}
+
+impl<B: Backend> AnyBackend for B {
+    fn check(&self, check: Check) -> BoxFuture<'static, Result<Admission, Error>> {
+        Box::pin(Backend::check(self, check))
+    }
+
+    fn settle(&self, settlement: Settlement) -> BoxFuture<'static, Result<(), Error>> {
+        Box::pin(Backend::settle(self, settlement))
+    }
+
+    fn release(&self, ticket: Ticket) -> BoxFuture<'static, Result<(), Error>> {
+        Box::pin(Backend::release(self, ticket))
+    }
+
+    fn make_id(&self) -> EventId {
+        Backend::make_id(self)
+    }
+
+    fn admin(&self) -> &dyn Admin {
+        Backend::admin(self)
+    }
+}

@@ -1,0 +1,673 @@
+//! Everything that is not on the path of a request.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::accounts::Known;
+use super::definitions::{Definitions, owner};
+use super::windows::Windows;
+use super::{Engine, Inner, Scope};
+use crate::backend::{
+    Admin, Check, Customer, EventQuery, MeterQuery, MeterReading, Page, PageRequest, Recorded,
+    TransactionQuery,
+};
+use crate::policy::catalog::{Plan, Rule};
+use crate::policy::{
+    Aggregation, Amount, Balance, Calendar, Change, Credit, Credited, CustomerId, Debit, Debited,
+    Decision, Event, EventId, IdError, Limit, Meter, NewBalance, Period, RecordedEvent, Timestamp,
+    Transaction, Usage, Window,
+};
+use crate::store::{
+    BalanceChange, BoxFuture, HoldKey, Origin, Outcome, Recount, SettleOperation, SettleOutcome,
+    Settled, Store,
+};
+use crate::{Error, ErrorKind};
+
+/// How many events are recorded at once.
+const MOST_EVENTS: usize = 1_000;
+
+/// How early an event may come.
+const MOST_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl<S: Store> Admin for Engine<S> {
+    fn preview(&self, check: Check) -> BoxFuture<'_, Result<Decision, Error>> {
+        Box::pin(self.0.look(check, Scope::Matching))
+    }
+
+    fn usage(&self, customer: CustomerId) -> BoxFuture<'_, Result<Decision, Error>> {
+        Box::pin(self.0.look(Check::of(&customer), Scope::All))
+    }
+
+    fn record(&self, events: Vec<Event>) -> BoxFuture<'_, Result<Vec<Recorded>, Error>> {
+        Box::pin(self.0.record(events))
+    }
+
+    fn events(&self, query: EventQuery) -> BoxFuture<'_, Result<Page<RecordedEvent>, Error>> {
+        Box::pin(self.0.events(query))
+    }
+
+    fn query(&self, query: MeterQuery) -> BoxFuture<'_, Result<MeterReading, Error>> {
+        Box::pin(self.0.query(query))
+    }
+
+    fn meters(&self) -> BoxFuture<'_, Result<Vec<Meter>, Error>> {
+        Box::pin(async {
+            let mut meters: Vec<_> = self.0.definitions.lock().await.meters().cloned().collect();
+            meters.sort_by(|one, other| one.id().cmp(other.id()));
+            Ok(meters)
+        })
+    }
+
+    fn put_meter(&self, meter: Meter) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.0.redefine(|_| None, move |definitions| Ok(definitions.put_meter(meter)?)))
+    }
+
+    fn remove_meter(&self, id: String) -> BoxFuture<'_, Result<bool, Error>> {
+        let change = move |definitions: &mut Definitions| {
+            if let Some(limit) = definitions.reader(&id) {
+                let message = format!("meter {id:?} is read by limit {limit:?}; remove that first");
+                return Err(Error::new(ErrorKind::Conflict, message));
+            }
+            Ok(definitions.remove_meter(&id))
+        };
+        Box::pin(self.0.redefine(|_| None, change))
+    }
+
+    fn limits(&self) -> BoxFuture<'_, Result<Vec<Limit>, Error>> {
+        Box::pin(async { Ok(self.0.definitions.lock().await.limits().cloned().collect()) })
+    }
+
+    fn put_limit(&self, limit: Limit) -> BoxFuture<'_, Result<(), Error>> {
+        let after = limit.clone();
+        let only = move |definitions: &Definitions| {
+            only_owner(definitions.limit(after.id()), Some(&after))
+        };
+        Box::pin(self.0.redefine(only, move |definitions| Ok(definitions.put_limit(limit)?)))
+    }
+
+    fn remove_limit(&self, id: String) -> BoxFuture<'_, Result<bool, Error>> {
+        let before = id.clone();
+        let only = move |definitions: &Definitions| only_owner(definitions.limit(&before), None);
+        Box::pin(self.0.redefine(only, move |definitions| Ok(definitions.remove_limit(&id))))
+    }
+
+    fn customer(&self, id: CustomerId) -> BoxFuture<'_, Result<Option<Customer>, Error>> {
+        Box::pin(
+            async move { Ok(self.0.accounts.get(&id).and_then(|known| known.customer.clone())) },
+        )
+    }
+
+    fn customers(&self, page: PageRequest) -> BoxFuture<'_, Result<Page<Customer>, Error>> {
+        Box::pin(async move {
+            let length = page.length()?;
+            let after = |id: &CustomerId| {
+                page.cursor.as_ref().is_none_or(|cursor| id.as_str() > cursor.as_str())
+            };
+            let mut items = self.0.accounts.list(after);
+            let more = items.len() > length;
+            items.truncate(length);
+            let last = items.last().and_then(Customer::id).map(ToString::to_string);
+            Ok(Page { items, next: last.filter(|_| more) })
+        })
+    }
+
+    fn put_customer(&self, customer: Customer) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.0.put_customer(customer))
+    }
+
+    fn remove_customer(&self, id: CustomerId) -> BoxFuture<'_, Result<bool, Error>> {
+        Box::pin(async move {
+            let there = self.0.accounts.get(&id).is_some_and(|known| known.customer.is_some());
+            if there {
+                self.0.describe(&id, None, None).await?;
+            }
+            Ok(there)
+        })
+    }
+
+    fn balances(&self, customer: CustomerId) -> BoxFuture<'_, Result<Vec<Balance>, Error>> {
+        Box::pin(async move { self.0.store.balances(&customer, &self.0.balances).await })
+    }
+
+    fn create_balance(
+        &self,
+        customer: CustomerId,
+        terms: NewBalance,
+    ) -> BoxFuture<'_, Result<Balance, Error>> {
+        Box::pin(async move {
+            terms.validate()?;
+            if self.0.balances.iter().any(|default| default.name == terms.name) {
+                let message = format!(
+                    "every customer has a balance {:?} by default; credit it instead",
+                    terms.name
+                );
+                return Err(Error::new(ErrorKind::Conflict, message));
+            }
+            let now = self.0.now();
+            let balance = self.0.store.create_balance(&customer, &terms, now).await?;
+            Ok(balance)
+        })
+    }
+
+    fn credit(&self, credit: Credit) -> BoxFuture<'_, Result<Credited, Error>> {
+        Box::pin(async move {
+            let (customer, id) = self.0.change(&credit.change)?;
+            self.0.store.credit(self.0.balance_change(&credit.change, &customer, &id)).await
+        })
+    }
+
+    fn debit(&self, debit: Debit) -> BoxFuture<'_, Result<Debited, Error>> {
+        Box::pin(async move {
+            let (customer, id) = self.0.change(&debit.change)?;
+            self.0.store.debit(self.0.balance_change(&debit.change, &customer, &id)).await
+        })
+    }
+
+    fn transactions(
+        &self,
+        query: TransactionQuery,
+    ) -> BoxFuture<'_, Result<Page<Transaction>, Error>> {
+        Box::pin(async move {
+            let customer = required(query.customer)?;
+            let length = query.page.length()?;
+            let before = query.page.number()?.unwrap_or(u64::MAX);
+            let balance = self.0.balance(&query.balance);
+            let mut kept = self.0.store.transactions(&customer, balance).await?;
+            kept.reverse();
+            let wanted = |transaction: &Transaction| transaction.sequence < before;
+            let mut items: Vec<_> = kept.into_iter().filter(wanted).take(length + 1).collect();
+            let more = items.len() > length;
+            items.truncate(length);
+            let next = items.last().map(|last| last.sequence.to_string()).filter(|_| more);
+            Ok(Page { items, next })
+        })
+    }
+
+    fn renew(
+        &self,
+        holds: Vec<(CustomerId, EventId)>,
+        lifetime: Duration,
+    ) -> BoxFuture<'_, Result<Vec<bool>, Error>> {
+        Box::pin(async move {
+            let keys = holds.iter().map(|(customer, id)| HoldKey { id, customer, place: None });
+            self.0.store.renew(keys.collect(), lifetime, self.0.moment()).await
+        })
+    }
+
+    fn open_holds(&self) -> BoxFuture<'_, Result<usize, Error>> {
+        Box::pin(async {
+            self.0.store.sweep(self.0.moment()).await?;
+            self.0.store.open_holds().await
+        })
+    }
+
+    fn settled(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.0.wait_until_settled())
+    }
+
+    fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            self.0.closed.store(true, Ordering::SeqCst);
+            match tokio::time::timeout(deadline, self.0.wait_until_settled()).await {
+                Ok(settled) => settled,
+                Err(_) => {
+                    let open = self.0.store.open_holds().await?;
+                    let message = format!("{open} requests still run at the deadline");
+                    Err(Error::new(ErrorKind::TimedOut, message))
+                }
+            }
+        })
+    }
+}
+
+impl<S: Store> Inner<S> {
+    /// Decides and keeps nothing.
+    async fn look(&self, mut check: Check, scope: Scope) -> Result<Decision, Error> {
+        check.0.given = false;
+        let mut resolved = self.validate(check)?;
+        loop {
+            let future;
+            (resolved, future) = self.ask(resolved, false, scope);
+            let checked = future.await?;
+            if checked.outcome != Outcome::Stale {
+                return Ok(resolved.decide(checked));
+            }
+        }
+    }
+
+    async fn record(&self, events: Vec<Event>) -> Result<Vec<Recorded>, Error> {
+        if events.len() > MOST_EVENTS {
+            let problem = format_args!("are {}; give at most {MOST_EVENTS}", events.len());
+            return Err(Error::invalid("events", problem));
+        }
+        let events: Vec<Use> = events
+            .into_iter()
+            .enumerate()
+            .map(|(at, event)| self.check_event(at, event))
+            .collect::<Result<_, _>>()?;
+        loop {
+            let settled = self.record_once(&events).await?;
+            if settled.iter().any(|settled| settled.outcome == SettleOutcome::Stale) {
+                continue;
+            }
+            for (event, settled) in events.iter().zip(&settled) {
+                self.settled(&event.customer, &event.event_type, event.at, settled);
+            }
+            let refused = settled.iter().map(|settled| settled.outcome).find(|outcome| {
+                !matches!(outcome, SettleOutcome::Recorded | SettleOutcome::Repeat)
+            });
+            if let Some(outcome) = refused {
+                return Err(outcome.into());
+            }
+            let recorded = events.into_iter().zip(settled).map(|(event, settled)| Recorded {
+                id: event.id,
+                recorded: settled.outcome == SettleOutcome::Recorded,
+            });
+            return Ok(recorded.collect());
+        }
+    }
+
+    /// Resolves all events by the definitions of now and records them.
+    async fn record_once(&self, events: &[Use]) -> Result<Vec<Settled>, Error> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let now = self.moment();
+        let resolved: Vec<(Option<Arc<Known>>, Arc<Plan>)> = events
+            .iter()
+            .map(|event| {
+                let known = self.accounts.get(&event.customer);
+                let plan = self.plan(known.as_deref(), Some(&event.event_type));
+                (known, plan)
+            })
+            .collect();
+        let lines: Vec<_> = events
+            .iter()
+            .zip(&resolved)
+            .map(|(event, (known, plan))| {
+                self.settle_lines(known.as_deref(), plan, &event.usage, event.at)
+            })
+            .collect();
+        let operations = events.iter().zip(&lines).map(|(event, lines)| SettleOperation {
+            epoch,
+            now,
+            id: &event.id,
+            customer: &event.customer,
+            origin: event.origin,
+            event_type: &event.event_type,
+            usage: &event.usage,
+            at: event.at,
+            lines,
+            charge: None,
+        });
+        self.store.record(operations.collect()).await
+    }
+
+    fn check_event(&self, at: usize, event: Event) -> Result<Use, Error> {
+        let field = |name: &str| format!("events[{at}].{name}");
+        let now = self.now();
+        let customer = event.customer.map_err(|error| Error::invalid(&field("customer"), error))?;
+        if !(1..=256).contains(&event.event_type.len()) {
+            let problem = "is empty or too long; give 1 to 256 bytes";
+            return Err(Error::invalid(&field("event_type"), problem));
+        }
+        if let Some(problem) = event.usage.problem() {
+            return Err(Error::invalid(&field("usage"), problem));
+        }
+        let given = event.id.transpose().map_err(|error| Error::invalid(&field("id"), error))?;
+        let time = event.at.or_else(|| given.as_ref().and_then(EventId::made_at));
+        if time.is_some_and(|time| time.duration_since(now) > MOST_AHEAD) {
+            let problem = "is more than 24 hours ahead; give the time at which it happened";
+            return Err(Error::invalid(&field("at"), problem));
+        }
+        let (id, origin) = match given {
+            Some(_) if time.is_none() => {
+                let problem = "is missing; with an id of your own tell the time of the event, the \
+                               same on every attempt, so that a late repeat is not counted again";
+                return Err(Error::invalid(&field("at"), problem));
+            }
+            Some(id) => (id, Origin::Given),
+            None => (self.ids.make(now), Origin::Fresh),
+        };
+        Ok(Use {
+            id,
+            origin,
+            customer,
+            event_type: event.event_type,
+            usage: event.usage,
+            at: time.unwrap_or(now),
+        })
+    }
+
+    async fn events(&self, query: EventQuery) -> Result<Page<RecordedEvent>, Error> {
+        let length = query.page.length()?;
+        let before = query.page.number()?.unwrap_or(u64::MAX);
+        let customer = query.customer.map(required).transpose()?;
+        let mut items: Vec<RecordedEvent> = Vec::new();
+        let mut visit = |event: &RecordedEvent| {
+            let wanted = event.sequence < before
+                && customer.as_ref().is_none_or(|customer| event.customer == *customer)
+                && query.event_type.as_ref().is_none_or(|wanted| event.event_type == *wanted);
+            if wanted {
+                items.push(event.clone());
+            }
+            items.len() <= length
+        };
+        self.store.events(&mut visit).await?;
+        let more = items.len() > length;
+        items.truncate(length);
+        let next = items.last().map(|last| last.sequence.to_string()).filter(|_| more);
+        Ok(Page { items, next })
+    }
+
+    async fn query(&self, query: MeterQuery) -> Result<MeterReading, Error> {
+        let customer = query.customer.map(required).transpose()?;
+        let start = query.start.unwrap_or(Timestamp::MIN);
+        let end = query.end.unwrap_or(Timestamp::MAX);
+        if start > end {
+            return Err(Error::invalid("from", "is after the end of the range"));
+        }
+        let catalog = self.catalog.load_full();
+        let meter = catalog.meter(&query.meter).ok_or_else(|| {
+            let message = format!("meter {:?} is not defined", query.meter);
+            Error::new(ErrorKind::NotFound, message)
+        })?;
+        let mut reading =
+            MeterReading { value: Amount::ZERO, aggregation: meter.aggregation(), complete: true };
+        // A counter of just this window is exact, however old its events.
+        if let Some(customer) = &customer {
+            let known = self.accounts.get(customer);
+            let mut rules = self.definitions.lock().await.rules_for(customer);
+            rules.retain(|rule| {
+                rule.meter.id == query.meter && rule.is_narrowed_to(&query.dimensions)
+            });
+            for rule in rules {
+                let at = query.start.unwrap_or_else(|| self.now());
+                let window = self.window_of(known.as_deref(), rule.period, at);
+                let whole = (window.start(), window.end()) == (start, end);
+                let plan = self.plan(known.as_deref(), None);
+                let since = plan.lines.iter().find(|line| line.counter == rule.counter);
+                let since = since.and_then(|line| line.since);
+                let complete = since.is_none_or(|since| window.start() > since);
+                if whole && complete && window.end() > self.now() && window.start() <= self.now() {
+                    reading.value = self.store.read(customer, rule.counter, window).await?;
+                    return Ok(reading);
+                }
+            }
+        }
+        let mut latest: Option<Timestamp> = None;
+        let mut overflow = false;
+        let mut visit = |event: &RecordedEvent| {
+            let wanted = (start..end).contains(&event.at)
+                && customer.as_ref().is_none_or(|customer| event.customer == *customer)
+                && meter.accepts(&event.event_type, event.usage.dimensions())
+                && event.usage.dimensions().contain(query.dimensions.pairs());
+            let Some(amount) = wanted.then(|| meter.reads(event.usage.values())).flatten() else {
+                return true;
+            };
+            match meter.aggregation() {
+                Aggregation::Sum | Aggregation::Count => {
+                    overflow |= reading.value.checked_add(amount).is_none();
+                    reading.value = reading.value.saturating_add(amount);
+                }
+                Aggregation::Max if latest.is_some() => reading.value = reading.value.max(amount),
+                // Newest first: of two of the same time the one that came later is seen first.
+                Aggregation::Latest if latest.is_some_and(|latest| event.at <= latest) => {}
+                Aggregation::Max | Aggregation::Latest => reading.value = amount,
+            }
+            latest = latest.max(Some(event.at));
+            true
+        };
+        let forgotten = self.store.events(&mut visit).await?;
+        if overflow {
+            let message = "the sum is beyond the largest amount; ask for a shorter range";
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        reading.complete = forgotten.is_none_or(|forgotten| forgotten < start);
+        Ok(reading)
+    }
+
+    /// Changes definitions: the rules, then the plans, then the counters that are new in them.
+    /// `only` tells the customer whom the change concerns, if it is one alone; `change` changes
+    /// nothing when it fails.
+    async fn redefine<T>(
+        &self,
+        only: impl FnOnce(&Definitions) -> Option<CustomerId> + Send,
+        change: impl FnOnce(&mut Definitions) -> Result<T, Error> + Send,
+    ) -> Result<T, Error> {
+        let mut definitions = self.definitions.lock().await;
+        let only = only(&definitions);
+        let owners = |definitions: &Definitions| match &only {
+            Some(customer) => vec![customer.clone()],
+            None => definitions.owners(),
+        };
+        let mut before = Counted { everybody: counters(&definitions.rules()), own: HashMap::new() };
+        for owner in owners(&definitions) {
+            let counters = counters(&definitions.rules_for(&owner));
+            before.own.insert(owner, counters);
+        }
+        let answer = change(&mut definitions)?;
+        let owners = owners(&definitions);
+        let mut rules = if only.is_none() { definitions.rules() } else { Vec::new() };
+        for owner in &owners {
+            rules.extend(definitions.rules_for(owner));
+        }
+        let new: Vec<Rule> =
+            rules.into_iter().filter(|rule| !before.by_all(rule.counter)).collect();
+        self.publish(&mut definitions, only.as_ref(), &owners);
+        if !new.is_empty() {
+            let known = |customer: &CustomerId, counter| before.by(customer, counter);
+            let forgotten = self.recount(only.as_ref(), &new, &known).await?;
+            if let Some(forgotten) = forgotten {
+                for rule in &new {
+                    definitions.incomplete_until(rule.counter, forgotten);
+                }
+                self.publish(&mut definitions, only.as_ref(), &owners);
+            }
+        }
+        Ok(answer)
+    }
+
+    fn publish(
+        &self,
+        definitions: &mut Definitions,
+        only: Option<&CustomerId>,
+        owners: &[CustomerId],
+    ) {
+        if only.is_none() {
+            self.catalog.store(Arc::new(definitions.catalog()));
+        }
+        for owner in owners {
+            let known = self.accounts.get(owner);
+            let known = known.map(|known| Known::clone(&known)).unwrap_or_default();
+            let plans = Some(Arc::new(definitions.plans_for(owner)));
+            self.accounts.put(owner, Known { plans, ..known });
+        }
+    }
+
+    /// Counts kept events on these rules' counters again, and refuses operations that were resolved
+    /// before. `known` tells who counts on them already.
+    async fn recount(
+        &self,
+        customer: Option<&CustomerId>,
+        rules: &[Rule],
+        known: &(dyn Fn(&CustomerId, u32) -> bool + Send + Sync),
+    ) -> Result<Option<Timestamp>, Error> {
+        let epoch = self.epoch.fetch_add(1, Ordering::AcqRel) + 1;
+        let counters: Vec<u32> = counters(rules).into_iter().collect();
+        let rule = |counter: u32| rules.iter().find(|rule| rule.counter == counter);
+        let window = |customer: &CustomerId, counter: u32, at: Timestamp| {
+            if known(customer, counter) {
+                return None;
+            }
+            let of = self.accounts.get(customer);
+            Some(self.window_of(of.as_deref(), rule(counter)?.period, at))
+        };
+        let counts = |event: &RecordedEvent, counter: u32| {
+            let rule = rule(counter)?;
+            let usage = &event.usage;
+            let amount = rule.counts(&event.event_type, usage.values(), usage.dimensions())?;
+            Some((rule.meter.aggregation(), amount))
+        };
+        let change = Recount {
+            epoch,
+            customer,
+            counters: &counters,
+            now: self.moment(),
+            window: &window,
+            counts: &counts,
+        };
+        self.store.recount(change).await
+    }
+
+    fn window_of(&self, known: Option<&Known>, period: Period, at: Timestamp) -> Window {
+        match known {
+            Some(known) => known.window(&self.windows, period, at),
+            None => self.windows.window(period, at),
+        }
+    }
+
+    async fn put_customer(&self, customer: Customer) -> Result<(), Error> {
+        let id = customer.id.clone().map_err(|error| Error::invalid("id", error))?;
+        let everybody = self.windows.calendar();
+        let zone = customer.zone.as_deref().unwrap_or(everybody.zone());
+        let calendar = match &customer.anchor {
+            Some(anchor) => Calendar::parse(Some(zone), anchor),
+            None => Calendar::new(Some(zone), None),
+        };
+        let calendar = calendar.map_err(|error| Error::invalid("customer", error))?;
+        let own = (calendar != *everybody).then(|| Arc::new(Windows::new(calendar)));
+        self.describe(&id, Some(customer), own).await
+    }
+
+    /// Replaces what is known of a customer, and counts again where that moves their windows.
+    async fn describe(
+        &self,
+        id: &CustomerId,
+        customer: Option<Customer>,
+        windows: Option<Arc<Windows>>,
+    ) -> Result<(), Error> {
+        let mut definitions = self.definitions.lock().await;
+        let before = self.accounts.get(id);
+        let mut known = before.as_deref().cloned().unwrap_or_default();
+        let moved = known.windows.as_deref().unwrap_or(&self.windows).calendar()
+            != windows.as_deref().unwrap_or(&self.windows).calendar();
+        known.customer = customer;
+        known.windows = windows;
+        self.accounts.put(id, known.clone());
+        if !moved {
+            return Ok(());
+        }
+        let now = self.now();
+        let moved: Vec<Period> = Period::ALL
+            .into_iter()
+            .filter(|period| {
+                self.window_of(before.as_deref(), *period, now)
+                    != self.window_of(Some(&known), *period, now)
+            })
+            .collect();
+        let mut rules = definitions.rules_for(id);
+        rules.retain(|rule| moved.contains(&rule.period));
+        let forgotten = self.recount(Some(id), &rules, &|_, _| false).await?;
+        for period in moved {
+            known.since[period.index()] = forgotten;
+        }
+        self.accounts.put(id, known);
+        Ok(())
+    }
+
+    fn change(&self, change: &Change) -> Result<(CustomerId, EventId), Error> {
+        let customer = required(change.customer.clone())?;
+        match change.amount {
+            Ok(amount) if amount.is_positive() => Ok((customer, self.ids.make(self.now()))),
+            Ok(amount) => {
+                Err(Error::invalid("amount", format_args!("is {amount}; give more than 0")))
+            }
+            Err(error) => Err(Error::invalid("amount", error)),
+        }
+    }
+
+    fn balance_change<'a>(
+        &'a self,
+        change: &'a Change,
+        customer: &'a CustomerId,
+        id: &'a EventId,
+    ) -> BalanceChange<'a> {
+        BalanceChange {
+            id,
+            customer,
+            balance: self.balance(&change.balance),
+            amount: change.amount.unwrap_or(Amount::ZERO),
+            description: change.description.as_deref(),
+            reference: change.reference.as_deref(),
+            at: self.now(),
+        }
+    }
+
+    async fn wait_until_settled(&self) -> Result<(), Error> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let waiting = Waiting(&self.waiting);
+        loop {
+            // Listening begins before looking, so that no end is missed.
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            self.store.sweep(self.moment()).await?;
+            if self.store.open_holds().await? == 0 {
+                drop(waiting);
+                return Ok(());
+            }
+            ended.await;
+        }
+    }
+}
+
+/// An event to record, checked.
+struct Use {
+    id: EventId,
+    origin: Origin,
+    customer: CustomerId,
+    event_type: compact_str::CompactString,
+    usage: Usage,
+    at: Timestamp,
+}
+
+/// Who counts on which counters.
+#[derive(Default)]
+struct Counted {
+    everybody: BTreeSet<u32>,
+    own: HashMap<CustomerId, BTreeSet<u32>>,
+}
+
+impl Counted {
+    fn by(&self, customer: &CustomerId, counter: u32) -> bool {
+        self.own.get(customer).unwrap_or(&self.everybody).contains(&counter)
+    }
+
+    fn by_all(&self, counter: u32) -> bool {
+        self.everybody.contains(&counter)
+            && self.own.values().all(|counters| counters.contains(&counter))
+    }
+}
+
+fn counters(rules: &[Rule]) -> BTreeSet<u32> {
+    rules.iter().map(|rule| rule.counter).collect()
+}
+
+/// The customer whom a changed limit concerns, if it is one alone.
+fn only_owner(before: Option<&Limit>, after: Option<&Limit>) -> Option<CustomerId> {
+    let owners = [before, after].into_iter().flatten().map(owner).collect::<BTreeSet<_>>();
+    if owners.len() == 1 { owners.into_iter().next().flatten() } else { None }
+}
+
+fn required(customer: Result<CustomerId, IdError>) -> Result<CustomerId, Error> {
+    customer.map_err(|error| Error::invalid("customer", error))
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,160 @@
+use std::fmt;
+use std::sync::Arc;
+
+use super::{Clock, Engine, SystemClock};
+use crate::backend::Books;
+use crate::engine::definitions::Definitions;
+use crate::policy::{Calendar, ConfigError, Crossing, Limit, Meter, NewBalance};
+use crate::store::{Memory, Store};
+
+/// Puts an [`Engine`] together. What is wrong with a definition is told by
+/// [`build`](Self::build); requests never find it out.
+#[must_use]
+pub struct EngineBuilder {
+    pub(super) meters: Vec<Meter>,
+    pub(super) limits: Vec<Limit>,
+    pub(super) balances: Vec<NewBalance>,
+    pub(super) zone: Option<Box<str>>,
+    pub(super) clock: Option<Arc<dyn Clock>>,
+    pub(super) on_alert: Option<Arc<OnAlert>>,
+    pub(super) memory: Memory,
+}
+
+pub(super) type OnAlert = dyn Fn(&Crossing) + Send + Sync;
+
+impl EngineBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            meters: Vec::new(),
+            limits: Vec::new(),
+            balances: Vec::new(),
+            zone: None,
+            clock: None,
+            on_alert: None,
+            memory: Memory::new(),
+        }
+    }
+
+    /// Defines a meter.
+    pub fn meter(mut self, meter: Meter) -> Self {
+        self.meters.push(meter);
+        self
+    }
+
+    /// Defines a limit.
+    pub fn limit(mut self, limit: Limit) -> Self {
+        self.limits.push(limit);
+        self
+    }
+
+    /// Gives every customer a balance of these terms. It takes no space until it changes.
+    pub fn default_balance(mut self, terms: NewBalance) -> Self {
+        self.balances.push(terms);
+        self
+    }
+
+    /// The IANA time zone of customers who have none of their own; UTC unless set.
+    pub fn zone(mut self, zone: impl Into<Box<str>>) -> Self {
+        self.zone = Some(zone.into());
+        self
+    }
+
+    /// Tells the time instead of the operating system.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Hears when usage reaches a percentage that a limit [alerts at](Limit::alert_at). Called once
+    /// per limit, customer, window and percentage, in order, by the thread that settled; keep it
+    /// short.
+    pub fn on_alert(mut self, hook: impl Fn(&Crossing) + Send + Sync + 'static) -> Self {
+        self.on_alert = Some(Arc::new(hook));
+        self
+    }
+
+    /// The memory store with other bounds than the defaults.
+    pub fn memory(mut self, memory: Memory) -> Self {
+        self.memory = memory;
+        self
+    }
+
+    /// Builds the engine over the memory store.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the first definition that makes no sense.
+    pub fn build(mut self) -> Result<Books<Engine>, ConfigError> {
+        let memory = std::mem::take(&mut self.memory);
+        self.build_on(memory)
+    }
+
+    /// Builds the engine over any store.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build).
+    pub fn build_on<S: Store>(self, store: S) -> Result<Books<Engine<S>>, ConfigError> {
+        let mut definitions = Definitions::default();
+        for meter in &self.meters {
+            definitions.add_meter(meter.clone())?;
+        }
+        for limit in &self.limits {
+            definitions.add_limit(limit.clone())?;
+        }
+        let calendar = Calendar::new(self.zone.as_deref(), None)
+            .map_err(|error| ConfigError::new("zone", format!("{:?}: {error}", self.zone)))?;
+        for (at, terms) in self.balances.iter().enumerate() {
+            terms.validate()?;
+            if self.balances[..at].iter().any(|earlier| earlier.name == terms.name) {
+                return Err(ConfigError::new(
+                    format!("default balance {:?}", terms.name),
+                    "is defined twice; give each balance a name of its own",
+                ));
+            }
+        }
+        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::default()));
+        Ok(Books::new(Engine::new(
+            store,
+            definitions,
+            self.balances,
+            calendar,
+            clock,
+            self.on_alert,
+        )))
+    }
+
+    /// Builds the engine over the store that a URL names, for a choice that belongs in
+    /// configuration:
+    ///
+    /// | URL | where the books are |
+    /// |---|---|
+    /// | `memory:` | in this process, until it ends |
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] for a URL that names no store, and as [`build`](Self::build).
+    pub fn open(self, url: &str) -> Result<Books, ConfigError> {
+        match url {
+            "memory:" => Ok(self.build()?.erased()),
+            _ => {
+                // A URL may hold a password; only its scheme is told.
+                let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+                Err(ConfigError::new(
+                    "backend URL",
+                    format!("has the unknown scheme {scheme:?}; give memory:"),
+                ))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for EngineBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineBuilder")
+            .field("meters", &self.meters)
+            .field("limits", &self.limits)
+            .field("balances", &self.balances)
+            .finish_non_exhaustive()
+    }
+}

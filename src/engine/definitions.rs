@@ -1,0 +1,177 @@
+//! Meters and limits that can change while requests run.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use compact_str::CompactString;
+
+use crate::policy::catalog::{
+    Catalog, CounterNumbers, Plans, Rule, validate_limit, validate_meter,
+};
+use crate::policy::{ConfigError, CounterKey, CustomerId, Limit, Meter, Timestamp};
+
+/// How many counters without a limit go on being counted.
+const MOST_DORMANT: usize = 64;
+
+/// What was defined, and what follows from it.
+#[derive(Debug, Default)]
+pub(super) struct Definitions {
+    meters: HashMap<CompactString, Arc<Meter>>,
+    limits: BTreeMap<CompactString, Limit>,
+    /// The ids of limits by whom they are for.
+    ids: HashMap<Option<CustomerId>, BTreeSet<CompactString>>,
+    numbers: CounterNumbers,
+    /// Counters whose limits were removed, oldest first: for everybody, or for one customer.
+    dormant: Vec<(Option<CustomerId>, Rule)>,
+    /// Counters whose history before that time is not whole.
+    since: HashMap<u32, Timestamp>,
+}
+
+impl Definitions {
+    pub(super) fn meters(&self) -> impl Iterator<Item = &Meter> {
+        self.meters.values().map(AsRef::as_ref)
+    }
+
+    pub(super) fn limits(&self) -> impl Iterator<Item = &Limit> {
+        self.limits.values()
+    }
+
+    pub(super) fn limit(&self, id: &str) -> Option<&Limit> {
+        self.limits.get(id)
+    }
+
+    /// Defines a meter of a new id.
+    pub(super) fn add_meter(&mut self, meter: Meter) -> Result<(), ConfigError> {
+        if self.meters.contains_key(&meter.id) {
+            return Err(duplicate("meter", &meter.id));
+        }
+        self.put_meter(meter)
+    }
+
+    pub(super) fn put_meter(&mut self, meter: Meter) -> Result<(), ConfigError> {
+        validate_meter(&meter)?;
+        self.dormant.retain(|(_, rule)| rule.meter.id != meter.id);
+        self.meters.insert(meter.id.clone(), Arc::new(meter));
+        Ok(())
+    }
+
+    /// Defines a limit of a new id.
+    pub(super) fn add_limit(&mut self, limit: Limit) -> Result<(), ConfigError> {
+        if self.limits.contains_key(&limit.id) {
+            return Err(duplicate("limit", &limit.id));
+        }
+        self.put_limit(limit)
+    }
+
+    pub(super) fn put_limit(&mut self, limit: Limit) -> Result<(), ConfigError> {
+        let meter = validate_limit(&limit, &self.meters)?;
+        self.numbers.number(CounterKey::of(meter, &limit));
+        self.remove_limit(&limit.id.clone());
+        self.ids.entry(owner(&limit)).or_default().insert(limit.id.clone());
+        self.limits.insert(limit.id.clone(), limit);
+        Ok(())
+    }
+
+    /// Who reads a meter, if anybody.
+    pub(super) fn reader(&self, meter: &str) -> Option<&str> {
+        self.limits.values().find(|limit| limit.meter() == meter).map(Limit::id)
+    }
+
+    pub(super) fn remove_meter(&mut self, id: &str) -> bool {
+        self.dormant.retain(|(_, rule)| rule.meter.id != id);
+        self.meters.remove(id).is_some()
+    }
+
+    pub(super) fn remove_limit(&mut self, id: &str) -> bool {
+        let Some(removed) = self.limits.remove(id) else { return false };
+        if let Entry::Occupied(mut ids) = self.ids.entry(owner(&removed)) {
+            ids.get_mut().remove(id);
+            if ids.get().is_empty() {
+                ids.remove();
+            }
+        }
+        self.retire(&removed);
+        true
+    }
+
+    /// From here on the counter's history is whole; before, it is not.
+    pub(super) fn incomplete_until(&mut self, counter: u32, time: Timestamp) {
+        self.since.insert(counter, time);
+    }
+
+    /// The customers who have a limit of their own.
+    pub(super) fn owners(&self) -> Vec<CustomerId> {
+        let mut owners: Vec<_> = self.ids.keys().flatten().cloned().collect();
+        owners.extend(self.dormant.iter().filter_map(|(owner, _)| owner.clone()));
+        owners.sort();
+        owners.dedup();
+        owners
+    }
+
+    /// The rules for everybody.
+    pub(super) fn rules(&mut self) -> Vec<Rule> {
+        self.rules_of(None)
+    }
+
+    /// The rules for one customer: their own in place of those they replace, and all others.
+    pub(super) fn rules_for(&mut self, customer: &CustomerId) -> Vec<Rule> {
+        let own = self.rules_of(Some(customer));
+        let replaced: Vec<_> = own.iter().filter_map(Rule::replaces).collect();
+        let mut rules: Vec<_> = self
+            .rules()
+            .into_iter()
+            .map(|rule| match rule.replaces() {
+                Some(key) if replaced.contains(&key) => rule.dormant(),
+                _ => rule,
+            })
+            .collect();
+        rules.extend(own);
+        rules
+    }
+
+    pub(super) fn catalog(&mut self) -> Catalog {
+        let rules = self.rules();
+        Catalog::new(self.meters.clone(), &rules, &self.since)
+    }
+
+    pub(super) fn plans_for(&mut self, customer: &CustomerId) -> Plans {
+        let rules = self.rules_for(customer);
+        Plans::compile(&rules, &self.since)
+    }
+
+    fn rules_of(&mut self, customer: Option<&CustomerId>) -> Vec<Rule> {
+        let Self { meters, limits, ids, numbers, dormant, .. } = self;
+        let ids = ids.get(&customer.cloned()).into_iter().flatten();
+        let mut rules: Vec<Rule> = ids
+            .filter_map(|id| limits.get(id))
+            .filter_map(|limit| Some(Rule::new(meters.get(&limit.meter)?, limit.clone(), numbers)))
+            .collect();
+        let dormant = dormant.iter().filter(|(owner, _)| owner.as_ref() == customer);
+        rules.extend(dormant.map(|(_, rule)| rule.clone()));
+        rules
+    }
+
+    fn retire(&mut self, limit: &Limit) {
+        let Some(meter) = self.meters.get(&limit.meter) else { return };
+        let rule = Rule::new(meter, limit.clone(), &mut self.numbers).dormant();
+        let owner = owner(limit);
+        self.dormant.retain(|(of, known)| *of != owner || known.counter != rule.counter);
+        self.dormant.push((owner, rule));
+        if self.dormant.len() > MOST_DORMANT {
+            self.dormant.remove(0);
+        }
+    }
+}
+
+/// The customer that a limit is for.
+pub(super) fn owner(limit: &Limit) -> Option<CustomerId> {
+    CustomerId::new(limit.customer()?).ok()
+}
+
+fn duplicate(kind: &str, id: &str) -> ConfigError {
+    ConfigError::new(
+        format!("{kind} {id:?}: id"),
+        format!("is defined twice; give each {kind} an id of its own"),
+    )
+}

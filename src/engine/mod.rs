@@ -1,0 +1,609 @@
+//! The rules at work in this process: resolves a check into an operation and runs it on a store.
+//!
+//! ```
+//! use tower_limitry::{Engine, Limit, Meter, NewBalance};
+//!
+//! let books = Engine::builder()
+//!     .meter(Meter::sum("tokens", "total_tokens").event_type("llm.completion"))
+//!     .limit(Limit::per_day("daily-tokens", "tokens", 100_000).named("Daily token limit"))
+//!     .default_balance(NewBalance::new("AI Credits").initial(500))
+//!     .build()?;
+//! # let _ = books;
+//! # Ok::<_, tower_limitry::policy::ConfigError>(())
+//! ```
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker, ready};
+
+use arc_swap::ArcSwap;
+use smallvec::SmallVec;
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, Notify, oneshot};
+
+use crate::backend::{
+    Admin, Admission, Backend, Check, DEFAULT_EVENT_TYPE, Hold, Settlement, Ticket,
+};
+use crate::policy::catalog::{Catalog, Plan, PlanLine};
+use crate::policy::{
+    Amount, BalanceState, Calendar, Crossing, CustomerId, Decision, EventId, Looked, NewBalance,
+    Timestamp, Usage, Window,
+};
+use crate::store::{
+    BalanceAsk, BalanceRef, CheckLine, CheckOperation, Checked, HoldKey, HoldTerms, Memory, Moment,
+    Origin, Outcome, SettleLine, SettleOperation, SettleOutcome, Settled, Store,
+};
+use crate::{Error, ErrorKind, hook, observe};
+
+mod accounts;
+mod admin;
+mod builder;
+mod clock;
+mod definitions;
+mod ids;
+mod windows;
+
+pub use builder::EngineBuilder;
+#[cfg(feature = "test-util")]
+pub use clock::ManualClock;
+pub use clock::{Clock, SystemClock};
+
+use accounts::{Accounts, Known};
+use builder::OnAlert;
+use clock::Steady;
+use definitions::Definitions;
+use ids::Ids;
+use windows::Windows;
+
+/// Decides in this process, and keeps its books in a [`Store`].
+pub struct Engine<S = Memory>(Arc<Inner<S>>);
+
+struct Inner<S> {
+    store: S,
+    clock: Arc<dyn Clock>,
+    steady: Steady,
+    ids: Ids,
+    /// Counts changes of definitions. Read before anything is resolved by them.
+    epoch: AtomicU64,
+    catalog: ArcSwap<Catalog>,
+    accounts: Accounts,
+    windows: Windows,
+    balances: Vec<NewBalance>,
+    definitions: Mutex<Definitions>,
+    on_alert: Option<Arc<OnAlert>>,
+    closed: AtomicBool,
+    /// How many wait for running requests to end.
+    waiting: AtomicUsize,
+    ended: Notify,
+    runtime: Option<Handle>,
+}
+
+impl Engine {
+    /// Starts to put an engine together.
+    pub fn builder() -> EngineBuilder {
+        EngineBuilder::new()
+    }
+}
+
+impl<S> Clone for Engine<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Engine<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("clock", &self.0.clock).finish_non_exhaustive()
+    }
+}
+
+impl<S: Store> Engine<S> {
+    fn new(
+        store: S,
+        mut definitions: Definitions,
+        balances: Vec<NewBalance>,
+        calendar: Calendar,
+        clock: Arc<dyn Clock>,
+        on_alert: Option<Arc<OnAlert>>,
+    ) -> Self {
+        let accounts = Accounts::default();
+        for owner in definitions.owners() {
+            let plans = Some(Arc::new(definitions.plans_for(&owner)));
+            accounts.put(&owner, Known { plans, ..Known::default() });
+        }
+        Self(Arc::new(Inner {
+            store,
+            clock,
+            steady: Steady::default(),
+            ids: Ids::default(),
+            epoch: AtomicU64::new(0),
+            catalog: ArcSwap::from_pointee(definitions.catalog()),
+            accounts,
+            windows: Windows::new(calendar),
+            balances,
+            definitions: Mutex::new(definitions),
+            on_alert,
+            closed: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            ended: Notify::new(),
+            runtime: Handle::try_current().ok(),
+        }))
+    }
+
+    /// Goes on with a settlement that its store could not answer at once.
+    fn hand_over(&self, settlement: Settlement, mut future: S::Settle) -> FinishFuture {
+        let engine = self.clone();
+        self.spawn(async move {
+            loop {
+                match future.await {
+                    Ok(settled) if settled.outcome == SettleOutcome::Stale => {
+                        future = engine.0.settle(&settlement);
+                    }
+                    answer => return engine.0.finish(&settlement, answer),
+                }
+            }
+        })
+    }
+
+    fn spawn(
+        &self,
+        work: impl Future<Output = Result<(), Error>> + Send + 'static,
+    ) -> FinishFuture {
+        let runtime = Handle::try_current().ok().or_else(|| self.0.runtime.clone());
+        let Some(runtime) = runtime else {
+            let message = "a store that waits needs a tokio runtime; build the engine inside one";
+            return FinishFuture::done(Err(Error::new(ErrorKind::Unavailable, message)));
+        };
+        let (sender, answer) = oneshot::channel();
+        // Whether somebody waits for the answer is their choice.
+        runtime.spawn(async move { drop(sender.send(work.await)) });
+        FinishFuture(Finish::Handed(answer))
+    }
+}
+
+/// What a future says right now. One that waits is polled again by whoever it is handed to.
+fn now<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+impl<S: Store> Backend for Engine<S> {
+    type Check = CheckFuture<S>;
+    type Finish = FinishFuture;
+
+    fn check(&self, check: Check) -> Self::Check {
+        let state = match self.0.start(check) {
+            Ok((resolved, future)) => CheckState::Asked(Some(resolved), future),
+            Err(error) => CheckState::Failed(Some(error)),
+        };
+        CheckFuture { engine: self.clone(), state }
+    }
+
+    fn settle(&self, settlement: Settlement) -> Self::Finish {
+        loop {
+            let mut future = self.0.settle(&settlement);
+            match now(&mut future) {
+                Poll::Ready(Ok(settled)) if settled.outcome == SettleOutcome::Stale => {}
+                Poll::Ready(answer) => {
+                    return FinishFuture::done(self.0.finish(&settlement, answer));
+                }
+                Poll::Pending => return self.hand_over(settlement, future),
+            }
+        }
+    }
+
+    fn release(&self, ticket: Ticket) -> Self::Finish {
+        let key = HoldKey { id: &ticket.id, customer: &ticket.customer, place: ticket.place };
+        let mut future = self.0.store.release(key, self.0.moment());
+        match now(&mut future) {
+            Poll::Ready(answer) => {
+                self.0.one_ended();
+                FinishFuture::done(answer)
+            }
+            Poll::Pending => {
+                let engine = self.clone();
+                self.spawn(async move {
+                    let answer = future.await;
+                    engine.0.one_ended();
+                    answer
+                })
+            }
+        }
+    }
+
+    fn make_id(&self) -> EventId {
+        self.0.ids.make(self.0.clock.now())
+    }
+
+    fn admin(&self) -> &dyn Admin {
+        self
+    }
+}
+
+/// A check that was resolved, while its store answers.
+struct Resolved {
+    check: Check,
+    id: EventId,
+    customer: CustomerId,
+    plan: Arc<Plan>,
+    /// Which line of the plan each judged line is, whether its history is whole, and its window.
+    lines: SmallVec<[(u32, bool, Window); 6]>,
+    at: Timestamp,
+}
+
+impl Resolved {
+    /// What the store's answer means.
+    fn decide(&self, checked: Checked) -> Decision {
+        let looked = checked.lines.iter().zip(&self.lines).map(|(judged, line)| Looked {
+            line: line.0,
+            complete: line.1,
+            window: line.2,
+            verdict: judged.verdict,
+            used: judged.used,
+            held: judged.held,
+        });
+        let name = self.check.0.charge.as_ref().map(|charge| &charge.balance);
+        let balance = checked.balance.zip(name).map(|(judged, name)| BalanceState {
+            name: name.clone(),
+            balance: judged.balance,
+            verdict: judged.verdict,
+        });
+        Decision::new(Arc::clone(&self.plan), self.at, looked.collect(), balance)
+    }
+
+    fn into_admission(self, checked: Checked) -> Admission {
+        let place = checked.place;
+        let decision = self.decide(checked);
+        let ticket = Ticket { id: self.id, customer: self.customer, place };
+        let hold = place.map(|_| Hold { ticket, ask: self.check, at: self.at });
+        Admission { decision, hold }
+    }
+}
+
+/// Which limits an ask is held against.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// Those that such an event could move.
+    Matching,
+    /// Every one, to show where a customer stands.
+    All,
+}
+
+impl<S: Store> Inner<S> {
+    #[inline]
+    fn now(&self) -> Timestamp {
+        self.steady.steady(&*self.clock)
+    }
+
+    fn moment(&self) -> Moment {
+        clock::moment(&self.steady, &*self.clock)
+    }
+
+    fn balance<'a>(&'a self, name: &'a str) -> BalanceRef<'a> {
+        let default = self.balances.iter().find(|terms| terms.name == name);
+        BalanceRef { name, default }
+    }
+
+    #[inline]
+    fn plan(&self, known: Option<&Known>, event_type: Option<&str>) -> Arc<Plan> {
+        match known.and_then(|known| known.plans.as_deref()) {
+            Some(own) => Arc::clone(own.plan(event_type)),
+            None => Arc::clone(self.catalog.load().plans().plan(event_type)),
+        }
+    }
+
+    #[inline]
+    fn window(&self, known: Option<&Known>, line: &PlanLine, at: Timestamp) -> Window {
+        match known {
+            Some(known) => known.window(&self.windows, line.period, at),
+            None => self.windows.window(line.period, at),
+        }
+    }
+
+    /// Validates a check and sends its first operation.
+    fn start(&self, check: Check) -> Result<(Resolved, S::Check), Error> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(Error::closed());
+        }
+        Ok(self.ask(self.validate(check)?, true, Scope::Matching))
+    }
+
+    fn validate(&self, check: Check) -> Result<Resolved, Error> {
+        let ask = &*check.0;
+        let customer =
+            ask.customer.as_ref().map_err(|error| Error::invalid("customer", error))?.clone();
+        if let Some(problem) = ask.expected.problem() {
+            return Err(Error::invalid("estimate", problem));
+        }
+        let negative = ask.expected.values().iter().find(|(_, amount)| amount.is_negative());
+        if let Some((name, amount)) = negative {
+            let problem = format_args!("value {name:?} is {amount}; give 0 or more");
+            return Err(Error::invalid("estimate", problem));
+        }
+        let id = match &ask.id {
+            Some(Ok(id)) => id.clone(),
+            Some(Err(error)) => return Err(Error::invalid("id", error)),
+            None => self.ids.make(self.clock.now()),
+        };
+        Ok(Resolved {
+            check,
+            id,
+            customer,
+            plan: Arc::default(),
+            lines: SmallVec::new(),
+            at: Timestamp::UNIX_EPOCH,
+        })
+    }
+
+    /// Resolves a check by the definitions of now and sends it to the store.
+    fn ask(&self, mut resolved: Resolved, hold: bool, scope: Scope) -> (Resolved, S::Check) {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let now = self.moment();
+        let ask = &*resolved.check.0;
+        let known = self.accounts.get(&resolved.customer);
+        let known = known.as_deref();
+        resolved.plan = self.plan(known, ask.event_type.as_deref());
+        resolved.at = now.wall;
+        resolved.lines.clear();
+        let expected = &ask.expected;
+        let asked: SmallVec<[Option<Amount>; 4]> =
+            resolved.plan.fields.iter().map(|field| expected.values().get(field)).collect();
+        let mut lines: SmallVec<[CheckLine; 6]> = SmallVec::new();
+        let mut last = None;
+        for (index, line) in resolved.plan.lines.iter().enumerate() {
+            let applies = scope == Scope::All || expected.dimensions().contain(&line.filters);
+            if line.limit.is_none() || !applies {
+                continue;
+            }
+            let window = self.window(known, line, now.wall);
+            let since = line.since.max(known.and_then(|known| known.since[line.period.index()]));
+            let complete = since.is_none_or(|since| window.start() > since);
+            lines.push(CheckLine {
+                counter: line.counter,
+                shares: last == Some(line.counter),
+                aggregation: line.aggregation,
+                cap: line.cap,
+                asked: if scope == Scope::All { None } else { line.counts(&asked) },
+                window,
+            });
+            last = Some(line.counter);
+            resolved.lines.push((index as u32, complete, window));
+        }
+        let balance = ask.charge.as_ref().map(|charge| {
+            let asked = if expected.is_empty() { None } else { charge.price(expected) };
+            BalanceAsk { balance: self.balance(&charge.balance), asked }
+        });
+        let terms = HoldTerms { lifetime: ask.lifetime, remember: ask.given };
+        let future = self.store.check(&CheckOperation {
+            epoch,
+            now,
+            id: &resolved.id,
+            customer: &resolved.customer,
+            lines: &lines,
+            balance,
+            hold: hold.then_some(terms),
+        });
+        (resolved, future)
+    }
+
+    /// Sends a settlement, resolved by the definitions of now.
+    fn settle(&self, settlement: &Settlement) -> S::Settle {
+        let hold = &settlement.hold;
+        let ask = &*hold.ask.0;
+        let origin = match (settlement.unsure, hold.ticket.place) {
+            (true, _) => Origin::Unsure,
+            (false, place) => Origin::Held(place),
+        };
+        let customer = &hold.ticket.customer;
+        let event_type = ask.event_type.as_deref().unwrap_or(DEFAULT_EVENT_TYPE);
+        let charge = ask.charge.as_ref().zip(settlement.charge);
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let known = self.accounts.get(customer);
+        let known = known.as_deref();
+        let plan = self.plan(known, Some(event_type));
+        let lines = self.settle_lines(known, &plan, &settlement.usage, hold.at);
+        self.store.settle(SettleOperation {
+            epoch,
+            now: self.moment(),
+            id: &hold.ticket.id,
+            customer,
+            origin,
+            event_type,
+            usage: &settlement.usage,
+            at: hold.at,
+            lines: &lines,
+            charge: charge.map(|(charge, amount)| (self.balance(&charge.balance), amount)),
+        })
+    }
+
+    fn settle_lines<'a>(
+        &self,
+        known: Option<&Known>,
+        plan: &'a Plan,
+        usage: &Usage,
+        at: Timestamp,
+    ) -> SmallVec<[SettleLine<'a>; 6]> {
+        let given: SmallVec<[Option<Amount>; 4]> =
+            plan.fields.iter().map(|field| usage.values().get(field)).collect();
+        let mut lines: SmallVec<[SettleLine<'a>; 6]> = SmallVec::new();
+        for line in &plan.lines {
+            let Some(amount) = line.counts(&given) else { continue };
+            if !usage.dimensions().contain(&line.filters) {
+                continue;
+            }
+            lines.push(SettleLine {
+                counter: line.counter,
+                shares: lines.last().is_some_and(|last| last.counter == line.counter),
+                aggregation: line.aggregation,
+                amount,
+                window: self.window(known, line, at),
+                limit: line.id(),
+                alerts: &line.alerts,
+            });
+        }
+        lines
+    }
+
+    /// What the store's answer to a settlement means.
+    fn finish(&self, settlement: &Settlement, answer: Result<Settled, Error>) -> Result<(), Error> {
+        let hold = &settlement.hold;
+        let event_type = hold.ask.0.event_type.as_deref().unwrap_or(DEFAULT_EVENT_TYPE);
+        let settled = answer?;
+        self.settled(&hold.ticket.customer, event_type, hold.at, &settled);
+        match settled.outcome {
+            SettleOutcome::Recorded | SettleOutcome::Repeat | SettleOutcome::Stale => Ok(()),
+            SettleOutcome::TooOld | SettleOutcome::Full => Err(settled.outcome.into()),
+        }
+    }
+
+    /// Tells about what a settlement caused.
+    fn settled(&self, customer: &CustomerId, event_type: &str, at: Timestamp, settled: &Settled) {
+        observe::settlement(match settled.outcome {
+            SettleOutcome::Recorded if settled.saturated => "saturated",
+            SettleOutcome::Recorded => "recorded",
+            SettleOutcome::Repeat => "repeat",
+            SettleOutcome::Stale => "stale",
+            SettleOutcome::TooOld => "too_old",
+            SettleOutcome::Full => "full",
+        });
+        if !settled.alerts.is_empty() {
+            self.alert(customer, event_type, at, settled);
+        }
+        self.one_ended();
+    }
+
+    #[cold]
+    fn alert(&self, customer: &CustomerId, event_type: &str, at: Timestamp, settled: &Settled) {
+        let Some(on_alert) = &self.on_alert else { return };
+        let known = self.accounts.get(customer);
+        let plan = self.plan(known.as_deref(), Some(event_type));
+        for (limit, percent, used) in &settled.alerts {
+            let Some(line) = plan.lines.iter().find(|line| line.id() == &**limit) else { continue };
+            let crossing = Crossing {
+                customer: customer.clone(),
+                limit: limit.as_str().into(),
+                limit_name: line.limit.as_ref().map_or("", |limit| limit.name()).into(),
+                percent: *percent,
+                cap: line.cap,
+                used: *used,
+                period: line.period,
+                window: self.window(known.as_deref(), line, at),
+            };
+            hook::call(|| on_alert(&crossing));
+        }
+    }
+
+    /// Wakes whoever waits for running requests.
+    #[inline]
+    fn one_ended(&self) {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.ended.notify_waiters();
+        }
+    }
+}
+
+impl From<SettleOutcome> for Error {
+    fn from(outcome: SettleOutcome) -> Self {
+        match outcome {
+            SettleOutcome::TooOld => Self::new(
+                ErrorKind::TooOld,
+                "the event is older than ids are remembered, so a repeat could not be told; \
+                 record it without an id of its own",
+            ),
+            _ => Self::new(
+                ErrorKind::Unavailable,
+                "the store has no place for another customer; raise max_customers",
+            ),
+        }
+    }
+}
+
+/// The answer of an [`Engine`] to a check.
+pub struct CheckFuture<S: Store> {
+    engine: Engine<S>,
+    state: CheckState<S::Check>,
+}
+
+enum CheckState<F> {
+    Asked(Option<Resolved>, F),
+    Failed(Option<Error>),
+}
+
+impl<S: Store> fmt::Debug for CheckFuture<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CheckFuture").finish_non_exhaustive()
+    }
+}
+
+impl<S: Store> Future for CheckFuture<S> {
+    type Output = Result<Admission, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { engine, state } = self.get_mut();
+        loop {
+            let (resolved, future) = match state {
+                CheckState::Asked(resolved, future) => (resolved, future),
+                CheckState::Failed(error) => {
+                    let error = error.take().expect("CheckFuture polled after completion");
+                    return Poll::Ready(Err(error));
+                }
+            };
+            let checked = ready!(Pin::new(future).poll(cx))?;
+            let resolved = resolved.take().expect("CheckFuture polled after completion");
+            match checked.outcome {
+                Outcome::Stale => {
+                    let (resolved, future) = engine.0.ask(resolved, true, Scope::Matching);
+                    *state = CheckState::Asked(Some(resolved), future);
+                }
+                Outcome::Open => {
+                    let message = "a request with the same id is running; wait for its answer";
+                    return Poll::Ready(Err(Error::new(ErrorKind::Conflict, message)));
+                }
+                Outcome::Released => {
+                    let message = "the id was released before it was checked; use a new one";
+                    return Poll::Ready(Err(Error::new(ErrorKind::Conflict, message)));
+                }
+                Outcome::Allowed | Outcome::Refused | Outcome::Finished => {
+                    return Poll::Ready(Ok(resolved.into_admission(checked)));
+                }
+            }
+        }
+    }
+}
+
+/// Resolves once a settlement or release of an [`Engine`] is as durable as its store promises.
+#[derive(Debug)]
+pub struct FinishFuture(Finish);
+
+#[derive(Debug)]
+enum Finish {
+    Done(Option<Result<(), Error>>),
+    /// A store that has to wait is driven by a task of its own.
+    Handed(oneshot::Receiver<Result<(), Error>>),
+}
+
+impl FinishFuture {
+    fn done(result: Result<(), Error>) -> Self {
+        Self(Finish::Done(Some(result)))
+    }
+}
+
+impl Future for FinishFuture {
+    type Output = Result<(), Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.get_mut().0 {
+            Finish::Done(result) => {
+                Poll::Ready(result.take().expect("FinishFuture polled after completion"))
+            }
+            Finish::Handed(answer) => {
+                Poll::Ready(ready!(Pin::new(answer).poll(cx)).unwrap_or_else(|_| {
+                    let message = "the runtime ended before the store answered";
+                    Err(Error::new(ErrorKind::TimedOut, message))
+                }))
+            }
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! What operators see: spans and events under `tracing`, counters under `metrics`. Customer ids go
+//! on spans and events only, never on a metric.
+
+#[cfg(feature = "metrics")]
+use metrics::counter;
+
+/// Usage could not be measured, or a price not be told.
+pub(crate) fn usage_missing() {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.usage_missing").increment(1);
+    #[cfg(feature = "tracing")]
+    tracing::warn!(target: "tower_limitry", "usage is missing; the estimate is charged if there is one");
+}
+
+/// A function that the user supplied panicked.
+pub(crate) fn hook_panicked() {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.hook_panicked").increment(1);
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: "tower_limitry", "a hook panicked; its answer counts as missing");
+}
+
+/// A settlement did not fit its counter, or could not be taken.
+#[cfg_attr(not(any(feature = "metrics", feature = "tracing")), expect(unused_variables))]
+pub(crate) fn settlement(result: &'static str) {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.settlements", "result" => result).increment(1);
+    #[cfg(feature = "tracing")]
+    if result != "recorded" {
+        tracing::warn!(target: "tower_limitry", result, "a settlement was not counted as usual");
+    }
+}
