@@ -56,9 +56,7 @@ fn app(books: Books) -> Router {
     });
     let metered = LimitryLayer::new(books.clone(), customer::trusted_header(CUSTOMER), measure)
         .event_type("llm.completion")
-        .request_json(64 * 1024, |chat: &ChatRequest| {
-            Usage::of("total_tokens", chat.upper_bound())
-        })
+        .request_json(64 * 1024, |chat: &ChatRequest| Usage::of("total_tokens", chat.upper_bound()))
         .charge(CREDITS, price);
     Router::new()
         .route("/v1/chat/completions", post(chat))
@@ -114,7 +112,10 @@ async fn top_up(
     Ok(Json(credited.balance).into_response())
 }
 
-async fn transactions(State(books): State<Books>, headers: HeaderMap) -> Result<Response, Response> {
+async fn transactions(
+    State(books): State<Books>,
+    headers: HeaderMap,
+) -> Result<Response, Response> {
     let query = TransactionQuery::new(customer_of(&headers), CREDITS);
     let page = books.transactions(query).await.map_err(failed)?;
     Ok(Json(page.items).into_response())

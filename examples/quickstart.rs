@@ -17,7 +17,9 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Serialize;
 use tower_limitry::policy::Balance;
-use tower_limitry::{Books, Engine, Limit, LimitState, LimitryLayer, Meter, Usage, customer, usage};
+use tower_limitry::{
+    Books, Engine, Limit, LimitState, LimitryLayer, Meter, Usage, customer, usage,
+};
 
 mod pretend_model;
 use pretend_model::{Answer, ChatRequest, ChatResponse};

@@ -19,13 +19,10 @@ impl Program {
         path.pop();
         path.push("examples");
         path.push(name);
-        let mut child = Command::new(&path)
-            .env("PORT", "0")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| {
-                panic!("{}: {error}; build it with cargo build --examples", path.display())
-            });
+        let mut child =
+            Command::new(&path).env("PORT", "0").stdout(Stdio::piped()).spawn().unwrap_or_else(
+                |error| panic!("{}: {error}; build it with cargo build --examples", path.display()),
+            );
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let first = lines.next().expect("the program says where it listens").unwrap();
         let address = first
