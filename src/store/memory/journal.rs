@@ -51,7 +51,8 @@ impl Journal {
     }
 
     pub(super) fn transact(&mut self, mut transaction: Transaction) {
-        transaction.sequence = self.transactions.count;
+        // From 1 on, so that an opening balance has a place before the first.
+        transaction.sequence = self.transactions.count + 1;
         self.transactions.push(transaction);
     }
 
