@@ -105,11 +105,13 @@ impl Journal {
     pub(super) fn transaction(
         &self,
         customer: &CustomerId,
+        balance: &str,
         reference: &str,
     ) -> Option<&Transaction> {
         self.transactions.kept.iter().rev().find(|transaction| {
             transaction.kind == TransactionKind::Credit
                 && transaction.customer == *customer
+                && transaction.balance == balance
                 && transaction.reference.as_deref() == Some(reference)
         })
     }

@@ -326,7 +326,8 @@ impl Store for Memory {
         let credited = self.change(change, TransactionKind::Credit).map(|(balance, made)| {
             let earlier = || {
                 let journal = locked(&self.journal);
-                journal.transaction(change.customer, change.reference?).cloned()
+                let name = change.balance.name;
+                journal.transaction(change.customer, name, change.reference?).cloned()
             };
             Credited { applied: made.is_some(), transaction: made.or_else(earlier), balance }
         });
