@@ -211,18 +211,15 @@ impl Shard {
         };
         let now = minute_now(operation.now.wall);
         let mut hint = 0;
-        let mut after = Amount::ZERO;
+        // The counter's value, if the event moved it: for the lines that share it, too.
+        let mut after = None;
         for line in operation.lines {
             if !line.shares {
-                match count(account, line, operation.at, operation.now.wall, &mut hint) {
-                    Some((value, saturated)) => {
-                        after = value;
-                        settled.saturated |= saturated;
-                    }
-                    None => continue,
-                }
+                let counted = count(account, line, operation.at, operation.now.wall, &mut hint);
+                settled.saturated |= counted.is_some_and(|(_, saturated)| saturated);
+                after = counted.map(|(value, _)| value);
             }
-            if !line.alerts.is_empty() {
+            if let Some(after) = after.filter(|_| !line.alerts.is_empty()) {
                 alert(account, line, after, &mut settled);
             }
         }
