@@ -305,7 +305,7 @@ impl Store for Memory {
         lifetime: Duration,
         now: Moment,
     ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
-        let until = now.monotonic + lifetime;
+        let until = now.monotonic.saturating_add(lifetime);
         let renewed = keys.into_iter().map(|key| {
             let hash = hash(key.customer);
             locked(self.shard(hash)).renew(key, until, now, self.around(hash))

@@ -132,7 +132,9 @@ impl Shard {
         let mut hold = Hold {
             id: operation.id.clone(),
             lines: SmallVec::new(),
-            expires: terms.lifetime.map(|lifetime| operation.now.monotonic + lifetime),
+            expires: terms
+                .lifetime
+                .map(|lifetime| operation.now.monotonic.saturating_add(lifetime)),
             remember: terms.remember,
         };
         let now = minute_now(operation.now.wall);
