@@ -388,6 +388,8 @@ impl<S: Store> Inner<S> {
                 let plan = self.plan(known.as_deref(), None);
                 let since = plan.lines.iter().find(|line| line.counter == rule.counter);
                 let since = since.and_then(|line| line.since);
+                let moved = known.as_deref().and_then(|known| known.since[rule.period.index()]);
+                let since = since.max(moved);
                 let complete = since.is_none_or(|since| window.start() > since);
                 if whole && complete && window.end() > self.now() && window.start() <= self.now() {
                     reading.value = self.store.read(customer, rule.counter, window).await?;
