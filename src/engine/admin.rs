@@ -560,12 +560,16 @@ impl<S: Store> Inner<S> {
         if !moved {
             return Ok(());
         }
+        // Calendars may agree on today and not on tomorrow, where early events may wait.
         let now = self.now();
+        let moments = [now, now.saturating_add(MOST_AHEAD)];
         let moved: Vec<Period> = Period::ALL
             .into_iter()
             .filter(|period| {
-                self.window_of(before.as_deref(), *period, now)
-                    != self.window_of(Some(&known), *period, now)
+                moments.into_iter().any(|at| {
+                    self.window_of(before.as_deref(), *period, at)
+                        != self.window_of(Some(&known), *period, at)
+                })
             })
             .collect();
         let mut rules = definitions.rules_for(id);
