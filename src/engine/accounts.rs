@@ -75,6 +75,17 @@ impl Accounts {
         }
     }
 
+    /// Who has plans of their own.
+    pub(super) fn with_plans(&self) -> Vec<CustomerId> {
+        let shards = self.shards.iter();
+        let known = shards.map(|shard| shard.read().unwrap_or_else(PoisonError::into_inner));
+        let owners = |shard: &HashMap<CustomerId, Arc<Known>>| -> Vec<CustomerId> {
+            let planned = shard.iter().filter(|(_, known)| known.plans.is_some());
+            planned.map(|(id, _)| id.clone()).collect()
+        };
+        known.flat_map(|shard| owners(&shard)).collect()
+    }
+
     /// All customers that `wanted` takes, by id.
     pub(super) fn list(&self, wanted: impl Fn(&CustomerId) -> bool) -> Vec<Customer> {
         let mut all: Vec<(CustomerId, Customer)> = Vec::new();

@@ -470,6 +470,7 @@ impl<S: Store> Inner<S> {
         Ok(answer)
     }
 
+    /// `owners` are in order.
     fn publish(
         &self,
         definitions: &mut Definitions,
@@ -478,6 +479,14 @@ impl<S: Store> Inner<S> {
     ) {
         if only.is_none() {
             self.catalog.store(Arc::new(definitions.catalog()));
+            // Those of whom nothing of their own is left are like everybody again.
+            for former in self.accounts.with_plans() {
+                if owners.binary_search(&former).is_err()
+                    && let Some(known) = self.accounts.get(&former)
+                {
+                    self.accounts.put(&former, Known { plans: None, ..Known::clone(&known) });
+                }
+            }
         }
         for owner in owners {
             let known = self.accounts.get(owner);
