@@ -50,10 +50,12 @@ impl Journal {
         }
     }
 
-    pub(super) fn transact(&mut self, mut transaction: Transaction) {
+    /// Answers the transaction's place in the order of arrival.
+    pub(super) fn transact(&mut self, mut transaction: Transaction) -> u64 {
         // From 1 on, so that an opening balance has a place before the first.
         transaction.sequence = self.transactions.count + 1;
         self.transactions.push(transaction);
+        self.transactions.count
     }
 
     pub(super) fn forgotten(&self) -> Option<Timestamp> {

@@ -188,7 +188,7 @@ impl Memory {
         cell.tag = cell.tag.touched();
         cell.value = after.as_millionths();
         shard.references.extend(reference);
-        let transaction = Transaction {
+        let mut transaction = Transaction {
             id: change.id.clone(),
             customer: change.customer.clone(),
             balance: CompactString::new(change.balance.name),
@@ -200,7 +200,7 @@ impl Memory {
             at: change.at,
             sequence: 0,
         };
-        locked(&self.journal).transact(transaction.clone());
+        transaction.sequence = locked(&self.journal).transact(transaction.clone());
         Ok((Balance { current: after, ..balance }, Some(transaction)))
     }
 
