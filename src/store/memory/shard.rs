@@ -204,7 +204,7 @@ impl Shard {
                 operation.id,
                 Fate::Finished,
                 Some(operation.at),
-                operation.now.monotonic,
+                operation.now,
             );
         }
         let Some(account) = self.customers.get_mut(slot) else {
@@ -306,7 +306,7 @@ impl Shard {
             // It had a hold, which has ended already.
             _ if key.place.is_some() || self.expired.take(key.customer, key.id) => {}
             _ if self.finished.fate(key.customer, key.id).is_some() => {}
-            _ => self.finished.remember(key.customer, key.id, Fate::Released, None, now.monotonic),
+            _ => self.finished.remember(key.customer, key.id, Fate::Released, None, now),
         }
     }
 
@@ -459,7 +459,7 @@ impl Shard {
             });
             if still_due && account.take_hold(&id, None).is_some() {
                 let customer = account.id.clone();
-                self.expired.remember(&customer, &id, Fate::Released, None, now.monotonic);
+                self.expired.remember(&customer, &id, Fate::Released, None, now);
                 let hash = super::hash_in_shard(&customer);
                 self.close(slot, now, Around { hash, ..around });
             }
