@@ -318,6 +318,10 @@ impl<S: Store> Inner<S> {
         let ask = &*check.0;
         let customer =
             ask.customer.as_ref().map_err(|error| Error::invalid("customer", error))?.clone();
+        if ask.event_type.as_ref().is_some_and(|named| !(1..=256).contains(&named.len())) {
+            let problem = "is empty or too long; give 1 to 256 bytes";
+            return Err(Error::invalid("event_type", problem));
+        }
         if let Some(problem) = ask.expected.problem() {
             return Err(Error::invalid("estimate", problem));
         }

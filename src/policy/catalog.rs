@@ -251,6 +251,12 @@ pub(crate) fn validate_meter(meter: &Meter) -> Result<(), ConfigError> {
             "is empty; name the value of the usage that it reads",
         ));
     }
+    if meter.event_type.as_ref().is_some_and(|named| !(1..=256).contains(&named.len())) {
+        return Err(ConfigError::new(
+            format!("meter {:?}: event_type", meter.id),
+            "is empty or too long; give 1 to 256 bytes",
+        ));
+    }
     ConfigError::check_dimensions("meter", &meter.id, &meter.dimensions)
 }
 

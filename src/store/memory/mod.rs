@@ -188,7 +188,7 @@ impl Memory {
         cell.tag = cell.tag.touched();
         cell.value = after.as_millionths();
         shard.references.extend(reference);
-        let transaction = Transaction {
+        let mut transaction = Transaction {
             id: change.id.clone(),
             customer: change.customer.clone(),
             balance: CompactString::new(change.balance.name),
@@ -200,7 +200,7 @@ impl Memory {
             at: change.at,
             sequence: 0,
         };
-        locked(&self.journal).transact(transaction.clone());
+        transaction.sequence = locked(&self.journal).transact(transaction.clone());
         Ok((Balance { current: after, ..balance }, Some(transaction)))
     }
 
@@ -305,7 +305,7 @@ impl Store for Memory {
         lifetime: Duration,
         now: Moment,
     ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
-        let until = now.monotonic + lifetime;
+        let until = now.monotonic.saturating_add(lifetime);
         let renewed = keys.into_iter().map(|key| {
             let hash = hash(key.customer);
             locked(self.shard(hash)).renew(key, until, now, self.around(hash))
@@ -326,7 +326,8 @@ impl Store for Memory {
         let credited = self.change(change, TransactionKind::Credit).map(|(balance, made)| {
             let earlier = || {
                 let journal = locked(&self.journal);
-                journal.transaction(change.customer, change.reference?).cloned()
+                let name = change.balance.name;
+                journal.transaction(change.customer, name, change.reference?).cloned()
             };
             Credited { applied: made.is_some(), transaction: made.or_else(earlier), balance }
         });
