@@ -330,6 +330,17 @@ impl<S: Store> Inner<S> {
             let problem = format_args!("value {name:?} is {amount}; give 0 or more");
             return Err(Error::invalid("estimate", problem));
         }
+        if !ask.expected.is_empty() && ask.charge.is_none() {
+            let catalog = self.catalog.load();
+            if !catalog.reads_any(ask.expected.values()) {
+                let problem = format_args!(
+                    "no meter reads {:?}; meters read: {}",
+                    ask.expected.values(),
+                    catalog.values()
+                );
+                return Err(Error::invalid("estimate", problem));
+            }
+        }
         let id = match &ask.id {
             Some(Ok(id)) => id.clone(),
             Some(Err(error)) => return Err(Error::invalid("id", error)),
