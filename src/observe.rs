@@ -30,3 +30,30 @@ pub(crate) fn settlement(result: &'static str) {
         tracing::warn!(target: "tower_limitry", result, "a settlement was not counted as usual");
     }
 }
+
+/// A settlement or release is over.
+pub(crate) fn finished(result: &Result<(), crate::Error>) {
+    if let Err(error) = result {
+        #[cfg(feature = "metrics")]
+        counter!("limitry.settle_errors").increment(1);
+        #[cfg(feature = "tracing")]
+        tracing::error!(target: "tower_limitry", %error, "a settlement failed");
+        let _ = error;
+    }
+}
+
+/// A request was decided.
+pub(crate) fn request(result: &'static str) {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.requests", "result" => result).increment(1);
+    let _ = result;
+}
+
+/// A check could not be decided, and this was done about it.
+pub(crate) fn failure(done: &'static str, error: &crate::Error) {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.failures", "done" => done).increment(1);
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: "tower_limitry", done, %error, "a check could not be decided");
+    let _ = (done, error);
+}

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::{Admin, Admission, Backend, Check, Settlement, Ticket};
 use crate::Error;
-use crate::policy::EventId;
+use crate::policy::{EventId, Timestamp};
 use crate::store::BoxFuture;
 
 /// Any backend behind one type: for one that is chosen at run time, and for naming the layer.
@@ -43,6 +43,10 @@ impl Backend for Erased {
         self.0.make_id()
     }
 
+    fn now(&self) -> Timestamp {
+        self.0.now()
+    }
+
     fn admin(&self) -> &dyn Admin {
         self.0.admin()
     }
@@ -53,6 +57,7 @@ trait AnyBackend: fmt::Debug + Send + Sync {
     fn settle(&self, settlement: Settlement) -> BoxFuture<'static, Result<(), Error>>;
     fn release(&self, ticket: Ticket) -> BoxFuture<'static, Result<(), Error>>;
     fn make_id(&self) -> EventId;
+    fn now(&self) -> Timestamp;
     fn admin(&self) -> &dyn Admin;
 }
 
@@ -71,6 +76,10 @@ impl<B: Backend> AnyBackend for B {
 
     fn make_id(&self) -> EventId {
         Backend::make_id(self)
+    }
+
+    fn now(&self) -> Timestamp {
+        Backend::now(self)
     }
 
     fn admin(&self) -> &dyn Admin {

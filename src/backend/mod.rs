@@ -14,7 +14,7 @@ use crate::{Error, ErrorKind};
 mod admin;
 mod books;
 mod erased;
-mod permit;
+pub(crate) mod permit;
 
 pub use admin::{
     Admin, Customer, EventQuery, MeterQuery, MeterReading, Page, PageRequest, Recorded,
@@ -38,9 +38,9 @@ pub const DEFAULT_EVENT_TYPE: &str = "request";
 /// chosen at run time.
 pub trait Backend: Clone + fmt::Debug + Send + Sync + 'static {
     /// The answer to [`check`](Self::check).
-    type Check: Future<Output = Result<Admission, Error>> + Send + 'static;
+    type Check: Future<Output = Result<Admission, Error>> + Send + Unpin + 'static;
     /// Resolves once a settlement or release is as durable as the backend promises.
-    type Finish: Future<Output = Result<(), Error>> + Send + 'static;
+    type Finish: Future<Output = Result<(), Error>> + Send + Unpin + 'static;
 
     /// Decides over all limits that apply and the balance, and sets the estimate aside, as one
     /// atomic step.
@@ -63,6 +63,9 @@ pub trait Backend: Clone + fmt::Debug + Send + Sync + 'static {
     /// A new id for a check.
     fn make_id(&self) -> EventId;
 
+    /// The time of the books.
+    fn now(&self) -> Timestamp;
+
     /// Everything that is not on the path of a request.
     fn admin(&self) -> &dyn Admin;
 }
@@ -81,7 +84,7 @@ pub trait Backend: Clone + fmt::Debug + Send + Sync + 'static {
 /// ```
 #[derive(Clone)]
 #[must_use]
-pub struct Check(pub(crate) Box<Ask>);
+pub struct Check(pub(crate) Arc<Ask>);
 
 #[derive(Clone)]
 pub(crate) struct Ask {
@@ -122,7 +125,7 @@ impl Check {
         C: TryInto<CustomerId>,
         C::Error: Into<IdError>,
     {
-        Self(Box::new(Ask {
+        Self(Arc::new(Ask {
             id: None,
             given: false,
             customer: customer.try_into().map_err(Into::into),
@@ -137,14 +140,14 @@ impl Check {
     /// refuse; without it every limit that matches can, and the event is recorded as
     /// [`DEFAULT_EVENT_TYPE`].
     pub fn event_type(mut self, event_type: impl AsRef<str>) -> Self {
-        self.0.event_type = Some(CompactString::new(event_type.as_ref()));
+        self.ask_mut().event_type = Some(CompactString::new(event_type.as_ref()));
         self
     }
 
     /// A dimension of the request. A limit that is narrowed to a dimension holds only for checks
     /// that name it.
     pub fn dimension(mut self, key: impl AsRef<str>, value: impl AsRef<str>) -> Self {
-        self.0.expected.dimensions_mut().set(key.as_ref(), value.as_ref());
+        self.ask_mut().expected.dimensions_mut().set(key.as_ref(), value.as_ref());
         self
     }
 
@@ -157,7 +160,7 @@ impl Check {
 
     /// What it is expected to use, with several values and dimensions.
     pub fn expect(mut self, usage: Usage) -> Self {
-        self.0.expected.merge(usage);
+        self.ask_mut().expected.merge(usage);
         self
     }
 
@@ -168,27 +171,42 @@ impl Check {
         F: Fn(&Usage) -> Option<Amount> + Send + Sync + 'static,
     {
         let balance = CompactString::new(balance.as_ref());
-        self.0.charge = Some(Charge { balance, price: Arc::new(price) });
+        self.ask_mut().charge = Some(Charge { balance, price: Arc::new(price) });
         self
     }
 
     /// An id of your own, under which the use counts once for as long as the store remembers it.
     pub fn id(mut self, id: impl AsRef<str>) -> Self {
-        self.0.id = Some(EventId::new(id));
-        self.0.given = true;
+        let ask = self.ask_mut();
+        ask.id = Some(EventId::new(id));
+        ask.given = true;
         self
     }
 
     /// Ends the hold by itself after this time unless it is renewed. In this process a hold needs no
     /// such end: it goes with its [`Permit`].
     pub fn hold_for(mut self, lifetime: Duration) -> Self {
-        self.0.lifetime = Some(lifetime);
+        self.ask_mut().lifetime = Some(lifetime);
         self
     }
 
     pub(crate) fn with_id(mut self, id: EventId) -> Self {
-        self.0.id = Some(Ok(id));
+        self.ask_mut().id = Some(Ok(id));
         self
+    }
+
+    pub(crate) fn ask_mut(&mut self) -> &mut Ask {
+        Arc::make_mut(&mut self.0)
+    }
+
+    /// The names of the hold, before it is known where it is.
+    pub(crate) fn ticket(&self) -> Option<Ticket> {
+        match (&self.0.id, &self.0.customer) {
+            (Some(Ok(id)), Ok(customer)) => {
+                Some(Ticket { id: id.clone(), customer: customer.clone(), place: None })
+            }
+            _ => None,
+        }
     }
 }
 
@@ -253,6 +271,8 @@ pub struct Settlement {
     pub(crate) hold: Hold,
     pub(crate) usage: Usage,
     pub(crate) charge: Option<Amount>,
+    /// The usage is the estimate, as nothing was measured.
+    pub(crate) estimated: bool,
     /// The answer to the check never came.
     pub(crate) unsure: bool,
 }
@@ -265,6 +285,7 @@ impl Settlement {
         let ask = &hold.ask.0;
         let measured = measured.filter(Usage::is_countable);
         let price = |usage: &Usage| ask.charge.as_ref().map(|charge| charge.price(usage));
+        let estimated = measured.is_none();
         let (usage, charge, missing) = match measured {
             Some(measured) => {
                 let mut usage = Usage::new();
@@ -279,7 +300,23 @@ impl Settlement {
             }
             None => (ask.expected.clone(), price(&ask.expected).flatten(), true),
         };
-        (Self { hold, usage, charge, unsure: false }, missing)
+        (Self { hold, usage, charge, estimated, unsure: false }, missing)
+    }
+}
+
+impl Settlement {
+    /// Records what was measured, if anything, and charges nothing.
+    pub(crate) fn record_only(&mut self) {
+        self.charge = None;
+        if self.estimated {
+            let dimensions = self.usage.dimensions().clone();
+            self.usage = Usage::new();
+            *self.usage.dimensions_mut() = dimensions;
+        }
+    }
+
+    pub(crate) fn into_ticket(self) -> Ticket {
+        self.hold.ticket
     }
 }
 

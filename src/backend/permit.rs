@@ -128,13 +128,18 @@ impl<B: Backend> Pending<B> {
             Some(_) => check,
             None => check.with_id(backend.make_id()),
         };
-        let ticket = match (&check.0.id, &check.0.customer) {
-            (Some(Ok(id)), Ok(customer)) => {
-                Some(Ticket { id: id.clone(), customer: customer.clone(), place: None })
-            }
-            _ => None,
-        };
+        let ticket = check.ticket();
         (Self { backend: backend.clone(), ticket }, check)
+    }
+
+    /// For a check that has its id, and was sent.
+    pub(crate) fn sent(backend: &B, check: &Check) -> Self {
+        Self { backend: backend.clone(), ticket: check.ticket() }
+    }
+
+    /// Somebody else ends the hold from here on, or there is none.
+    pub(crate) fn disarm(&mut self) {
+        self.ticket = None;
     }
 
     /// Hands the answer on. When it is unknown whether a hold was placed, the id stays to be

@@ -228,7 +228,7 @@ impl<S: Store> Admin for Engine<S> {
 impl<S: Store> Inner<S> {
     /// Decides and keeps nothing.
     async fn look(&self, mut check: Check, scope: Scope) -> Result<Decision, Error> {
-        check.0.given = false;
+        check.ask_mut().given = false;
         let mut resolved = self.validate(check)?;
         loop {
             let future;

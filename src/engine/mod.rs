@@ -217,6 +217,10 @@ impl<S: Store> Backend for Engine<S> {
         self.0.ids.make(self.0.clock.now())
     }
 
+    fn now(&self) -> Timestamp {
+        self.0.now()
+    }
+
     fn admin(&self) -> &dyn Admin {
         self
     }

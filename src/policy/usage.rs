@@ -98,6 +98,20 @@ impl Usage {
         }
     }
 
+    /// Whether it can be expected of a request: every amount is a number, and none is below zero.
+    pub(crate) fn is_estimate(&self) -> bool {
+        self.is_countable() && !self.values.iter().any(|(_, amount)| amount.is_negative())
+    }
+
+    /// For each value, the larger of this and the other.
+    pub(crate) fn at_least(&mut self, other: &Self) {
+        for (name, amount) in other.values.iter() {
+            if self.values.get(name).is_none_or(|own| own < amount) {
+                self.values.set(name, amount);
+            }
+        }
+    }
+
     /// Whether the amounts can be counted: none of them was no number.
     pub(crate) fn is_countable(&self) -> bool {
         !matches!(self.problem.as_deref(), Some(UsageError { reason: AmountError::NotANumber, .. }))

@@ -1,0 +1,118 @@
+use std::sync::Arc;
+
+use crate::backend::{Backend, Check, Hold, Settlement, Ticket};
+use crate::classify::{self, Classification};
+use crate::layer::{Disconnect, MissingUsage, Options};
+use crate::observe;
+use crate::policy::Usage;
+use crate::reporter::Reporter;
+use http::HeaderMap;
+
+/// Ends one request's hold exactly once: settles it, or releases it. Dropped, it releases: the inner
+/// service failed, panicked, or its future was dropped.
+pub(crate) struct Guard<B: Backend> {
+    options: Arc<Options<B>>,
+    hold: Option<Hold>,
+    /// The check was not answered, and the request runs unchecked.
+    unchecked: bool,
+    reporter: Reporter,
+}
+
+impl<B: Backend> Guard<B> {
+    pub(crate) fn new(options: Arc<Options<B>>, hold: Option<Hold>, reporter: Reporter) -> Self {
+        Self { options, hold, unchecked: false, reporter }
+    }
+
+    /// For a request that runs although its check was not answered: its use is recorded all the
+    /// same, under the id of that check.
+    pub(crate) fn unchecked(
+        options: Arc<Options<B>>,
+        ticket: Ticket,
+        ask: Check,
+        reporter: Reporter,
+    ) -> Self {
+        let at = options.books.backend().now();
+        let hold = Some(Hold { ticket, ask, at });
+        Self { options, hold, unchecked: true, reporter }
+    }
+
+    pub(crate) fn options(&self) -> &Options<B> {
+        &self.options
+    }
+
+    /// Whether there is anything to end.
+    pub(crate) fn is_open(&self) -> bool {
+        self.hold.is_some()
+    }
+
+    /// The response ended well, or not, by its classification and trailers, or by the handler's word.
+    /// `None` when there is nothing to wait for.
+    pub(crate) fn end(
+        &mut self,
+        classification: Classification,
+        trailers: Option<&HeaderMap>,
+        measured: Option<Usage>,
+    ) -> Option<B::Finish> {
+        let success = match classification {
+            Classification::Success => true,
+            Classification::Failure => false,
+            Classification::GrpcTrailers => classify::trailers_succeed(trailers),
+        };
+        let (reported, _) = self.reporter.reported();
+        self.finish(success, join(measured, reported))
+    }
+
+    /// The client went away. `seen` is what was measured by then, and whether that is all.
+    pub(crate) fn disconnected(&mut self, seen: Option<Usage>, is_final: bool) {
+        if self.options.disconnect == Disconnect::Release {
+            drop(self.finish(false, None));
+            return;
+        }
+        let (reported, complete) = self.reporter.reported();
+        let mut usage = join(seen, reported);
+        if let (Some(usage), Some(hold)) = (&mut usage, &self.hold)
+            && !(is_final || complete)
+        {
+            usage.at_least(&hold.ask.0.expected);
+        }
+        drop(self.finish(true, usage));
+    }
+
+    fn finish(&mut self, success: bool, usage: Option<Usage>) -> Option<B::Finish> {
+        let hold = self.hold.take()?;
+        let backend = self.options.books.backend();
+        if !success || self.reporter.has_failed() {
+            return Some(backend.release(hold.ticket));
+        }
+        let (mut settlement, missing) = Settlement::new(hold, usage);
+        settlement.unsure = self.unchecked;
+        if missing {
+            observe::usage_missing();
+            match self.options.missing_usage {
+                MissingUsage::ChargeEstimate => {}
+                MissingUsage::RecordOnly => settlement.record_only(),
+                MissingUsage::Release => {
+                    return Some(backend.release(settlement.into_ticket()));
+                }
+            }
+        }
+        Some(backend.settle(settlement))
+    }
+}
+
+impl<B: Backend> Drop for Guard<B> {
+    fn drop(&mut self) {
+        drop(self.finish(false, None));
+    }
+}
+
+/// What was measured, and what the handler said, which wins.
+fn join(measured: Option<Usage>, reported: Option<Usage>) -> Option<Usage> {
+    match (measured, reported) {
+        (Some(mut measured), Some(reported)) => {
+            measured.merge(reported);
+            Some(measured)
+        }
+        (measured, reported) => measured.or(reported),
+    }
+}

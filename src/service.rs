@@ -1,0 +1,260 @@
+use std::fmt;
+use std::future::poll_fn;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Method, Request, Response};
+use http_body::Body;
+use tokio::time::timeout;
+use tower_service::Service;
+
+use crate::backend::permit::Pending;
+use crate::backend::{Admission, Backend, Check, Erased};
+use crate::body::ResponseBody;
+use crate::future::{Metering, ResponseFuture, Step};
+use crate::guard::Guard;
+use crate::layer::{MissingCustomer, Options};
+use crate::observe;
+use crate::policy::{Decision, Denial};
+use crate::reject::Refusal;
+use crate::reporter::Reporter;
+use crate::request::{HeadOnly, ReadRequest};
+use crate::{Error, ErrorKind};
+
+/// The service that [`LimitryLayer`](crate::LimitryLayer) makes; see there.
+pub struct Limitry<S, B: Backend = Erased, R = HeadOnly> {
+    pub(crate) inner: S,
+    pub(crate) options: Arc<Options<B>>,
+    pub(crate) request: R,
+}
+
+impl<S, B: Backend, R> Limitry<S, B, R> {
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S: Clone, B: Backend, R: Clone> Clone for Limitry<S, B, R> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            options: Arc::clone(&self.options),
+            request: self.request.clone(),
+        }
+    }
+}
+
+impl<S: fmt::Debug, B: Backend, R> fmt::Debug for Limitry<S, B, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Limitry")
+            .field("inner", &self.inner)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, B, R, Q, P> Service<Request<Q>> for Limitry<S, B, R>
+where
+    S: Service<Request<R::Body>, Response = Response<P>> + Clone,
+    B: Backend,
+    R: ReadRequest<Q>,
+    R::Body: Send + 'static,
+    Q: Send + 'static,
+    P: Body<Data = Bytes> + Send + 'static,
+{
+    type Response = Response<ResponseBody<P, B>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, R::Body, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Q>) -> Self::Future {
+        let (mut head, body) = request.into_parts();
+        if self.options.skips(&head) {
+            return self.run(head, R::pass(body), None);
+        }
+        let Some(customer) = self.options.customer(&head) else {
+            return match self.options.missing_customer {
+                MissingCustomer::PassUnmetered => self.run(head, R::pass(body), None),
+                MissingCustomer::Refuse => self.refuse(Refusal::MissingCustomer),
+            };
+        };
+        let reporter = Reporter::of(&mut head.extensions);
+        if self.request.reads() {
+            let (options, reader) = (Arc::clone(&self.options), self.request.clone());
+            return self.wait(async move {
+                let (body, expected) = reader.read(body).await;
+                let check = options.question(&head, &customer, &reporter, expected);
+                match check {
+                    Ok(check) => Asked::new(options, check, reporter).wait(head, body).await,
+                    Err(refusal) => Step::Refuse(refusal, None),
+                }
+            });
+        }
+        let check = match self.options.question(&head, &customer, &reporter, None) {
+            Ok(check) => check,
+            Err(refusal) => return self.refuse(refusal),
+        };
+        let mut asked = Asked::new(Arc::clone(&self.options), check, reporter);
+        let body = R::pass(body);
+        // A backend in this process answers at once. Then the inner service that was polled ready is
+        // called here, and nothing is boxed or cloned.
+        match asked.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(answer) => match asked.answered(answer, &mut head) {
+                Ok(metering) => self.run(head, body, Some(metering)),
+                Err((refusal, decision)) => {
+                    ResponseFuture::refused(Arc::clone(&self.options), refusal, decision)
+                }
+            },
+            Poll::Pending => self.wait(asked.wait(head, body)),
+        }
+    }
+}
+
+impl<S, B: Backend, R> Limitry<S, B, R> {
+    fn run<Q>(
+        &mut self,
+        head: Parts,
+        body: Q,
+        metering: Option<Metering<B>>,
+    ) -> ResponseFuture<S, Q, B>
+    where
+        S: Service<Request<Q>>,
+    {
+        let is_head = head.method == Method::HEAD;
+        let future = self.inner.call(Request::from_parts(head, body));
+        ResponseFuture::running(future, metering, is_head)
+    }
+
+    fn refuse<Q>(&self, refusal: Refusal) -> ResponseFuture<S, Q, B>
+    where
+        S: Service<Request<Q>>,
+    {
+        ResponseFuture::refused(Arc::clone(&self.options), refusal, None)
+    }
+
+    fn wait<Q>(
+        &mut self,
+        step: impl Future<Output = Step<Q, B>> + Send + 'static,
+    ) -> ResponseFuture<S, Q, B>
+    where
+        S: Service<Request<Q>> + Clone,
+    {
+        // The service that was polled ready does the work; the clone stays behind.
+        let clone = self.inner.clone();
+        let ready = mem::replace(&mut self.inner, clone);
+        ResponseFuture::waiting(ready, Arc::clone(&self.options), Box::pin(step))
+    }
+}
+
+/// A check on its way, and what is needed once it is answered.
+struct Asked<B: Backend> {
+    options: Arc<Options<B>>,
+    check: Check,
+    reporter: Reporter,
+    answer: B::Check,
+}
+
+impl<B: Backend> Asked<B> {
+    fn new(options: Arc<Options<B>>, check: Check, reporter: Reporter) -> Self {
+        let answer = options.books.backend().check(check.clone());
+        Self { options, check, reporter, answer }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Admission, Error>> {
+        Pin::new(&mut self.answer).poll(cx)
+    }
+
+    /// Waits for the answer, within the time it may take.
+    async fn wait<Q>(mut self, mut head: Parts, body: Q) -> Step<Q, B> {
+        // No timer for a backend that answers at once.
+        if let Poll::Ready(answer) = poll_fn(|cx| Poll::Ready(self.poll(cx))).await {
+            return match self.answered(answer, &mut head) {
+                Ok(metering) => Step::Run(Request::from_parts(head, body), metering),
+                Err((refusal, decision)) => Step::Refuse(refusal, decision),
+            };
+        }
+        let mut pending = Pending::sent(self.options.books.backend(), &self.check);
+        let within = self.options.check_timeout;
+        let answer = timeout(within, poll_fn(|cx| self.poll(cx))).await.unwrap_or_else(|_| {
+            let message = format!("the backend did not answer a check within {within:?}");
+            Err(Error::new(ErrorKind::TimedOut, message))
+        });
+        let is_unknown = answer.as_ref().is_err_and(Error::is_unknown);
+        match self.answered(answer, &mut head) {
+            Ok(metering) => {
+                // From here on the guard owns the id, whatever became of the check.
+                pending.disarm();
+                Step::Run(Request::from_parts(head, body), metering)
+            }
+            Err((refusal, decision)) => {
+                // Dropped armed, it sees to it that an unknown check ends without a hold.
+                if !is_unknown {
+                    pending.disarm();
+                }
+                Step::Refuse(refusal, decision)
+            }
+        }
+    }
+
+    /// What the answer means for the request.
+    fn answered(
+        self,
+        answer: Result<Admission, Error>,
+        head: &mut Parts,
+    ) -> Result<Metering<B>, (Refusal, Option<Decision>)> {
+        let Self { options, check, reporter, .. } = self;
+        let error = match answer {
+            Ok(Admission { decision, hold }) => {
+                options.outage.is_over();
+                if let Some(denial) = Denial::new(decision.clone()) {
+                    observe::request(denial.kind().as_str());
+                    return Err((Refusal::Denied(denial), Some(decision)));
+                }
+                observe::request("allowed");
+                head.extensions.insert(decision.clone());
+                let guard = Guard::new(options, hold, reporter);
+                return Ok(Metering { guard, decision: Some(decision) });
+            }
+            Err(error) => error,
+        };
+        let refusal = match error.kind() {
+            ErrorKind::Conflict => Refusal::Conflict,
+            ErrorKind::Invalid => Refusal::Misconfigured,
+            _ if options.outage.passes(options.failure()) => {
+                observe::failure("open", &error);
+                head.extensions.insert(Unmetered(()));
+                let Some(ticket) = check.ticket() else {
+                    return Err((Refusal::Misconfigured, None));
+                };
+                let guard = Guard::unchecked(options, ticket, check, reporter);
+                return Ok(Metering { guard, decision: None });
+            }
+            _ => Refusal::Unavailable,
+        };
+        observe::failure(refusal.as_str(), &error);
+        Err((refusal, None))
+    }
+}
+
+/// In the extensions of a request that runs although its check could not be answered, and of its
+/// response: nothing was enforced.
+#[derive(Clone, Copy, Debug)]
+pub struct Unmetered(pub(crate) ());
