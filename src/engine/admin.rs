@@ -128,7 +128,10 @@ impl<S: Store> Admin for Engine<S> {
     }
 
     fn balances(&self, customer: CustomerId) -> BoxFuture<'_, Result<Vec<Balance>, Error>> {
-        Box::pin(async move { self.0.store.balances(&customer, &self.0.balances).await })
+        Box::pin(async move {
+            let inner = &*self.0;
+            inner.store.balances(&customer, &inner.balances, inner.moment()).await
+        })
     }
 
     fn create_balance(
@@ -615,7 +618,7 @@ impl<S: Store> Inner<S> {
             amount: change.amount.unwrap_or(Amount::ZERO),
             description: change.description.as_deref(),
             reference: change.reference.as_deref(),
-            at: self.now(),
+            now: self.moment(),
         }
     }
 

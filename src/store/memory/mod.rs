@@ -160,6 +160,7 @@ impl Memory {
         let hash = hash(change.customer);
         let around = self.around(hash);
         let mut shard = locked(self.shard(hash));
+        shard.expire(change.now, around);
         let balance =
             read_balance(shard.known(change.customer, around), numbered).ok_or_else(missing)?;
         let reference = change
@@ -183,7 +184,7 @@ impl Memory {
         let account = shard.account(change.customer, around).ok_or_else(full)?;
         let fresh = balance.current.as_millionths();
         let tag = Tag::balance(numbered.number);
-        let place = account.claim(tag, FOREVER, minute_now(change.at), fresh, usize::MAX);
+        let place = account.claim(tag, FOREVER, minute_now(change.now.wall), fresh, usize::MAX);
         let cell = &mut account.cells[place];
         cell.tag = cell.tag.touched();
         cell.value = after.as_millionths();
@@ -197,7 +198,7 @@ impl Memory {
             balance_after: after,
             description: change.description.map(Into::into),
             reference: change.reference.map(Into::into),
-            at: change.at,
+            at: change.now.wall,
             sequence: 0,
         };
         transaction.sequence = locked(&self.journal).transact(transaction.clone());
@@ -347,13 +348,15 @@ impl Store for Memory {
         &'a self,
         customer: &'a CustomerId,
         defaults: &'a [NewBalance],
+        now: Moment,
     ) -> BoxFuture<'a, Result<Vec<Balance>, Error>> {
         for default in defaults {
             self.numbered(BalanceRef { name: &default.name, default: Some(default) });
         }
         let names = self.names.load();
         let hash = hash(customer);
-        let shard = locked(self.shard(hash));
+        let mut shard = locked(self.shard(hash));
+        shard.expire(now, self.around(hash));
         let account = shard.known(customer, self.around(hash));
         let mut balances: Vec<Balance> = names
             .iter()

@@ -462,7 +462,7 @@ impl Shard {
     }
 
     /// Ends the holds that nobody renewed. They cost nothing; a settlement that comes later counts.
-    fn expire(&mut self, now: Moment, around: Around<'_>) {
+    pub(super) fn expire(&mut self, now: Moment, around: Around<'_>) {
         while let Some(Reverse((due, ..))) = self.expiring.peek()
             && *due <= now.monotonic
         {
