@@ -27,7 +27,7 @@ use axum_core::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
 
-use crate::reject::{self, DenialStyle, Refusal};
+use crate::reject::{self, Refusal};
 use crate::{CheckError, Decision, Denial, HeaderStyle, Reporter, headers};
 
 /// A handler asks for what the layer leaves in the request, and there is no layer around it, or the
@@ -70,7 +70,7 @@ impl IntoResponse for Denial {
     fn into_response(self) -> Response {
         let decision = self.decision().clone();
         let refusal = Refusal::Denied(self.clone());
-        let mut response = reject::response(&refusal, DenialStyle::default()).map(Body::from);
+        let mut response = as_by_default(&refusal);
         headers::write(HeaderStyle::default(), &decision, response.headers_mut());
         response.extensions_mut().insert(self);
         response
@@ -86,6 +86,10 @@ impl IntoResponse for CheckError {
             Self::Failed(error) if error.kind() == crate::ErrorKind::Conflict => Refusal::Conflict,
             Self::Failed(_) => Refusal::Misconfigured,
         };
-        reject::response(&refusal, DenialStyle::default()).map(Body::from)
+        as_by_default(&refusal)
     }
+}
+
+fn as_by_default(refusal: &Refusal) -> Response {
+    reject::response(refusal, Default::default(), Default::default()).map(Body::from)
 }

@@ -229,7 +229,9 @@ fn refuse<P, B: Backend>(
     decision: Option<&Decision>,
 ) -> Response<ResponseBody<P, B>> {
     let own = options.on_refusal.as_ref().and_then(|answer| hook::call(|| answer(&refusal)));
-    let mut response = own.flatten().unwrap_or_else(|| reject::response(&refusal, options.denial));
+    let mut response = own
+        .flatten()
+        .unwrap_or_else(|| reject::response(&refusal, options.denial, options.balance_status));
     if let Some(decision) = decision {
         headers::write(options.headers, decision, response.headers_mut());
     }

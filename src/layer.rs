@@ -15,7 +15,7 @@ use crate::failure::{FailurePolicy, Outage};
 use crate::headers::HeaderStyle;
 use crate::hook;
 use crate::policy::{Amount, CustomerId, EventId, Usage};
-use crate::reject::{DenialStyle, Refusal};
+use crate::reject::{BalanceStatus, DenialStyle, Refusal};
 use crate::reporter::Reporter;
 use crate::request::HeadOnly;
 use crate::service::Limitry;
@@ -51,6 +51,7 @@ pub(crate) struct Options<B: Backend> {
     pub(crate) settle_timeout: Duration,
     pub(crate) headers: HeaderStyle,
     pub(crate) denial: DenialStyle,
+    pub(crate) balance_status: BalanceStatus,
     pub(crate) on_refusal: Option<Arc<OnRefusal>>,
     idempotency_key: Option<HeaderName>,
 }
@@ -140,6 +141,7 @@ impl<B: Backend> LimitryLayer<B> {
             settle_timeout: Duration::from_secs(5),
             headers: HeaderStyle::default(),
             denial: DenialStyle::default(),
+            balance_status: BalanceStatus::default(),
             on_refusal: None,
             idempotency_key: None,
         };
@@ -272,6 +274,11 @@ impl<B: Backend, R> LimitryLayer<B, R> {
     /// The shape of what refused requests are answered.
     pub fn denial_style(self, style: DenialStyle) -> Self {
         self.with(|options| options.denial = style)
+    }
+
+    /// The status where it is a balance that refused.
+    pub fn balance_status(self, status: BalanceStatus) -> Self {
+        self.with(|options| options.balance_status = status)
     }
 
     /// Answers refused requests instead of the default; `None` leaves that one to it. The status,

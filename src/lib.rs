@@ -129,6 +129,7 @@ mod future;
 mod guard;
 mod headers;
 mod hook;
+mod json;
 mod layer;
 mod observe;
 pub mod policy;
@@ -153,7 +154,7 @@ pub use layer::{Disconnect, LimitryLayer, MissingCustomer, MissingUsage};
 pub use policy::{
     Amount, CustomerId, Decision, Denial, Event, Limit, LimitState, Meter, NewBalance, Usage,
 };
-pub use reject::{DenialStyle, Refusal};
+pub use reject::{BalanceStatus, DenialStyle, Refusal};
 pub use reporter::Reporter;
 pub use service::{Limitry, Unmetered};
 
