@@ -23,9 +23,7 @@ pub(super) struct Known {
 
 impl Known {
     pub(super) fn is_nothing(&self) -> bool {
-        self.customer.is_none()
-            && self.plans.is_none()
-            && self.since.iter().all(Option::is_none)
+        self.customer.is_none() && self.plans.is_none() && self.since.iter().all(Option::is_none)
     }
 
     pub(super) fn window(&self, everybody: &Windows, period: Period, at: Timestamp) -> Window {

@@ -92,8 +92,8 @@ impl Ids {
 
     fn forget(&mut self, now: Moment) {
         while let Some(Reverse(next)) = self.order.peek() {
-            let over = now.wall > next.until
-                && now.monotonic.saturating_sub(next.since) > self.horizon;
+            let over =
+                now.wall > next.until && now.monotonic.saturating_sub(next.since) > self.horizon;
             if !over && self.order.len() < MOST {
                 break;
             }
