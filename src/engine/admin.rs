@@ -213,6 +213,8 @@ impl<S: Store> Admin for Engine<S> {
     fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             self.0.closed.store(true, Ordering::SeqCst);
+            // Checks that were about to place a hold are made to look again.
+            self.0.recount(None, &[], &|_, _| true).await?;
             match tokio::time::timeout(deadline, self.0.wait_until_settled()).await {
                 Ok(settled) => settled,
                 Err(_) => {
@@ -232,7 +234,8 @@ impl<S: Store> Inner<S> {
         let mut resolved = self.validate(check)?;
         loop {
             let future;
-            (resolved, future) = self.ask(resolved, false, scope);
+            let epoch = self.epoch.load(Ordering::Acquire);
+            (resolved, future) = self.ask(resolved, epoch, false, scope);
             let checked = future.await?;
             if checked.outcome != Outcome::Stale {
                 return Ok(resolved.decide(checked));

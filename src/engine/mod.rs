@@ -308,10 +308,17 @@ impl<S: Store> Inner<S> {
 
     /// Validates a check and sends its first operation.
     fn start(&self, check: Check) -> Result<(Resolved, S::Check), Error> {
-        if self.closed.load(Ordering::Relaxed) {
-            return Err(Error::closed());
-        }
-        Ok(self.ask(self.validate(check)?, true, Scope::Matching))
+        let epoch = self.open()?;
+        Ok(self.ask(self.validate(check)?, epoch, true, Scope::Matching))
+    }
+
+    /// The definitions to resolve a new request by, unless nothing new is taken.
+    ///
+    /// Read before looking whether the books are being closed: closing makes what was resolved
+    /// before it stale, so no request slips in between the look and its hold.
+    fn open(&self) -> Result<u64, Error> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        if self.closed.load(Ordering::Relaxed) { Err(Error::closed()) } else { Ok(epoch) }
     }
 
     fn validate(&self, check: Check) -> Result<Resolved, Error> {
@@ -357,8 +364,13 @@ impl<S: Store> Inner<S> {
     }
 
     /// Resolves a check by the definitions of now and sends it to the store.
-    fn ask(&self, mut resolved: Resolved, hold: bool, scope: Scope) -> (Resolved, S::Check) {
-        let epoch = self.epoch.load(Ordering::Acquire);
+    fn ask(
+        &self,
+        mut resolved: Resolved,
+        epoch: u64,
+        hold: bool,
+        scope: Scope,
+    ) -> (Resolved, S::Check) {
         let now = self.moment();
         let ask = &*resolved.check.0;
         let known = self.accounts.get(&resolved.customer);
@@ -573,7 +585,11 @@ impl<S: Store> Future for CheckFuture<S> {
             let resolved = resolved.take().expect("CheckFuture polled after completion");
             match checked.outcome {
                 Outcome::Stale => {
-                    let (resolved, future) = engine.0.ask(resolved, true, Scope::Matching);
+                    let epoch = match engine.0.open() {
+                        Ok(epoch) => epoch,
+                        Err(closed) => return Poll::Ready(Err(closed)),
+                    };
+                    let (resolved, future) = engine.0.ask(resolved, epoch, true, Scope::Matching);
                     *state = CheckState::Asked(Some(resolved), future);
                 }
                 Outcome::Open => {

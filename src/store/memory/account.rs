@@ -250,20 +250,21 @@ impl Account {
     /// Drops what no running request needs: the open book, cells that were only held on, windows
     /// that have ended.
     pub(super) fn tidy(&mut self, now: i32) {
-        match &self.open {
-            Some(open) if open.live > 0 => return,
-            _ => self.open = None,
-        }
-        self.cells.retain(|cell| !cell.tag.is_untouched() && cell.end > now);
-        if self.cells.is_empty() {
-            self.cells = Vec::new();
-        }
         if let Some(rare) = &mut self.rare {
             rare.ahead.retain(|cell| cell.end > now);
             rare.alerts.retain(|(_, end, _)| *end > now);
             if rare.ahead.is_empty() && rare.alerts.is_empty() && rare.terms.is_empty() {
                 self.rare = None;
             }
+        }
+        match &self.open {
+            // Holds know their cells by place.
+            Some(open) if open.live > 0 => return,
+            _ => self.open = None,
+        }
+        self.cells.retain(|cell| !cell.tag.is_untouched() && cell.end > now);
+        if self.cells.is_empty() {
+            self.cells = Vec::new();
         }
     }
 

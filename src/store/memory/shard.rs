@@ -258,8 +258,9 @@ impl Shard {
         if account.is_empty() {
             self.dismiss(slot, around);
         }
-        self.walk.due = self.walk.due.min(first_end);
-        self.walk.next = self.walk.next.min(first_end);
+        self.expect(first_end);
+        // Books that only record have to drop what ended, too.
+        self.walk(operation.now, around);
         let mut journal = locked(around.journal);
         journal.record(RecordedEvent {
             id: operation.id.clone(),
@@ -296,6 +297,7 @@ impl Shard {
     ) {
         if let Some(account) = self.account(&event.customer, around) {
             count(account, line, event.at, now.wall, &mut 0);
+            self.expect(minute(line.window.end()));
         }
     }
 
@@ -489,6 +491,12 @@ impl Shard {
         if now >= self.walk.due {
             self.walk_on(now, around);
         }
+    }
+
+    /// There is a window that ends then.
+    fn expect(&mut self, end: i32) {
+        self.walk.due = self.walk.due.min(end);
+        self.walk.next = self.walk.next.min(end);
     }
 
     fn walk_on(&mut self, now: i32, around: Around<'_>) {
