@@ -38,10 +38,10 @@ pub(crate) struct Options<B: Backend> {
     pub(crate) identify: Arc<dyn Identify>,
     pub(crate) measure: Arc<dyn Measure>,
     event_type: EventType,
-    expect: Option<Arc<dyn Fn(&Parts) -> Usage + Send + Sync>>,
+    expect: Option<Arc<ByHead<Usage>>>,
     charge: Option<Charging>,
-    pub(crate) classify: Option<Arc<dyn Fn(&response::Parts) -> Classification + Send + Sync>>,
-    skip: Option<Arc<dyn Fn(&Parts) -> bool + Send + Sync>>,
+    pub(crate) classify: Option<Arc<Classify>>,
+    skip: Option<Arc<ByHead<bool>>>,
     pub(crate) missing_customer: MissingCustomer,
     pub(crate) missing_usage: MissingUsage,
     pub(crate) disconnect: Disconnect,
@@ -56,19 +56,24 @@ pub(crate) struct Options<B: Backend> {
     idempotency_key: Option<HeaderName>,
 }
 
+/// What a request's head tells.
+type ByHead<T> = dyn Fn(&Parts) -> T + Send + Sync;
+
+type Classify = dyn Fn(&response::Parts) -> Classification + Send + Sync;
+
 pub(crate) type OnRefusal = dyn Fn(&Refusal) -> Option<Response<Bytes>> + Send + Sync;
 
 #[derive(Clone)]
 enum EventType {
     Fixed(CompactString),
-    Of(Arc<dyn Fn(&Parts) -> CompactString + Send + Sync>),
+    Of(Arc<ByHead<CompactString>>),
 }
 
 #[derive(Clone)]
 struct Charging {
     charge: Charge,
     /// The balance by the request, in place of the charge's own.
-    balance: Option<Arc<dyn Fn(&Parts) -> CompactString + Send + Sync>>,
+    balance: Option<Arc<ByHead<CompactString>>>,
 }
 
 /// What happens to a request whose customer is not known.

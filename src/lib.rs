@@ -114,6 +114,8 @@
 //! | `full` | | all of these |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// Without a backend nobody reads what the layer would ask it.
+#![cfg_attr(not(feature = "embedded"), allow(dead_code, unused_imports))]
 
 #[cfg(feature = "axum")]
 pub mod axum;

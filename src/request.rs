@@ -2,11 +2,15 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
+#[cfg(feature = "json")]
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
+#[cfg(feature = "json")]
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -177,6 +181,7 @@ pin_project! {
     }
 }
 
+#[cfg(feature = "json")]
 impl<B: Body> RequestBody<B> {
     fn new(body: B) -> Self {
         Self { read: VecDeque::new(), rest: Rest::Inline { body } }
