@@ -271,7 +271,6 @@ fn denied(now: Timestamp) -> Admission {
 /// # Panics
 ///
 /// When a hold is open, or the backend does not say.
-#[track_caller]
 pub async fn assert_no_open_holds<B: Backend>(books: &Books<B>) {
     match books.open_holds().await {
         Ok(0) => {}
