@@ -6,9 +6,10 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
-use crate::headers::retry_after;
+use crate::headers::{self, HeaderStyle, retry_after};
 use crate::json::{Object, write_array, write_integer, write_members, write_string};
 use crate::policy::{Denial, DenialKind, LimitState};
+use crate::{CheckError, ErrorKind};
 
 /// Why a request was answered without reaching the service.
 #[derive(Clone, Debug)]
@@ -56,6 +57,18 @@ impl Refusal {
             Self::Unavailable => Some(OUTAGE),
             _ => None,
         }
+    }
+
+    /// What the layer answers unless told otherwise: problem details (RFC 9457) with `Retry-After` and
+    /// `RateLimit` fields. For handlers that check by themselves.
+    pub fn response(&self) -> Response<Bytes> {
+        let mut response = response(self, DenialStyle::default(), BalanceStatus::default());
+        if let Self::Denied(denial) = self {
+            let style = HeaderStyle::default();
+            headers::write(style, denial.decision(), response.headers_mut());
+            response.extensions_mut().insert(denial.clone());
+        }
+        response
     }
 
     /// Whether it is a balance that refused, and no limit.
@@ -118,6 +131,19 @@ pub enum BalanceStatus {
     PaymentRequired,
     /// 429 Too Many Requests.
     TooManyRequests,
+}
+
+impl From<CheckError> for Refusal {
+    fn from(error: CheckError) -> Self {
+        match error {
+            CheckError::Denied(denial) => Self::Denied(denial),
+            CheckError::Failed(error) => match error.kind() {
+                ErrorKind::Conflict => Self::Conflict,
+                _ if error.is_transient() => Self::Unavailable,
+                _ => Self::Misconfigured,
+            },
+        }
+    }
 }
 
 /// The answer to a refused request. The header fields about limits are not in it yet.

@@ -203,7 +203,7 @@ mod configuration {
         }
         assert!(Calendar::utc().with_anchor_date(2025, 2, 29).is_err());
         let error = "fortnight".parse::<Period>().expect_err("no such period");
-        assert!(error.to_string().starts_with("unknown period"), "{error}");
+        assert!(error.to_string().starts_with("not a period"), "{error}");
     }
 
     #[test]

@@ -37,7 +37,13 @@ impl Program {
     }
 
     /// One request on a connection of its own.
-    pub(crate) fn ask(&self, method: &str, path: &str, customer: Option<&str>, body: &str) -> Answer {
+    pub(crate) fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        customer: Option<&str>,
+        body: &str,
+    ) -> Answer {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         let customer = customer.map(|id| format!("x-customer-id: {id}\r\n")).unwrap_or_default();
         write!(
