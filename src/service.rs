@@ -182,9 +182,22 @@ impl<B: Backend> Asked<B> {
         Pin::new(&mut self.answer).poll(cx)
     }
 
-    /// Waits for the answer, within the time it may take.
-    async fn wait<Q>(mut self, mut head: Parts, body: Q) -> Step<Q, B> {
-        let mut pending = Pending::sent(self.options.books.backend(), &self.check);
+    /// Waits for the answer, within the time it may take. Dropped before, also before it was polled at
+    /// all, it releases the id.
+    fn wait<Q>(self, head: Parts, body: Q) -> impl Future<Output = Step<Q, B>> + Send + use<Q, B>
+    where
+        Q: Send,
+    {
+        let pending = Pending::sent(self.options.books.backend(), &self.check);
+        self.wait_for_answer(pending, head, body)
+    }
+
+    async fn wait_for_answer<Q>(
+        mut self,
+        mut pending: Pending<B>,
+        mut head: Parts,
+        body: Q,
+    ) -> Step<Q, B> {
         let within = self.options.check_timeout;
         let answer = match timeout(within, poll_fn(|cx| self.poll(cx))).await {
             Ok(answer) => answer,
