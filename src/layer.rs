@@ -290,7 +290,8 @@ impl<B: Backend, R> LimitryLayer<B, R> {
     /// without check and charge: only the first answer knew what to charge, and it is not kept here.
     /// So set this only where the handler itself answers repeats from what it did; elsewhere a client
     /// could have many requests for the price of one. After a failure the same value counts anew. A
-    /// value is quoted or bare; one longer than 200 bytes, or not text, is answered 400.
+    /// value is quoted or bare; one longer than 200 bytes (255 with the event type), or not text, is
+    /// answered 400.
     pub fn idempotency_key(self, header: HeaderName) -> Self {
         self.with(|options| options.idempotency_key = Some(header))
     }
@@ -404,7 +405,9 @@ impl<B: Backend> Options<B> {
         {
             let key = idempotency_key(value).ok_or(Refusal::InvalidIdempotencyKey)?;
             // Layers of one request record events of their own.
-            ask.id = Some(EventId::new(format!("{event_type}:{key}")));
+            let id = EventId::new(format!("{event_type}:{key}"))
+                .map_err(|_| Refusal::InvalidIdempotencyKey)?;
+            ask.id = Some(Ok(id));
             ask.given = true;
         } else {
             ask.id = Some(Ok(self.books.backend().make_id()));
