@@ -383,9 +383,8 @@ impl<B: Backend> Options<B> {
     /// What to ask the backend. `read` is what the request's body said.
     pub(crate) fn question(
         &self,
-        head: &Parts,
+        head: &mut Parts,
         customer: &CustomerId,
-        reporter: &Reporter,
         read: Option<Usage>,
     ) -> Result<Check, Refusal> {
         let mut check = Check::of(customer);
@@ -417,7 +416,10 @@ impl<B: Backend> Options<B> {
             .charge
             .as_ref()
             .and_then(|charging| charging.of(head))
-            .filter(|charge| reporter.claim_charge(customer, &charge.balance));
+            .filter(|charge| {
+                let reporter = head.extensions.get_or_insert_default::<Reporter>();
+                reporter.claim_charge(customer, &charge.balance)
+            });
         Ok(check)
     }
 }

@@ -101,14 +101,14 @@ where
             let (options, reader) = (Arc::clone(&self.options), self.request.clone());
             return self.wait(async move {
                 let (body, expected) = reader.read(body).await;
-                let check = options.question(&head, &customer, &reporter, expected);
+                let check = options.question(&mut head, &customer, expected);
                 match check {
                     Ok(check) => Asked::new(options, check, reporter).wait(head, body).await,
                     Err(refusal) => Step::Refuse(refusal, None),
                 }
             });
         }
-        let check = match self.options.question(&head, &customer, &reporter, None) {
+        let check = match self.options.question(&mut head, &customer, None) {
             Ok(check) => check,
             Err(refusal) => return self.refuse(refusal),
         };
