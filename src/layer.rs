@@ -303,7 +303,8 @@ impl<B: Backend, R> LimitryLayer<B, R> {
     /// without check and charge: only the first answer knew what to charge, and it is not kept here.
     /// So set this only where the handler itself answers repeats from what it did; elsewhere a client
     /// could have many requests for the price of one. After a failure the same value counts anew. A
-    /// value is quoted or bare; one longer than 200 bytes, or not text, is answered 400.
+    /// value is quoted or bare; one longer than 200 bytes (255 with the event type), or not text, is
+    /// answered 400.
     pub fn idempotency_key(self, header: HeaderName) -> Self {
         self.with(|options| options.idempotency_key = Some(header))
     }
@@ -395,9 +396,8 @@ impl<B: Backend> Options<B> {
     /// What to ask the backend. `read` is what the request's body said.
     pub(crate) fn question(
         &self,
-        head: &Parts,
+        head: &mut Parts,
         customer: &CustomerId,
-        reporter: &Reporter,
         read: Option<Usage>,
     ) -> Result<Check, Refusal> {
         let mut check = Check::of(customer);
@@ -410,14 +410,16 @@ impl<B: Backend> Options<B> {
         };
         let expected = self.expect.as_ref().and_then(|expect| hook::call(|| expect(head)));
         for usage in expected.into_iter().chain(read).filter(Usage::is_estimate) {
-            ask.expected.merge(usage);
+            ask.expected.merge(usage.as_asked());
         }
         if let Some(header) = &self.idempotency_key
             && let Some(value) = head.headers.get(header)
         {
             let key = idempotency_key(value).ok_or(Refusal::InvalidIdempotencyKey)?;
             // Layers of one request record events of their own.
-            ask.id = Some(EventId::new(format!("{event_type}:{key}")));
+            let id = EventId::new(format!("{event_type}:{key}"))
+                .map_err(|_| Refusal::InvalidIdempotencyKey)?;
+            ask.id = Some(Ok(id));
             ask.given = true;
         } else {
             ask.id = Some(Ok(self.books.backend().make_id()));
@@ -427,7 +429,10 @@ impl<B: Backend> Options<B> {
             .charge
             .as_ref()
             .and_then(|charging| charging.of(head))
-            .filter(|charge| reporter.claim_charge(customer, &charge.balance));
+            .filter(|charge| {
+                let reporter = head.extensions.get_or_insert_default::<Reporter>();
+                reporter.claim_charge(customer, &charge.balance)
+            });
         Ok(check)
     }
 }
