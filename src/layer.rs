@@ -410,7 +410,7 @@ impl<B: Backend> Options<B> {
         };
         let expected = self.expect.as_ref().and_then(|expect| hook::call(|| expect(head)));
         for usage in expected.into_iter().chain(read).filter(Usage::is_estimate) {
-            ask.expected.merge(usage.as_asked());
+            ask.expected.merge(usage.if_asked());
         }
         if let Some(header) = &self.idempotency_key
             && let Some(value) = head.headers.get(header)
@@ -425,14 +425,10 @@ impl<B: Backend> Options<B> {
             ask.id = Some(Ok(self.books.backend().make_id()));
         }
         ask.event_type = Some(event_type);
-        ask.charge = self
-            .charge
-            .as_ref()
-            .and_then(|charging| charging.of(head))
-            .filter(|charge| {
-                let reporter = head.extensions.get_or_insert_default::<Reporter>();
-                reporter.claim_charge(customer, &charge.balance)
-            });
+        ask.charge = self.charge.as_ref().and_then(|charging| charging.of(head)).filter(|charge| {
+            let reporter = head.extensions.get_or_insert_default::<Reporter>();
+            reporter.claim_charge(customer, &charge.balance)
+        });
         Ok(check)
     }
 }

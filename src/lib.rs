@@ -107,6 +107,7 @@
 //! | `embedded` | yes | the engine in this process, with the memory store |
 //! | `json` | yes | estimates from JSON requests, usage from JSON responses, serde forms |
 //! | `axum` | | extractors and responses for axum handlers |
+//! | `grpc` | | refusals as gRPC clients understand them |
 //! | `bearer` | | customers by their hashed bearer key |
 //! | `tracing` | | spans and events |
 //! | `metrics` | | counters through the `metrics` facade |
@@ -128,6 +129,8 @@ pub mod engine;
 mod error;
 mod failure;
 mod future;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 mod guard;
 mod headers;
 mod hook;

@@ -78,7 +78,7 @@ impl Refusal {
     }
 
     /// One or two sentences for people. They never name a private limit.
-    fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         let mut message = match self {
             Self::Denied(denial) => denial.to_string(),
             Self::MissingCustomer => "the request does not say who the customer is".to_owned(),

@@ -15,11 +15,11 @@ use tower_service::Service;
 use crate::backend::permit::Pending;
 use crate::backend::{Admission, Backend, Check, Erased};
 use crate::body::ResponseBody;
-use crate::future::{Metering, ResponseFuture, Step, ends_at_head};
+use crate::future::{Metering, Refused, ResponseFuture, Step, ends_at_head};
 use crate::guard::Guard;
 use crate::layer::{MissingCustomer, Options};
 use crate::observe;
-use crate::policy::{Decision, Denial};
+use crate::policy::Denial;
 use crate::reject::Refusal;
 use crate::reporter::Reporter;
 use crate::request::{HeadOnly, ReadRequest};
@@ -93,7 +93,7 @@ where
         let Some(customer) = self.options.customer(&head) else {
             return match self.options.missing_customer {
                 MissingCustomer::PassUnmetered => self.run(head, R::pass(body), None),
-                MissingCustomer::Refuse => self.refuse(Refusal::MissingCustomer),
+                MissingCustomer::Refuse => self.refuse(Refusal::MissingCustomer, &head),
             };
         };
         let reporter = Reporter::of(&mut head.extensions);
@@ -104,13 +104,13 @@ where
                 let check = options.question(&mut head, &customer, expected);
                 match check {
                     Ok(check) => Asked::new(options, check, reporter).wait(head, body).await,
-                    Err(refusal) => Step::Refuse(refusal, None),
+                    Err(refusal) => Step::Refuse(Refused::new(refusal, &head)),
                 }
             });
         }
         let check = match self.options.question(&mut head, &customer, None) {
             Ok(check) => check,
-            Err(refusal) => return self.refuse(refusal),
+            Err(refusal) => return self.refuse(refusal, &head),
         };
         let mut asked = Asked::new(Arc::clone(&self.options), check, reporter);
         let body = R::pass(body);
@@ -119,9 +119,7 @@ where
         match asked.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(answer) => match asked.answered(answer, &mut head) {
                 Ok(metering) => self.run(head, body, Some(metering)),
-                Err((refusal, decision)) => {
-                    ResponseFuture::refused(Arc::clone(&self.options), refusal, decision)
-                }
+                Err(refusal) => self.refuse(refusal, &head),
             },
             Poll::Pending => self.wait(asked.wait(head, body)),
         }
@@ -143,11 +141,11 @@ impl<S, B: Backend, R> Limitry<S, B, R> {
         ResponseFuture::running(future, metering, is_head)
     }
 
-    fn refuse<Q>(&self, refusal: Refusal) -> ResponseFuture<S, Q, B>
+    fn refuse<Q>(&self, refusal: Refusal, head: &Parts) -> ResponseFuture<S, Q, B>
     where
         S: Service<Request<Q>>,
     {
-        ResponseFuture::refused(Arc::clone(&self.options), refusal, None)
+        ResponseFuture::refused(Arc::clone(&self.options), Refused::new(refusal, head))
     }
 
     fn wait<Q>(
@@ -216,12 +214,12 @@ impl<B: Backend> Asked<B> {
                 pending.disarm();
                 Step::Run(Request::from_parts(head, body), metering)
             }
-            Err((refusal, decision)) => {
+            Err(refusal) => {
                 // Dropped armed, it sees to it that an unknown check ends without a hold.
                 if !is_unknown {
                     pending.disarm();
                 }
-                Step::Refuse(refusal, decision)
+                Step::Refuse(Refused::new(refusal, &head))
             }
         }
     }
@@ -231,16 +229,15 @@ impl<B: Backend> Asked<B> {
         self,
         answer: Result<Admission, Error>,
         head: &mut Parts,
-    ) -> Result<Metering<B>, (Refusal, Option<Decision>)> {
+    ) -> Result<Metering<B>, Refusal> {
         let Self { options, check, reporter, .. } = self;
         let error = match answer {
             Ok(Admission { decision, hold }) => {
                 options.outage.is_over();
                 if let Some(denial) = Denial::new(decision.clone()) {
-                    observe::request(denial.kind().as_str());
-                    return Err((Refusal::Denied(denial), Some(decision)));
+                    return Err(Refusal::Denied(denial));
                 }
-                observe::request("allowed");
+                observe::allowed(&decision);
                 head.extensions.insert(decision.clone());
                 let guard = Guard::new(options, hold, reporter);
                 return Ok(Metering { guard, decision: Some(decision) });
@@ -254,7 +251,7 @@ impl<B: Backend> Asked<B> {
                 observe::failure("open", &error);
                 head.extensions.insert(Unmetered(()));
                 let Some(ticket) = check.ticket() else {
-                    return Err((Refusal::Misconfigured, None));
+                    return Err(Refusal::Misconfigured);
                 };
                 let guard = Guard::unchecked(options, ticket, check, reporter);
                 return Ok(Metering { guard, decision: None });
@@ -262,7 +259,7 @@ impl<B: Backend> Asked<B> {
             _ => Refusal::Unavailable,
         };
         observe::failure(refusal.as_str(), &error);
-        Err((refusal, None))
+        Err(refusal)
     }
 }
 

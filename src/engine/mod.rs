@@ -256,7 +256,8 @@ impl Resolved {
             balance: judged.balance,
             verdict: judged.verdict,
         });
-        Decision::new(Arc::clone(&self.plan), self.at, looked.collect(), balance)
+        let customer = self.customer.clone();
+        Decision::new(customer, Arc::clone(&self.plan), self.at, looked.collect(), balance)
     }
 
     fn into_admission(self, checked: Checked) -> Admission {

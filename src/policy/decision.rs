@@ -6,7 +6,7 @@ use compact_str::CompactString;
 use smallvec::SmallVec;
 
 use super::catalog::{Plan, PlanLine, Shown};
-use super::{Amount, Balance, Period, Timestamp, Verdict, Window};
+use super::{Amount, Balance, CustomerId, Period, Timestamp, Verdict, Window};
 
 /// The answer of a check: allowed or not, and the state of every limit and balance looked at.
 ///
@@ -17,6 +17,7 @@ pub struct Decision(Arc<Inner>);
 
 #[derive(Clone)]
 struct Inner {
+    customer: CustomerId,
     plan: Arc<Plan>,
     at: Timestamp,
     allowed: bool,
@@ -64,6 +65,7 @@ impl BalanceState {
 
 impl Decision {
     pub(crate) fn new(
+        customer: CustomerId,
         plan: Arc<Plan>,
         at: Timestamp,
         limits: SmallVec<[Looked; 6]>,
@@ -71,12 +73,17 @@ impl Decision {
     ) -> Self {
         let allowed = !limits.iter().any(|looked| looked.verdict.refuses())
             && !balance.as_ref().is_some_and(BalanceState::is_exceeded);
-        Self(Arc::new(Inner { plan, at, allowed, limits, balance }))
+        Self(Arc::new(Inner { customer, plan, at, allowed, limits, balance }))
     }
 
     /// Whether the request may run.
     pub fn is_allowed(&self) -> bool {
         self.0.allowed
+    }
+
+    /// Whom it is about.
+    pub fn customer(&self) -> &CustomerId {
+        &self.0.customer
     }
 
     /// Every limit that was looked at, those that refused first.
@@ -274,6 +281,12 @@ impl<'a> LimitState<'a> {
     /// The id of the meter it caps.
     pub fn meter(&self) -> &'a str {
         self.line.meter.id()
+    }
+
+    /// The dimensions that the limit is narrowed to, by key.
+    pub fn dimensions(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let limit = self.line.limit.as_deref();
+        limit.into_iter().flat_map(|limit| limit.dimensions().iter())
     }
 
     /// The unit of the meter, if one was given.
