@@ -114,6 +114,8 @@
 //! | `full` | | all of these |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// Without a backend nobody reads what the layer would ask it.
+#![cfg_attr(not(feature = "embedded"), allow(dead_code, unused_imports))]
 
 #[cfg(feature = "axum")]
 pub mod axum;
@@ -129,6 +131,7 @@ mod future;
 mod guard;
 mod headers;
 mod hook;
+mod json;
 mod layer;
 mod observe;
 pub mod policy;
@@ -153,7 +156,7 @@ pub use layer::{Disconnect, LimitryLayer, MissingCustomer, MissingUsage};
 pub use policy::{
     Amount, CustomerId, Decision, Denial, Event, Limit, LimitState, Meter, NewBalance, Usage,
 };
-pub use reject::{DenialStyle, Refusal};
+pub use reject::{BalanceStatus, DenialStyle, Refusal};
 pub use reporter::Reporter;
 pub use service::{Limitry, Unmetered};
 

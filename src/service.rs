@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use tokio::time::timeout;
 use tower_service::Service;
@@ -15,7 +15,7 @@ use tower_service::Service;
 use crate::backend::permit::Pending;
 use crate::backend::{Admission, Backend, Check, Erased};
 use crate::body::ResponseBody;
-use crate::future::{Metering, ResponseFuture, Step};
+use crate::future::{Metering, ResponseFuture, Step, ends_at_head};
 use crate::guard::Guard;
 use crate::layer::{MissingCustomer, Options};
 use crate::observe;
@@ -101,14 +101,14 @@ where
             let (options, reader) = (Arc::clone(&self.options), self.request.clone());
             return self.wait(async move {
                 let (body, expected) = reader.read(body).await;
-                let check = options.question(&head, &customer, &reporter, expected);
+                let check = options.question(&mut head, &customer, expected);
                 match check {
                     Ok(check) => Asked::new(options, check, reporter).wait(head, body).await,
                     Err(refusal) => Step::Refuse(refusal, None),
                 }
             });
         }
-        let check = match self.options.question(&head, &customer, &reporter, None) {
+        let check = match self.options.question(&mut head, &customer, None) {
             Ok(check) => check,
             Err(refusal) => return self.refuse(refusal),
         };
@@ -138,7 +138,7 @@ impl<S, B: Backend, R> Limitry<S, B, R> {
     where
         S: Service<Request<Q>>,
     {
-        let is_head = head.method == Method::HEAD;
+        let is_head = ends_at_head(&head.method);
         let future = self.inner.call(Request::from_parts(head, body));
         ResponseFuture::running(future, metering, is_head)
     }
@@ -182,21 +182,33 @@ impl<B: Backend> Asked<B> {
         Pin::new(&mut self.answer).poll(cx)
     }
 
-    /// Waits for the answer, within the time it may take.
-    async fn wait<Q>(mut self, mut head: Parts, body: Q) -> Step<Q, B> {
+    /// Waits for the answer, within the time it may take. Dropped before, also before it was polled at
+    /// all, it releases the id.
+    fn wait<Q>(self, head: Parts, body: Q) -> impl Future<Output = Step<Q, B>> + Send + use<Q, B>
+    where
+        Q: Send,
+    {
+        let pending = Pending::sent(self.options.books.backend(), &self.check);
+        self.wait_for_answer(pending, head, body)
+    }
+
+    async fn wait_for_answer<Q>(
+        mut self,
+        mut pending: Pending<B>,
+        mut head: Parts,
+        body: Q,
+    ) -> Step<Q, B> {
         // No timer for a backend that answers at once.
-        if let Poll::Ready(answer) = poll_fn(|cx| Poll::Ready(self.poll(cx))).await {
-            return match self.answered(answer, &mut head) {
-                Ok(metering) => Step::Run(Request::from_parts(head, body), metering),
-                Err((refusal, decision)) => Step::Refuse(refusal, decision),
-            };
-        }
-        let mut pending = Pending::sent(self.options.books.backend(), &self.check);
-        let within = self.options.check_timeout;
-        let answer = timeout(within, poll_fn(|cx| self.poll(cx))).await.unwrap_or_else(|_| {
-            let message = format!("the backend did not answer a check within {within:?}");
-            Err(Error::new(ErrorKind::TimedOut, message))
-        });
+        let answer = match poll_fn(|cx| Poll::Ready(self.poll(cx))).await {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => {
+                let within = self.options.check_timeout;
+                timeout(within, poll_fn(|cx| self.poll(cx))).await.unwrap_or_else(|_| {
+                    let message = format!("the backend did not answer a check within {within:?}");
+                    Err(Error::new(ErrorKind::TimedOut, message))
+                })
+            }
+        };
         let is_unknown = answer.as_ref().is_err_and(Error::is_unknown);
         match self.answered(answer, &mut head) {
             Ok(metering) => {

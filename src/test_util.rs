@@ -178,6 +178,8 @@ impl fmt::Debug for Scripted {
     }
 }
 
+impl crate::backend::sealed::Sealed for Scripted {}
+
 impl Backend for Scripted {
     type Check = BoxFuture<'static, Result<Admission, Error>>;
     type Finish = BoxFuture<'static, Result<(), Error>>;
@@ -269,7 +271,6 @@ fn denied(now: Timestamp) -> Admission {
 /// # Panics
 ///
 /// When a hold is open, or the backend does not say.
-#[track_caller]
 pub async fn assert_no_open_holds<B: Backend>(books: &Books<B>) {
     match books.open_holds().await {
         Ok(0) => {}

@@ -730,7 +730,10 @@ impl Trial {
             return running.permit.release().await.unwrap();
         }
         let usage = Use { n, model, ..running.of.clone() }.usage();
-        running.permit.settle(usage).await.unwrap();
+        // Usage that the price cannot be told of is settled all the same, and told to the caller.
+        let unpriced = running.charge && price(n).is_none() && !running.permit.was_settled();
+        let kind = running.permit.settle(usage).await.map_err(|error| error.kind()).err();
+        assert_eq!(kind, unpriced.then_some(ErrorKind::Invalid));
         if finished == Some(true) {
             return;
         }

@@ -169,6 +169,8 @@ fn now<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
+impl<S: Store> crate::backend::sealed::Sealed for Engine<S> {}
+
 impl<S: Store> Backend for Engine<S> {
     type Check = CheckFuture<S>;
     type Finish = FinishFuture;
@@ -336,6 +338,17 @@ impl<S: Store> Inner<S> {
         if let Some((name, amount)) = negative {
             let problem = format_args!("value {name:?} is {amount}; give 0 or more");
             return Err(Error::invalid("estimate", problem));
+        }
+        if !ask.expected.is_empty() && ask.charge.is_none() {
+            let catalog = self.catalog.load();
+            if !catalog.reads_any(ask.expected.values()) {
+                let problem = format_args!(
+                    "no meter reads {:?}; meters read: {}",
+                    ask.expected.values(),
+                    catalog.values()
+                );
+                return Err(Error::invalid("estimate", problem));
+            }
         }
         let id = match &ask.id {
             Some(Ok(id)) => id.clone(),

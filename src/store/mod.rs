@@ -31,8 +31,10 @@ use crate::policy::{
     RecordedEvent, Timestamp, Transaction, Usage, Verdict, Window,
 };
 
+#[cfg(feature = "embedded")]
 mod memory;
 
+#[cfg(feature = "embedded")]
 pub use memory::Memory;
 
 /// A boxed future, for what is not on the path of a request.
@@ -407,8 +409,12 @@ pub struct Recount<'a> {
     /// be left alone.
     pub window: &'a (dyn Fn(&CustomerId, u32, Timestamp) -> Option<Window> + Send + Sync),
     /// What an event gives a counter, if anything.
-    pub counts: &'a (dyn Fn(&RecordedEvent, u32) -> Option<(Aggregation, Amount)> + Send + Sync),
+    pub counts: &'a Counts<'a>,
 }
+
+/// What an event gives a counter.
+pub type Counts<'a> =
+    dyn Fn(&RecordedEvent, u32) -> Option<(Aggregation, Amount)> + Send + Sync + 'a;
 
 impl fmt::Debug for Recount<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

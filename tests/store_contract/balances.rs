@@ -112,7 +112,11 @@ pub(crate) async fn a_balance_that_is_missing_is_denied_for_its_own_reason(open:
 pub(crate) async fn a_price_that_cannot_be_told_is_missing_and_never_nothing(open: Open) {
     let books = with(open, 10);
     // The estimate has a price, the usage has none: the estimate is charged.
-    admitted(&books, priced(ask("ada", 8))).await.settle(Usage::of("other", 3)).await.unwrap();
+    let settled = admitted(&books, priced(ask("ada", 8))).await.settle(Usage::of("other", 3)).await;
+    assert_eq!(
+        settled.unwrap_err().to_string(),
+        "usage: cannot be priced; give every value that the price needs",
+    );
     assert_eq!(current(&books, "ada", CREDITS).await, amount(6));
     let event = books.events(Default::default()).await.unwrap().items.remove(0);
     assert_eq!(event.usage().value("other"), Some(amount(3)));
@@ -121,13 +125,13 @@ pub(crate) async fn a_price_that_cannot_be_told_is_missing_and_never_nothing(ope
     let below = ask("ada", 1).charge(CREDITS, |usage| {
         Some(if usage.value("total_tokens") == Some(amount(1)) { amount(2) } else { amount(-5) })
     });
-    admitted(&books, below).await.settle(total(3)).await.unwrap();
+    admitted(&books, below).await.settle(total(3)).await.unwrap_err();
     assert_eq!(current(&books, "ada", CREDITS).await, amount(4));
     let panics = ask("ada", 1).charge(CREDITS, |usage| {
         assert_eq!(usage.value("total_tokens"), Some(amount(1)), "a panic of the test's own");
         Some(amount(1))
     });
-    admitted(&books, panics).await.settle(total(2)).await.unwrap();
+    admitted(&books, panics).await.settle(total(2)).await.unwrap_err();
     assert_eq!(current(&books, "ada", CREDITS).await, amount(3));
 }
 

@@ -1,7 +1,7 @@
 //! A check decides over everything at once, and its hold ends once.
 
 use tower_limitry::policy::DenialKind;
-use tower_limitry::{Books, Check, Limit, Meter, NewBalance, Usage};
+use tower_limitry::{Books, Check, ErrorKind, Limit, Meter, NewBalance, Usage};
 
 use crate::support::*;
 
@@ -61,9 +61,19 @@ pub(crate) async fn an_estimate_of_nothing_asks_nothing(open: Open) {
 }
 
 pub(crate) async fn an_estimate_of_another_value_asks_nothing_of_this_meter(open: Open) {
-    let books = open(hundred_a_day(&noon()));
+    let books = open(hundred_a_day(&noon()).meter(Meter::sum("time", "seconds")));
     let permit = admitted(&books, Check::of("ada").estimate("seconds", 5_000)).await;
     assert_eq!(of(permit.decision().limits(), "daily").held, amount(0));
+}
+
+pub(crate) async fn an_estimate_that_no_meter_reads_is_an_error(open: Open) {
+    let books = open(hundred_a_day(&noon()));
+    let error = failed(&books, Check::of("ada").estimate("total_tokns", 50)).await;
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_eq!(
+        error.to_string(),
+        r#"estimate: no meter reads {"total_tokns": 50}; meters read: total_tokens"#,
+    );
 }
 
 pub(crate) async fn a_release_records_nothing(open: Open) {

@@ -71,6 +71,7 @@ macro_rules! store_suite {
                     without_an_estimate_it_is_refused_once_the_cap_is_reached,
                     an_estimate_of_nothing_asks_nothing,
                     an_estimate_of_another_value_asks_nothing_of_this_meter,
+                    an_estimate_that_no_meter_reads_is_an_error,
                     a_release_records_nothing,
                     a_permit_that_is_dropped_releases,
                     a_settlement_happens_though_its_future_is_dropped,

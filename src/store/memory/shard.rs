@@ -624,7 +624,7 @@ impl Account {
 }
 
 fn alert(account: &mut Account, line: &SettleLine<'_>, used: Amount, settled: &mut Settled) {
-    if !line.alerts.first().is_some_and(|(_, due)| used >= *due) {
+    if line.alerts.first().is_none_or(|(_, due)| used < *due) {
         return;
     }
     let end = minute(line.window.end());
