@@ -618,6 +618,86 @@ mod strangers {
     }
 }
 
+mod while_requests_run {
+    use super::*;
+    use std::sync::Mutex;
+    use tower_limitry::backend::Customer;
+
+    const WORKERS: usize = 4;
+
+    /// Limits come and go and the customer moves from zone to zone, and every use counts once.
+    #[test]
+    fn definitions_change_and_every_use_counts_once() {
+        for round in 0..times(10, 500) {
+            let clock = noon();
+            let cap = 1_000_000;
+            let daily = Limit::per_day("daily", "tokens", cap);
+            let memory = Memory::new().keep_events(100_000);
+            let books = OPEN(tokens(&clock).limit(daily).memory(memory));
+            let running = AtomicUsize::new(WORKERS);
+            let uses = 300;
+            on_threads(WORKERS + 1, |number| {
+                block_on(async {
+                    if number < WORKERS {
+                        for turn in 0..uses {
+                            if turn % 2 == 0 {
+                                books.record(Event::new("ada", "chat", total(1))).await.unwrap();
+                            } else {
+                                let permit = admitted(&books, ask("ada", 2)).await;
+                                permit.settle(total(1)).await.unwrap();
+                            }
+                        }
+                        running.fetch_sub(1, SeqCst);
+                        return;
+                    }
+                    while running.load(SeqCst) > 0 {
+                        let hourly = Limit::per_hour("hourly", "tokens", cap);
+                        books.put_limit(hourly.clone()).await.unwrap();
+                        books.put_limit(hourly.for_customer("ada")).await.unwrap();
+                        books.put_customer(Customer::new("ada").zone("Asia/Tokyo")).await.unwrap();
+                        books.remove_limit("hourly").await.unwrap();
+                        let of_day = Limit::per_day("week", "tokens", cap);
+                        books.put_limit(of_day).await.unwrap();
+                        books.put_limit(Limit::per_week("week", "tokens", cap)).await.unwrap();
+                        books.remove_customer("ada").await.unwrap();
+                    }
+                    books.put_limit(Limit::per_hour("hourly", "tokens", cap)).await.unwrap();
+                });
+            });
+            block_on(async {
+                let all = amount((WORKERS * uses) as u64);
+                for id in ["daily", "hourly", "week"] {
+                    let seen = used_held(&books, "ada", id).await;
+                    assert_eq!(seen, (all, amount(0)), "round {round}, {id}");
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn every_alert_is_told_once() {
+        for round in 0..times(50, 2_000) {
+            let told = Arc::new(Mutex::new(Vec::new()));
+            let telling = Arc::clone(&told);
+            let limit = Limit::per_day("daily", "tokens", 100).alert_at(1..=100);
+            let books = tokens(&noon()).limit(limit).on_alert(move |crossing| {
+                telling.lock().unwrap().push(crossing.percent);
+            });
+            let books = OPEN(books);
+            on_threads(8, |_| {
+                block_on(async {
+                    for _ in 0..15 {
+                        books.record(Event::new("ada", "chat", total(1))).await.unwrap();
+                    }
+                });
+            });
+            let mut told = std::mem::take(&mut *told.lock().unwrap());
+            told.sort_unstable();
+            assert_eq!(told, (1..=100).collect::<Vec<u8>>(), "round {round}");
+        }
+    }
+}
+
 mod shutdown {
     use super::*;
 

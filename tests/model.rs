@@ -218,7 +218,7 @@ fn any_step(duplicates: u32) -> impl Strategy<Value = Step> {
         4 => Just(0_i64),
         3 => 0..600_i64,
         2 => 0..200_000_i64,
-        2 => -86_400..0_i64,
+        3 => -86_400..0_i64,
         1 => Just(-86_400_i64),
         1 => 0..40_000_000_i64,
     ];
@@ -236,8 +236,8 @@ fn any_step(duplicates: u32) -> impl Strategy<Value = Step> {
             .prop_map(|(customer, amount)| Step::Debit { customer, amount }),
         5 => seconds.prop_map(|seconds| Step::Advance { seconds }),
         2 => (0..6_usize, any_limit()).prop_map(|(number, limit)| Step::PutLimit { number, limit }),
-        1 => (0..6_usize).prop_map(|number| Step::RemoveLimit { number }),
-        1 => (0..2_usize, prop::option::of(0..ZONES.len()), prop::option::of(0..ANCHORS.len()))
+        2 => (0..6_usize).prop_map(|number| Step::RemoveLimit { number }),
+        2 => (0..2_usize, prop::option::of(0..ZONES.len()), prop::option::of(0..ANCHORS.len()))
             .prop_map(|(customer, zone, anchor)| Step::Describe { customer, zone, anchor }),
         2 => (0..CUSTOMERS.len(), any_meter(), any_range(), prop::option::weighted(0.3, 0..2_usize))
             .prop_map(|(customer, meter, range, model)| Step::Query { customer, meter, range, model }),
@@ -262,7 +262,7 @@ fn any_history() -> impl Strategy<Value = (Vec<LimitOf>, Vec<Step>)> {
         } else {
             any_step(duplicates).boxed()
         };
-        (prop::collection::vec(any_limit(), 0..4), prop::collection::vec(step, 1..28))
+        (prop::collection::vec(any_limit(), 0..4), prop::collection::vec(step, 1..36))
     })
 }
 

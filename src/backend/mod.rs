@@ -48,6 +48,9 @@ pub trait Backend: sealed::Sealed + Clone + fmt::Debug + Send + Sync + 'static {
     /// Decides over all limits that apply and the balance, and sets the estimate aside, as one
     /// atomic step.
     ///
+    /// Dropped before its answer, the future of an id that a caller gave releases what this check
+    /// placed or will place, and nothing else: another request may hold under the same id.
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::Unavailable`] when it was not decided, [`ErrorKind::TimedOut`] when that is not

@@ -136,13 +136,15 @@ impl<B: Backend> Pending<B> {
             Some(_) => check,
             None => check.with_id(backend.make_id()),
         };
-        let ticket = check.ticket();
-        (Self { backend: backend.clone(), ticket }, check)
+        (Self::sent(backend, &check), check)
     }
 
     /// For a check that has its id, and was sent.
     pub(crate) fn sent(backend: &B, check: &Check) -> Self {
-        Self { backend: backend.clone(), ticket: check.ticket() }
+        // Under an id that a caller gave, another request may be running: there the backend's own
+        // future sees to what it placed.
+        let ticket = if check.0.given { None } else { check.ticket() };
+        Self { backend: backend.clone(), ticket }
     }
 
     /// Somebody else ends the hold from here on, or there is none.

@@ -584,7 +584,13 @@ impl<S: Store> Future for CheckFuture<S> {
                     return Poll::Ready(Err(error));
                 }
             };
-            let checked = ready!(Pin::new(future).poll(cx))?;
+            let checked = match ready!(Pin::new(future).poll(cx)) {
+                Ok(checked) => checked,
+                Err(error) => {
+                    *resolved = None;
+                    return Poll::Ready(Err(error));
+                }
+            };
             let resolved = resolved.take().expect("CheckFuture polled after completion");
             match checked.outcome {
                 Outcome::Stale => {
@@ -607,6 +613,32 @@ impl<S: Store> Future for CheckFuture<S> {
                     return Poll::Ready(Ok(resolved.into_admission(checked)));
                 }
             }
+        }
+    }
+}
+
+/// A check of an id that a caller gave, dropped before its answer: what it placed is released when
+/// the answer says where that is. By the id alone, another request's hold could go.
+impl<S: Store> Drop for CheckFuture<S> {
+    fn drop(&mut self) {
+        let CheckState::Asked(Some(resolved), _) = &self.state else { return };
+        if !resolved.check.0.given {
+            return;
+        }
+        let state = std::mem::replace(&mut self.state, CheckState::Failed(None));
+        let CheckState::Asked(Some(Resolved { id, customer, .. }), mut future) = state else {
+            return;
+        };
+        let engine = self.engine.clone();
+        let release = move |checked: Checked| {
+            if checked.place.is_some() {
+                drop(Backend::release(&engine, Ticket { id, customer, place: checked.place }));
+            }
+        };
+        match now(&mut future) {
+            Poll::Ready(Ok(checked)) => release(checked),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => drop(self.engine.spawn(async move { future.await.map(release) })),
         }
     }
 }

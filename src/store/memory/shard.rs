@@ -435,7 +435,12 @@ impl Shard {
             }
         }
         let slot = self.customers.find(around.hash, customer);
-        match slot.or_else(|| self.admit(customer, around)) {
+        // Who had a hold was admitted: the settlement has its place, whoever came meanwhile.
+        let most = match operation.origin {
+            Origin::Held(_) => usize::MAX,
+            _ => around.most,
+        };
+        match slot.or_else(|| self.admit(customer, Around { most, ..around })) {
             // The id of an expired hold may be a caller's, who may send it again.
             Some(slot) => Ok((slot, operation.origin != Origin::Fresh)),
             None => Err(SettleOutcome::Full),
