@@ -368,7 +368,8 @@ impl<B: Backend> Books<B> {
         self.0.admin().open_holds().await
     }
 
-    /// Resolves when no request is running on a hold.
+    /// Resolves when no request is running on a hold. A hold that ends by itself is noticed when the
+    /// next request ends; await it within a timeout where there are such.
     ///
     /// # Errors
     ///
