@@ -199,7 +199,7 @@ pub(crate) struct Meter<B: Backend> {
     /// Known from the head; recorded once the trailers say that it was a success.
     known: Option<Usage>,
     watch: Option<Box<dyn Watch>>,
-    /// How much of the length that the head told is still to come.
+    /// How much of the length that was told is still to come.
     remaining: Option<u64>,
     /// The record of what was settled at the head.
     settled: Option<B::Finish>,
@@ -211,9 +211,13 @@ impl<B: Backend> Meter<B> {
         classification: Classification,
         measured: Measured,
         headers: &HeaderMap,
+        exact: Option<u64>,
     ) -> Self {
         let length = headers.get(CONTENT_LENGTH);
-        let remaining = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        // The trailers of a gRPC call are to come when its length has.
+        let has_end = classification != Classification::GrpcTrailers;
+        let remaining = length.or(exact).filter(|_| has_end);
         let mut meter =
             Self { guard, classification, known: None, watch: None, remaining, settled: None };
         match measured {
@@ -255,8 +259,8 @@ impl<B: Backend> Meter<B> {
         }
     }
 
-    /// Whether the length that the head told has come; a server may not ask for more.
-    fn is_complete(&self) -> bool {
+    /// Whether the length that was told has come; a server may not ask for more.
+    pub(crate) fn is_complete(&self) -> bool {
         self.remaining == Some(0)
     }
 

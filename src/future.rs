@@ -117,7 +117,7 @@ where
                 StateProjection::Waiting { service, options, step } => {
                     let next = match ready!(step.as_mut().poll(cx)) {
                         Step::Run(request, metering) => {
-                            let is_head = request.method() == http::Method::HEAD;
+                            let is_head = ends_at_head(request.method());
                             let future = service.call(request);
                             State::Running { future, metering: Some(metering), is_head }
                         }
@@ -194,10 +194,12 @@ where
     }
     let measure = Arc::clone(&guard.options().measure);
     let measured = hook::call(|| measure.measure(&head)).unwrap_or(Measured::Missing);
-    let at_head = is_head || has_no_body(&head) || body.is_end_stream();
     let is_known =
         classification == Classification::Success && matches!(measured, Measured::Usage(_));
-    let mut meter = Meter::new(guard, classification, measured, &head.headers);
+    let exact = body.size_hint().exact();
+    let mut meter = Meter::new(guard, classification, measured, &head.headers, exact);
+    let at_head =
+        is_head || has_no_body(&head) || body.is_end_stream() || meter.is_complete();
     if !at_head && !is_known {
         return Metered::Flows(Response::from_parts(head, ResponseBody::metered(body, meter)));
     }
@@ -212,6 +214,12 @@ where
         }
         None => Metered::Flows(Response::from_parts(head, ResponseBody::metered(body, meter))),
     }
+}
+
+/// Requests whose successful answers end with their head: nobody polls their bodies. After CONNECT a
+/// tunnel follows.
+pub(crate) fn ends_at_head(method: &http::Method) -> bool {
+    *method == http::Method::HEAD || *method == http::Method::CONNECT
 }
 
 /// Answers that end with their head: nobody polls their bodies.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use tokio::time::timeout;
 use tower_service::Service;
@@ -15,7 +15,7 @@ use tower_service::Service;
 use crate::backend::permit::Pending;
 use crate::backend::{Admission, Backend, Check, Erased};
 use crate::body::ResponseBody;
-use crate::future::{Metering, ResponseFuture, Step};
+use crate::future::{Metering, ResponseFuture, Step, ends_at_head};
 use crate::guard::Guard;
 use crate::layer::{MissingCustomer, Options};
 use crate::observe;
@@ -138,7 +138,7 @@ impl<S, B: Backend, R> Limitry<S, B, R> {
     where
         S: Service<Request<Q>>,
     {
-        let is_head = head.method == Method::HEAD;
+        let is_head = ends_at_head(&head.method);
         let future = self.inner.call(Request::from_parts(head, body));
         ResponseFuture::running(future, metering, is_head)
     }
