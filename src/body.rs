@@ -296,7 +296,8 @@ impl<B: Backend> Drop for Meter<B> {
     fn drop(&mut self) {
         if self.guard.is_open() {
             let seen = self.watch.as_mut().and_then(|watch| hook::call(|| watch.seen()));
-            let (seen, is_final) = seen.unwrap_or((self.known.take(), true));
+            let is_known = self.known.is_some();
+            let (seen, is_final) = seen.unwrap_or((self.known.take(), is_known));
             self.guard.disconnected(seen, is_final);
         }
     }
