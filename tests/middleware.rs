@@ -43,6 +43,7 @@ fn seven(_: &response::Parts) -> Option<Usage> {
 }
 
 /// A service that always answers `hello`, and counts its calls.
+#[expect(clippy::type_complexity, reason = "the type is the bounds")]
 fn hello<Q>(
     calls: &Counter,
 ) -> impl Service<
@@ -350,6 +351,7 @@ mod decisions {
     async fn only_limits_that_such_an_event_can_move_refuse() {
         let books = Engine::builder()
             .meter(Meter::count("chats").event_type("chat"))
+            .meter(Meter::sum("tokens", "tokens"))
             .limit(Limit::per_day("one-chat", "chats", 1))
             .build()
             .unwrap();

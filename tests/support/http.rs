@@ -325,6 +325,7 @@ pub fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
 }
 
 /// The next frame, polled for once.
+#[allow(clippy::type_complexity)]
 pub fn poll_frame<B: Body + Unpin>(body: &mut B) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
     Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
 }
