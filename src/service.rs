@@ -117,12 +117,20 @@ where
         // A backend in this process answers at once. Then the inner service that was polled ready is
         // called here, and nothing is boxed or cloned.
         match asked.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(answer) => match asked.answered(answer, &mut head) {
-                Ok(metering) => self.run(head, body, Some(metering)),
-                Err((refusal, decision)) => {
-                    ResponseFuture::refused(Arc::clone(&self.options), refusal, decision)
+            Poll::Ready(answer) => {
+                let is_unknown = answer.as_ref().is_err_and(Error::is_unknown);
+                let pending =
+                    is_unknown.then(|| Pending::sent(self.options.books.backend(), &asked.check));
+                match asked.answered(answer, &mut head) {
+                    Ok(metering) => {
+                        pending.into_iter().for_each(|mut pending| pending.disarm());
+                        self.run(head, body, Some(metering))
+                    }
+                    Err((refusal, decision)) => {
+                        ResponseFuture::refused(Arc::clone(&self.options), refusal, decision)
+                    }
                 }
-            },
+            }
             Poll::Pending => self.wait(asked.wait(head, body)),
         }
     }
