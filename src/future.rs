@@ -198,8 +198,7 @@ where
         classification == Classification::Success && matches!(measured, Measured::Usage(_));
     let exact = body.size_hint().exact();
     let mut meter = Meter::new(guard, classification, measured, &head.headers, exact);
-    let at_head =
-        is_head || has_no_body(&head) || body.is_end_stream() || meter.is_complete();
+    let at_head = is_head || has_no_body(&head) || body.is_end_stream() || meter.is_complete();
     if !at_head && !is_known {
         return Metered::Flows(Response::from_parts(head, ResponseBody::metered(body, meter)));
     }

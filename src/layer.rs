@@ -412,14 +412,10 @@ impl<B: Backend> Options<B> {
             ask.id = Some(Ok(self.books.backend().make_id()));
         }
         ask.event_type = Some(event_type);
-        ask.charge = self
-            .charge
-            .as_ref()
-            .and_then(|charging| charging.of(head))
-            .filter(|charge| {
-                let reporter = head.extensions.get_or_insert_default::<Reporter>();
-                reporter.claim_charge(customer, &charge.balance)
-            });
+        ask.charge = self.charge.as_ref().and_then(|charging| charging.of(head)).filter(|charge| {
+            let reporter = head.extensions.get_or_insert_default::<Reporter>();
+            reporter.claim_charge(customer, &charge.balance)
+        });
         Ok(check)
     }
 }

@@ -120,8 +120,11 @@ where
         let mut body = Box::pin(body);
         let mut frames = VecDeque::new();
         let too_long = body.size_hint().lower() > self.most as u64;
-        let reading =
-            if too_long { Reading::Stopped } else { read(body.as_mut(), self.most, &mut frames).await };
+        let reading = if too_long {
+            Reading::Stopped
+        } else {
+            read(body.as_mut(), self.most, &mut frames).await
+        };
         let whole = reading != Reading::Stopped;
         let expected = whole.then(|| (self.expect)(&joined(&frames))).flatten();
         let ended = reading == Reading::Ended;
