@@ -23,8 +23,6 @@ impl fmt::Debug for Erased {
     }
 }
 
-impl super::sealed::Sealed for Erased {}
-
 impl Backend for Erased {
     type Check = BoxFuture<'static, Result<Admission, Error>>;
     type Finish = BoxFuture<'static, Result<(), Error>>;

@@ -37,9 +37,9 @@ pub const DEFAULT_EVENT_TYPE: &str = "request";
 /// Named futures keep the request path free of boxes; [`Erased`] boxes them for a backend that is
 /// chosen at run time.
 ///
-/// Sealed: to keep books of your own, implement [`Store`](crate::store::Store) and build an
-/// [`Engine`](crate::Engine) on it.
-pub trait Backend: sealed::Sealed + Clone + fmt::Debug + Send + Sync + 'static {
+/// Implement it to wrap another backend. To keep books of your own, implement
+/// [`Store`](crate::store::Store) and build an [`Engine`](crate::Engine) on it.
+pub trait Backend: Clone + fmt::Debug + Send + Sync + 'static {
     /// The answer to [`check`](Self::check).
     type Check: Future<Output = Result<Admission, Error>> + Send + Unpin + 'static;
     /// Resolves once a settlement or release is as durable as the backend promises.
@@ -74,11 +74,6 @@ pub trait Backend: sealed::Sealed + Clone + fmt::Debug + Send + Sync + 'static {
 
     /// Everything that is not on the path of a request.
     fn admin(&self) -> &dyn Admin;
-}
-
-pub(crate) mod sealed {
-    /// Only what decides by this crate's rules may stand behind the layer.
-    pub trait Sealed {}
 }
 
 /// A question: may this customer do this now?

@@ -169,8 +169,6 @@ fn now<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-impl<S: Store> crate::backend::sealed::Sealed for Engine<S> {}
-
 impl<S: Store> Backend for Engine<S> {
     type Check = CheckFuture<S>;
     type Finish = FinishFuture;
