@@ -421,6 +421,7 @@ impl<B: Backend> Options<B> {
                 .map_err(|_| Refusal::InvalidIdempotencyKey)?;
             ask.id = Some(Ok(id));
             ask.given = true;
+            ask.attempt = self.books.backend().make_id().attempt();
         } else {
             ask.id = Some(Ok(self.books.backend().make_id()));
         }

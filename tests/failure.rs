@@ -502,7 +502,6 @@ fn keyed() -> Request<Empty<Bytes>> {
 
 /// A repeat whose check stays without answer ends the hold of the first, which then is not counted.
 #[tokio::test(start_paused = true)]
-#[ignore = "a key names the hold of every attempt under it, so one attempt can release another's"]
 async fn a_repeat_that_gives_up_leaves_the_first_its_hold() {
     for outage in [Answer::Fail(ErrorKind::TimedOut), Answer::Hang, Answer::LoseAnswer] {
         let books = books();
@@ -526,7 +525,6 @@ async fn a_repeat_that_gives_up_leaves_the_first_its_hold() {
 
 /// A client repeats with the same key just because it got no answer; it is answered 409.
 #[tokio::test(start_paused = true)]
-#[ignore = "a key names the hold of every attempt under it, so a release bars the next one"]
 async fn a_key_whose_check_stayed_without_answer_can_be_sent_again() {
     for outage in OUTAGES {
         for code in [StatusCode::OK, StatusCode::BAD_GATEWAY] {
