@@ -123,13 +123,11 @@ mod over_and_under {
         for outside in [true, false] {
             let books = books();
             let timeout = ResponseBodyTimeoutLayer::new(Duration::from_secs(3));
-            let service = ServiceBuilder::new()
-                .map_response(|response: Response<_>| response.map(Body::new))
-                .option_layer(outside.then_some(timeout.clone()))
-                .layer(layer(&books))
-                .map_response(|response: Response<_>| response.map(Body::new))
-                .option_layer((!outside).then_some(timeout))
-                .service(stalling);
+            let route = Router::new().route_service("/", stalling.clone());
+            let service = match outside {
+                true => route.layer(layer(&books)).layer(timeout),
+                false => route.layer(timeout).layer(layer(&books)),
+            };
             let mut body = service.oneshot(get_request("/")).await.unwrap().into_body();
             assert!(body.frame().await.unwrap().is_ok());
             assert!(body.frame().await.unwrap().is_err());
@@ -189,25 +187,20 @@ mod over_and_under {
         assert!(response.headers().contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN));
     }
 
+    async fn panicking() -> &'static str {
+        yield_now().await;
+        panic!("the handler panics");
+    }
+
     #[tokio::test]
     async fn a_panic_that_is_caught() {
         for outside in [true, false] {
             let books = books();
-            let panicking = service_fn(|_: Request<Body>| async {
-                yield_now().await;
-                panic!("the handler panics");
-                #[expect(unreachable_code)]
-                Ok::<_, Infallible>(ok(TEXT))
-            });
-            let inner = ServiceBuilder::new()
-                .option_layer((!outside).then(CatchPanicLayer::new))
-                .map_response(|response: Response<_>| response.map(Body::new))
-                .service(panicking);
-            let service = ServiceBuilder::new()
-                .option_layer(outside.then(CatchPanicLayer::new))
-                .map_response(|response: Response<_>| response.map(Body::new))
-                .layer(layer(&books))
-                .service(inner);
+            let route = Router::new().route("/", get(panicking));
+            let service = match outside {
+                true => route.layer(layer(&books)).layer(CatchPanicLayer::new()),
+                false => route.layer(CatchPanicLayer::new()).layer(layer(&books)),
+            };
             let response = service.oneshot(get_request("/")).await.unwrap();
             assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
             assert_eq!(standing(&books).await, Standing::untouched(), "outside: {outside}");
@@ -297,11 +290,12 @@ mod over_and_under {
                 StatusCode::GATEWAY_TIMEOUT,
                 Duration::from_secs(30),
             ))
-            .layer(RequestBodyTimeoutLayer::new(Duration::from_secs(30)))
-            .layer(layer(&books))
+            .layer(RequestBodyTimeoutLayer::new(Duration::from_secs(30)));
+        let stack = Router::new()
+            .route("/", get(|| async { TEXT }))
             .layer(ConcurrencyLimitLayer::new(64))
-            .layer(TraceLayer::new_for_http())
-            .service(service_fn(|_: Request<_>| ready(Ok::<_, Infallible>(ok(TEXT)))));
+            .layer(layer(&books))
+            .layer(stack);
         for _ in 0..10 {
             let response = stack.clone().oneshot(get_request("/")).await.unwrap();
             assert_eq!(text(response).await, TEXT);

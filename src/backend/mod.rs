@@ -205,7 +205,7 @@ impl Check {
     }
 
     /// Tells this check from others under the same given id.
-    pub(crate) fn as_attempt(mut self, made: &EventId) -> Self {
+    pub(crate) fn with_attempt(mut self, made: &EventId) -> Self {
         self.ask_mut().attempt = made.attempt();
         self
     }

@@ -133,7 +133,7 @@ impl<B: Backend> Pending<B> {
     /// Gives the check its id, before it is sent.
     pub(crate) fn new(backend: &B, check: Check) -> (Self, Check) {
         let check = match check.0.id {
-            Some(_) => check.as_attempt(&backend.make_id()),
+            Some(_) => check.with_attempt(&backend.make_id()),
             None => check.with_id(backend.make_id()),
         };
         (Self::sent(backend, &check), check)
