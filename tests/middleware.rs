@@ -49,7 +49,7 @@ fn hello<Q>(
     Request<Q>,
     Response = Response<Full<Bytes>>,
     Error = Infallible,
-    Future = Ready<Result<Response<Full<Bytes>>, Infallible>>,
+    Future = Ready<Answered>,
 > + Clone
 + use<Q> {
     let calls = calls.clone();
