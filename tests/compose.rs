@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::convert::Infallible;
-use std::future::{pending, ready};
+use std::future::{Pending, Ready, pending, ready};
 use std::time::Duration;
 
 use axum::Router;
@@ -40,13 +40,13 @@ const TEXT: &str =
     r#"{"tokens": 7, "text": "a text that is long enough to be compressed, isn't it, isn't it"}"#;
 
 #[derive(serde::Deserialize)]
-struct Answered {
+struct Counted {
     tokens: u64,
 }
 
 /// Measures the tokens of a JSON answer, estimates ten, charges the balance.
 fn layer<B: Backend>(books: &Books<B>) -> LimitryLayer<B> {
-    let measure = usage::json(1_024, |answer: &Answered| Some(tokens(answer.tokens)));
+    let measure = usage::json(1_024, |answer: &Counted| Some(tokens(answer.tokens)));
     LimitryLayer::new(books.clone(), identify(), measure)
         .estimate(|_| tokens(10))
         .charge(CREDITS, price)
@@ -65,21 +65,23 @@ async fn text(
 mod over_and_under {
     use super::*;
 
+    #[expect(clippy::type_complexity, reason = "the type is the bounds")]
     fn answering() -> impl Service<
         Request<Body>,
         Response = Response<Full<Bytes>>,
         Error = Infallible,
-        Future = std::future::Ready<Result<Response<Full<Bytes>>, Infallible>>,
+        Future = Ready<Answered>,
     > + Clone
     + Send {
         service_fn(|_: Request<Body>| ready(Ok(ok(TEXT))))
     }
 
+    #[expect(clippy::type_complexity, reason = "the type is the bounds")]
     fn hanging() -> impl Service<
         Request<Body>,
         Response = Response<Full<Bytes>>,
         Error = Infallible,
-        Future = std::future::Pending<Result<Response<Full<Bytes>>, Infallible>>,
+        Future = Pending<Answered>,
     > + Clone
     + Send {
         service_fn(|_: Request<Body>| pending())
@@ -123,7 +125,7 @@ mod over_and_under {
         for outside in [true, false] {
             let books = books();
             let timeout = ResponseBodyTimeoutLayer::new(Duration::from_secs(3));
-            let route = Router::new().route_service("/", stalling.clone());
+            let route = Router::new().route_service("/", stalling);
             let service = match outside {
                 true => route.layer(layer(&books)).layer(timeout),
                 false => route.layer(timeout).layer(layer(&books)),

@@ -49,8 +49,6 @@ fn layer<B: Backend>(books: &Books<B>) -> LimitryLayer<B> {
         .check_timeout(TIMEOUT)
 }
 
-type Answered = Result<Response<Full<Bytes>>, Infallible>;
-
 fn answering(
     code: StatusCode,
 ) -> impl Service<

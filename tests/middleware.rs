@@ -43,14 +43,13 @@ fn seven(_: &response::Parts) -> Option<Usage> {
 }
 
 /// A service that always answers `hello`, and counts its calls.
-#[expect(clippy::type_complexity, reason = "the type is the bounds")]
 fn hello<Q>(
     calls: &Counter,
 ) -> impl Service<
     Request<Q>,
     Response = Response<Full<Bytes>>,
     Error = Infallible,
-    Future = Ready<Result<Response<Full<Bytes>>, Infallible>>,
+    Future = Ready<Answered>,
 > + Clone
 + use<Q> {
     let calls = calls.clone();

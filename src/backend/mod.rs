@@ -21,7 +21,7 @@ pub use admin::{
     TransactionQuery,
 };
 pub use books::Books;
-pub use erased::Erased;
+pub use erased::{Erased, ErasedFinish};
 pub use permit::{CheckError, Permit};
 
 /// The type of an event when none is named.

@@ -20,6 +20,9 @@ use tower_limitry::engine::{EngineBuilder, ManualClock};
 use tower_limitry::policy::RecordedEvent;
 use tower_limitry::{Amount, Books, Engine, Limit, Meter, NewBalance, Usage};
 
+/// What a simple service answers.
+pub type Answered = Result<Response<Full<Bytes>>, Infallible>;
+
 pub const CUSTOMER: &str = "acct_42";
 pub const CREDITS: &str = "AI Credits";
 
@@ -324,9 +327,10 @@ pub fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
+type NextFrame<B> = Result<Frame<<B as Body>::Data>, <B as Body>::Error>;
+
 /// The next frame, polled for once.
-#[allow(clippy::type_complexity)]
-pub fn poll_frame<B: Body + Unpin>(body: &mut B) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+pub fn poll_frame<B: Body + Unpin>(body: &mut B) -> Poll<Option<NextFrame<B>>> {
     Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
 }
 
