@@ -65,7 +65,6 @@ async fn text(
 mod over_and_under {
     use super::*;
 
-    #[expect(clippy::type_complexity, reason = "the type is the bounds")]
     fn answering() -> impl Service<
         Request<Body>,
         Response = Response<Full<Bytes>>,
@@ -76,7 +75,6 @@ mod over_and_under {
         service_fn(|_: Request<Body>| ready(Ok(ok(TEXT))))
     }
 
-    #[expect(clippy::type_complexity, reason = "the type is the bounds")]
     fn hanging() -> impl Service<
         Request<Body>,
         Response = Response<Full<Bytes>>,
