@@ -39,6 +39,12 @@ pub(crate) fn trailers_succeed(trailers: Option<&HeaderMap>) -> bool {
     status.is_some_and(|status| status.as_bytes() == b"0")
 }
 
+/// Whether these headers of a gRPC answer are its trailers, too.
+#[cfg(feature = "grpc")]
+pub(crate) fn is_trailers_only(headers: &HeaderMap) -> bool {
+    headers.contains_key(GRPC_STATUS)
+}
+
 /// gRPC proper. In grpc-web the trailers are part of the body, so there the HTTP status decides.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(content_type) = headers.get(CONTENT_TYPE) else { return false };
