@@ -38,8 +38,10 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// The trailers-only answer to a refused call.
-pub(crate) fn response(refusal: &Refusal) -> Response<Bytes> {
+/// The answer to a refused call, as the layer gives it, but without `RateLimit` fields: trailers only.
+/// For handlers that check by themselves; in tonic,
+/// `Status::from_header_map(response.headers())` makes a status of it.
+pub fn response(refusal: &Refusal) -> Response<Bytes> {
     let (code, reason) = status(refusal);
     let message = refusal.message();
     let mut response = Response::new(Bytes::new());
