@@ -109,15 +109,11 @@ impl<T: Model> Service<http::Request<Body>> for ModelServer<T> {
 }
 
 #[derive(Clone)]
-pub(crate) struct ModelClient(client::Grpc<Channel>, Channel);
+pub(crate) struct ModelClient(client::Grpc<Channel>);
 
 impl ModelClient {
     pub(crate) fn new(channel: Channel) -> Self {
-        Self(client::Grpc::new(channel.clone()), channel)
-    }
-
-    pub(crate) fn channel(&self) -> Channel {
-        self.1.clone()
+        Self(client::Grpc::new(channel))
     }
 
     pub(crate) async fn complete(
