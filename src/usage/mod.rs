@@ -19,9 +19,13 @@ use http::response::Parts;
 
 use crate::policy::Usage;
 
+#[cfg(feature = "grpc")]
+mod grpc;
 #[cfg(feature = "json")]
 mod json;
 
+#[cfg(feature = "grpc")]
+pub use grpc::{GrpcMessages, GrpcTrailers, grpc_messages, grpc_trailer, grpc_trailers};
 #[cfg(feature = "json")]
 pub use json::{Json, json};
 
