@@ -39,7 +39,8 @@ pin_project! {
     impl<P, B: Backend> PinnedDrop for ResponseBody<P, B> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            if let InnerProjection::Boxed { body, drain } = this.inner.project()
+            if !std::thread::panicking()
+                && let InnerProjection::Boxed { body, drain } = this.inner.project()
                 && let (Some(body), Some(meter)) = (body.take(), this.meter.take())
             {
                 drain(body, meter);
@@ -294,12 +295,17 @@ impl<B: Backend> Meter<B> {
 
 impl<B: Backend> Drop for Meter<B> {
     fn drop(&mut self) {
-        if self.guard.is_open() {
-            let seen = self.watch.as_mut().and_then(|watch| hook::call(|| watch.seen()));
-            let is_known = self.known.is_some();
-            let (seen, is_final) = seen.unwrap_or((self.known.take(), is_known));
-            self.guard.disconnected(seen, is_final);
+        if !self.guard.is_open() {
+            return;
         }
+        if std::thread::panicking() {
+            // The body itself panicked, or something around it: no client has left.
+            return self.fail();
+        }
+        let seen = self.watch.as_mut().and_then(|watch| hook::call(|| watch.seen()));
+        let is_known = self.known.is_some();
+        let (seen, is_final) = seen.unwrap_or((self.known.take(), is_known));
+        self.guard.disconnected(seen, is_final);
     }
 }
 

@@ -410,7 +410,7 @@ impl<B: Backend> Options<B> {
         };
         let expected = self.expect.as_ref().and_then(|expect| hook::call(|| expect(head)));
         for usage in expected.into_iter().chain(read).filter(Usage::is_estimate) {
-            ask.expected.merge(usage.if_asked());
+            ask.expected.merge(usage.into_asked());
         }
         if let Some(header) = &self.idempotency_key
             && let Some(value) = head.headers.get(header)
@@ -421,6 +421,7 @@ impl<B: Backend> Options<B> {
                 .map_err(|_| Refusal::InvalidIdempotencyKey)?;
             ask.id = Some(Ok(id));
             ask.given = true;
+            ask.attempt = self.books.backend().make_id().attempt();
         } else {
             ask.id = Some(Ok(self.books.backend().make_id()));
         }

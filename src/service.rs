@@ -207,24 +207,16 @@ impl<B: Backend> Asked<B> {
                 })
             }
         };
-        let is_unknown = answer.as_ref().is_err_and(Error::is_unknown);
+        // From here on the answer decides who ends the hold.
+        pending.disarm();
         match self.answered(answer, &mut head) {
-            Ok(metering) => {
-                // From here on the guard owns the id, whatever became of the check.
-                pending.disarm();
-                Step::Run(Request::from_parts(head, body), metering)
-            }
-            Err(refusal) => {
-                // Dropped armed, it sees to it that an unknown check ends without a hold.
-                if !is_unknown {
-                    pending.disarm();
-                }
-                Step::Refuse(Refused::new(refusal, &head))
-            }
+            Ok(metering) => Step::Run(Request::from_parts(head, body), metering),
+            Err(refusal) => Step::Refuse(Refused::new(refusal, &head)),
         }
     }
 
-    /// What the answer means for the request.
+    /// What the answer means for the request. Where it does not run, and it is unknown whether a hold
+    /// was placed, the id is released.
     fn answered(
         self,
         answer: Result<Admission, Error>,
@@ -259,6 +251,9 @@ impl<B: Backend> Asked<B> {
             _ => Refusal::Unavailable,
         };
         observe::failure(refusal.as_str(), &error);
+        if error.is_unknown() {
+            drop(Pending::sent(options.books.backend(), &check));
+        }
         Err(refusal)
     }
 }

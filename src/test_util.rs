@@ -178,8 +178,6 @@ impl fmt::Debug for Scripted {
     }
 }
 
-impl crate::backend::sealed::Sealed for Scripted {}
-
 impl Backend for Scripted {
     type Check = BoxFuture<'static, Result<Admission, Error>>;
     type Finish = BoxFuture<'static, Result<(), Error>>;

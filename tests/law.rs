@@ -780,6 +780,7 @@ mod one_hold {
                 epoch: 0,
                 now: self.now,
                 id: if hold { &self.id } else { &looker },
+                attempt: 0,
                 customer: &self.customer,
                 lines: &[line],
                 balance: None,
@@ -814,7 +815,7 @@ mod one_hold {
         }
 
         fn key(&self) -> HoldKey<'_> {
-            HoldKey { id: &self.id, customer: &self.customer, place: None }
+            HoldKey { id: &self.id, customer: &self.customer, place: None, attempt: None }
         }
 
         fn used_held(&self) -> (Amount, Amount) {
@@ -871,7 +872,7 @@ mod one_hold {
                 }
                 SettleUnsure => {
                     let counts = !fate.finished;
-                    let outcome = bench.settle(Origin::Unsure);
+                    let outcome = bench.settle(Origin::Unsure(0));
                     assert_eq!(outcome == SettleOutcome::Recorded, counts, "{steps:?}: {fate:?}");
                     fate.counted += u32::from(counts);
                     fate.finished = true;
@@ -952,7 +953,7 @@ mod one_hold {
                     false
                 }
                 Settle => bench.settle(Origin::Held(checked.place)) == SettleOutcome::Recorded,
-                _ => bench.settle(Origin::Unsure) == SettleOutcome::Recorded,
+                _ => bench.settle(Origin::Unsure(0)) == SettleOutcome::Recorded,
             });
             let recorded = recorded.into_iter().filter(|recorded| *recorded).count();
             assert_eq!(recorded, 1, "round {number}");

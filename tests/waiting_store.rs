@@ -112,6 +112,7 @@ impl Store for Waiting {
     fn check(&self, operation: &CheckOperation<'_>) -> Self::Check {
         let (epoch, now, hold) = (operation.epoch, operation.now, operation.hold);
         let (id, customer) = (operation.id.clone(), operation.customer.clone());
+        let attempt = operation.attempt;
         let lines: Vec<CheckLine> = operation.lines.to_vec();
         let balance = operation
             .balance
@@ -128,6 +129,7 @@ impl Store for Waiting {
                     epoch,
                     now,
                     id,
+                    attempt,
                     customer,
                     lines,
                     balance,
@@ -181,10 +183,12 @@ impl Store for Waiting {
 
     fn release(&self, key: HoldKey<'_>, now: Moment) -> Self::Release {
         let (id, customer, place) = (key.id.clone(), key.customer.clone(), key.place);
+        let attempt = key.attempt;
         self.send(
             |inner| &inner.releases,
             move |memory| {
-                at_once(memory.release(HoldKey { id: &id, customer: &customer, place }, now))
+                let key = HoldKey { id: &id, customer: &customer, place, attempt };
+                at_once(memory.release(key, now))
             },
         )
     }

@@ -133,7 +133,7 @@ impl<B: Backend> Pending<B> {
     /// Gives the check its id, before it is sent.
     pub(crate) fn new(backend: &B, check: Check) -> (Self, Check) {
         let check = match check.0.id {
-            Some(_) => check,
+            Some(_) => check.with_attempt(&backend.make_id()),
             None => check.with_id(backend.make_id()),
         };
         (Self::sent(backend, &check), check)
@@ -141,10 +141,7 @@ impl<B: Backend> Pending<B> {
 
     /// For a check that has its id, and was sent.
     pub(crate) fn sent(backend: &B, check: &Check) -> Self {
-        // Under an id that a caller gave, another request may be running: there the backend's own
-        // future sees to what it placed.
-        let ticket = if check.0.given { None } else { check.ticket() };
-        Self { backend: backend.clone(), ticket }
+        Self { backend: backend.clone(), ticket: check.ticket() }
     }
 
     /// Somebody else ends the hold from here on, or there is none.

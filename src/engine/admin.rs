@@ -194,7 +194,12 @@ impl<S: Store> Admin for Engine<S> {
         lifetime: Duration,
     ) -> BoxFuture<'_, Result<Vec<bool>, Error>> {
         Box::pin(async move {
-            let keys = holds.iter().map(|(customer, id)| HoldKey { id, customer, place: None });
+            let keys = holds.iter().map(|(customer, id)| HoldKey {
+                id,
+                customer,
+                place: None,
+                attempt: None,
+            });
             self.0.store.renew(keys.collect(), lifetime, self.0.moment()).await
         })
     }

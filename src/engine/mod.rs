@@ -169,8 +169,6 @@ fn now<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-impl<S: Store> crate::backend::sealed::Sealed for Engine<S> {}
-
 impl<S: Store> Backend for Engine<S> {
     type Check = CheckFuture<S>;
     type Finish = FinishFuture;
@@ -197,7 +195,12 @@ impl<S: Store> Backend for Engine<S> {
     }
 
     fn release(&self, ticket: Ticket) -> Self::Finish {
-        let key = HoldKey { id: &ticket.id, customer: &ticket.customer, place: ticket.place };
+        let key = HoldKey {
+            id: &ticket.id,
+            customer: &ticket.customer,
+            place: ticket.place,
+            attempt: Some(ticket.attempt),
+        };
         let mut future = self.0.store.release(key, self.0.moment());
         match now(&mut future) {
             Poll::Ready(answer) => {
@@ -263,7 +266,8 @@ impl Resolved {
     fn into_admission(self, checked: Checked) -> Admission {
         let place = checked.place;
         let decision = self.decide(checked);
-        let ticket = Ticket { id: self.id, customer: self.customer, place };
+        let attempt = self.check.0.attempt;
+        let ticket = Ticket { id: self.id, customer: self.customer, place, attempt };
         let hold = place.map(|_| Hold { ticket, ask: self.check, at: self.at });
         Admission { decision, hold }
     }
@@ -414,6 +418,7 @@ impl<S: Store> Inner<S> {
             epoch,
             now,
             id: &resolved.id,
+            attempt: ask.attempt,
             customer: &resolved.customer,
             lines: &lines,
             balance,
@@ -427,7 +432,7 @@ impl<S: Store> Inner<S> {
         let hold = &settlement.hold;
         let ask = &*hold.ask.0;
         let origin = match (settlement.unsure, hold.ticket.place) {
-            (true, _) => Origin::Unsure,
+            (true, _) => Origin::Unsure(hold.ticket.attempt),
             (false, place) => Origin::Held(place),
         };
         let customer = &hold.ticket.customer;
@@ -613,32 +618,6 @@ impl<S: Store> Future for CheckFuture<S> {
                     return Poll::Ready(Ok(resolved.into_admission(checked)));
                 }
             }
-        }
-    }
-}
-
-/// A check of an id that a caller gave, dropped before its answer: what it placed is released when
-/// the answer says where that is. By the id alone, another request's hold could go.
-impl<S: Store> Drop for CheckFuture<S> {
-    fn drop(&mut self) {
-        let CheckState::Asked(Some(resolved), _) = &self.state else { return };
-        if !resolved.check.0.given {
-            return;
-        }
-        let state = std::mem::replace(&mut self.state, CheckState::Failed(None));
-        let CheckState::Asked(Some(Resolved { id, customer, .. }), mut future) = state else {
-            return;
-        };
-        let engine = self.engine.clone();
-        let release = move |checked: Checked| {
-            if checked.place.is_some() {
-                drop(Backend::release(&engine, Ticket { id, customer, place: checked.place }));
-            }
-        };
-        match now(&mut future) {
-            Poll::Ready(Ok(checked)) => release(checked),
-            Poll::Ready(Err(_)) => {}
-            Poll::Pending => drop(self.engine.spawn(async move { future.await.map(release) })),
         }
     }
 }

@@ -104,7 +104,7 @@ impl Usage {
     }
 
     /// The same amounts, those too large at the largest, as what is asked: no limit allows that much.
-    pub(crate) fn if_asked(mut self) -> Self {
+    pub(crate) fn into_asked(mut self) -> Self {
         self.problem = None;
         self
     }
