@@ -107,7 +107,7 @@
 //! | `embedded` | yes | the engine in this process, with the memory store |
 //! | `json` | yes | estimates from JSON requests, usage from JSON responses, serde forms |
 //! | `axum` | | extractors and responses for axum handlers |
-//! | `grpc` | | refusals as gRPC clients understand them |
+//! | `grpc` | | refusals as gRPC clients understand them, usage from trailers and messages |
 //! | `bearer` | | customers by their hashed bearer key |
 //! | `tracing` | | spans and events |
 //! | `metrics` | | counters through the `metrics` facade |

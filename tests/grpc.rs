@@ -668,6 +668,26 @@ mod refusals {
     }
 
     #[tokio::test]
+    async fn calls_at_the_same_time_do_not_overspend_together() {
+        let books = books();
+        let client = serve(metered(&books)).await;
+        let calls = (0..50).map(|call| {
+            let mut client = client.clone();
+            async move {
+                match call % 2 {
+                    0 => client.complete(prompt("hello", 10)).await.map(drop),
+                    _ => all(client.stream(prompt("hello", 10)).await?.into_inner()).await.1,
+                }
+            }
+        });
+        let answers = future::join_all(calls).await;
+        let refused = answers.into_iter().filter_map(Result::err);
+        let codes = Vec::from_iter(refused.map(|status| status.code()));
+        assert_eq!(codes, [Code::ResourceExhausted; 40]);
+        assert_eq!(recorded(&books).await.len(), 10);
+    }
+
+    #[tokio::test]
     async fn a_private_limit_is_not_named() {
         let secret = Limit::per_day("secret", "tokens", 5).named("Secret").private();
         let books = builder().limit(secret).build().unwrap();
