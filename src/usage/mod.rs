@@ -19,11 +19,25 @@ use http::response::Parts;
 
 use crate::policy::Usage;
 
+#[cfg(feature = "llm")]
+mod blocks;
+#[cfg(feature = "llm")]
+mod capture;
+#[cfg(feature = "llm")]
+mod fields;
+#[cfg(feature = "llm")]
+mod framing;
 #[cfg(feature = "json")]
 mod json;
+#[cfg(feature = "llm")]
+mod llm;
+#[cfg(feature = "llm")]
+mod scan;
 
 #[cfg(feature = "json")]
 pub use json::{Json, json};
+#[cfg(feature = "llm")]
+pub use llm::{Llm, anthropic, bedrock, cohere, gemini, llama_cpp, llm, ollama, openai};
 
 /// Measures a response. Implemented for closures from the response's head to its usage.
 ///
@@ -58,6 +72,11 @@ pub trait Watch: Send + Sync {
 
     /// The usage, now that the body has ended.
     fn end(&mut self) -> Option<Usage>;
+
+    /// Whether the body says that the request has failed, as by an error event within its stream.
+    fn has_failed(&self) -> bool {
+        false
+    }
 
     /// What was seen so far of a body that ended early, and whether that is all there is.
     fn seen(&mut self) -> (Option<Usage>, bool) {
