@@ -266,7 +266,13 @@ impl<B: Backend> Meter<B> {
             return self.settled.take();
         }
         let measured = match self.watch.take() {
-            Some(mut watch) => hook::call(|| watch.end()).flatten(),
+            Some(mut watch) => {
+                let measured = hook::call(|| watch.end()).flatten();
+                if hook::call(|| watch.has_failed()) == Some(true) {
+                    self.classification = Classification::Failure;
+                }
+                measured
+            }
             None => self.known.take(),
         };
         self.guard.end(self.classification, trailers, measured).and_then(unless_done)
@@ -291,6 +297,11 @@ impl<B: Backend> Meter<B> {
 impl<B: Backend> Drop for Meter<B> {
     fn drop(&mut self) {
         if self.guard.is_open() {
+            if let Some(watch) = &self.watch
+                && hook::call(|| watch.has_failed()) == Some(true)
+            {
+                return self.fail();
+            }
             let seen = self.watch.as_mut().and_then(|watch| hook::call(|| watch.seen()));
             let (seen, is_final) = seen.unwrap_or((self.known.take(), true));
             self.guard.disconnected(seen, is_final);

@@ -193,6 +193,9 @@ where
         return passed(head, body);
     }
     let measure = Arc::clone(&guard.options().measure);
+    if let Some(started) = guard.started() {
+        head.extensions.insert(started);
+    }
     let measured = hook::call(|| measure.measure(&head)).unwrap_or(Measured::Missing);
     let at_head = is_head || has_no_body(&head) || body.is_end_stream();
     let is_known =

@@ -23,6 +23,9 @@ pub(super) trait Take {
     fn parts_end(&mut self);
 }
 
+/// How much longer than the last event one may be. No event of interest fits in that.
+const SLACK: usize = 16;
+
 /// A stream, cut into blocks. Lines end as in server-sent events: with LF, CR or both.
 #[derive(Debug)]
 pub(super) struct Blocks {
@@ -33,11 +36,13 @@ pub(super) struct Blocks {
     kept: Vec<u8>,
     /// The block is longer than that and passed on in parts; its last byte.
     long: Option<u8>,
+    /// How long the last block was.
+    usual: usize,
 }
 
 impl Blocks {
     pub(super) fn new(end: End, most: usize) -> Self {
-        Self { end, most, kept: Vec::new(), long: None }
+        Self { end, most, kept: Vec::new(), long: None, usual: 0 }
     }
 
     /// The next bytes.
@@ -70,6 +75,7 @@ impl Blocks {
             }
             let Some(end) = self.find_end(None, rest) else { return self.keep(rest, take) };
             let (block, behind) = rest.split_at(end);
+            self.usual = block.len();
             take.block(block);
             rest = behind;
         }
@@ -114,6 +120,22 @@ impl Blocks {
         take.part(&self.kept, true);
         take.part(rest, false);
         self.kept = Vec::new();
+    }
+
+    /// Whether these bytes are one event, to all appearances: it begins where one has to and ends as
+    /// one does, and two like the last one do not fit. Finding its end would cost as much again as
+    /// looking for what is wanted in it.
+    #[inline]
+    pub(super) fn is_one_event(&mut self, bytes: &[u8]) -> bool {
+        let is_one = self.end == End::BlankLine
+            && self.kept.is_empty()
+            && self.long.is_none()
+            && bytes.len() <= self.usual + SLACK
+            && bytes.ends_with(b"\n\n");
+        if is_one {
+            self.usual = self.usual.min(bytes.len());
+        }
+        is_one
     }
 
     /// Where the block ends, when `before` is the byte before `bytes` in it.

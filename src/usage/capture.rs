@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use crate::policy::Amount;
 
-/// The longest value that is kept, and the longest key that is looked at.
+/// The longest value that is kept, and the longest key that is looked at, if not told otherwise.
 const LONGEST: usize = 4096;
 
 /// Which members to find, compiled to a tree.
@@ -18,6 +18,7 @@ pub(super) struct Wanted {
     names: Vec<Box<str>>,
     /// The elements of an array at the top are documents of their own.
     elements: bool,
+    longest: usize,
 }
 
 #[derive(Debug, Default)]
@@ -34,7 +35,14 @@ impl Wanted {
     const ROOT: usize = 0;
 
     pub(super) fn new(elements: bool) -> Self {
-        Self { nodes: vec![Node::default()], names: Vec::new(), elements }
+        Self { nodes: vec![Node::default()], names: Vec::new(), elements, longest: LONGEST }
+    }
+
+    /// Documents as a whole, unless they are longer than that.
+    pub(super) fn documents(longest: usize) -> Self {
+        let mut wanted = Self { longest, ..Self::new(true) };
+        wanted.add_whole("", "");
+        wanted
     }
 
     /// Adds a member by its JSON pointer. Several may share a name: the last one found counts.
@@ -258,7 +266,7 @@ impl Capture {
             }
             State::InKey => {
                 let (part, next, is_over) = string(bytes, at, &mut self.escaped);
-                keep(&mut self.text, part);
+                self.keep(part);
                 if is_over {
                     let node = self.levels.last().map_or(Wanted::ROOT, |level| level.node);
                     self.state = State::Colon(self.found.wanted.child(node, &self.text));
@@ -280,9 +288,9 @@ impl Capture {
             State::InString(slot) => {
                 let (part, next, is_over) = string(bytes, at, &mut self.escaped);
                 if let Some(slot) = slot {
-                    keep(&mut self.text, part);
+                    self.keep(part);
                     if is_over {
-                        keep(&mut self.text, b"\"");
+                        self.keep(b"\"");
                         self.store(slot);
                     }
                 }
@@ -295,13 +303,13 @@ impl Capture {
                 let rest = &bytes[at..];
                 let is_end = |byte: &u8| matches!(byte, b',' | b'}' | b']' | 0..=b' ');
                 let end = rest.iter().position(is_end);
-                keep(&mut self.text, &rest[..end.unwrap_or(rest.len())]);
+                self.keep(&rest[..end.unwrap_or(rest.len())]);
                 let Some(end) = end else { return bytes.len() };
                 self.store(slot);
                 self.state = State::After;
                 at + end
             }
-            State::Skip(skip) => self.skip(bytes, at, skip),
+            State::Skip(skip) => self.skip(bytes, at, skip, done),
             State::After => {
                 match byte {
                     b',' => self.next(),
@@ -341,6 +349,9 @@ impl Capture {
     fn enter_document(&mut self, open: u8) {
         self.found.values.clear();
         let elements = open == b'[' && self.found.wanted.elements;
+        if !elements && self.found.wanted.nodes[Wanted::ROOT].whole {
+            return self.open(open, Some(Wanted::ROOT));
+        }
         let index = (open == b'[').then_some(0);
         self.levels.push(Level { node: Wanted::ROOT, index, is_document: !elements });
         self.begin();
@@ -409,7 +420,13 @@ impl Capture {
         self.state = if self.levels.is_empty() { State::Outside } else { State::After };
     }
 
-    fn skip(&mut self, bytes: &[u8], at: usize, mut skip: Skip) -> usize {
+    fn skip(
+        &mut self,
+        bytes: &[u8],
+        at: usize,
+        mut skip: Skip,
+        done: &mut impl FnMut(&Found),
+    ) -> usize {
         let mut next = at;
         while skip.depth > 0 && next < bytes.len() {
             if skip.in_string {
@@ -431,30 +448,40 @@ impl Capture {
             next += 1;
         }
         if let Some(slot) = skip.slot {
-            keep(&mut self.text, &bytes[at..next]);
+            self.keep(&bytes[at..next]);
             if skip.depth == 0 {
                 self.store(slot);
             }
         }
-        self.state = if skip.depth == 0 { State::After } else { State::Skip(skip) };
+        self.state = if skip.depth > 0 {
+            State::Skip(skip)
+        } else if self.levels.last().is_none_or(|level| self.is_elements(level)) {
+            // A document that was kept as a whole.
+            done(&self.found);
+            self.found.values.clear();
+            if self.levels.is_empty() { State::Outside } else { State::After }
+        } else {
+            State::After
+        };
         next
+    }
+
+    /// Appends as much as fits; one byte more tells that it was too long.
+    fn keep(&mut self, part: &[u8]) {
+        let room = self.found.wanted.longest.saturating_add(1).saturating_sub(self.text.len());
+        self.text.extend_from_slice(&part[..part.len().min(room)]);
     }
 
     /// Keeps the text as the value, unless it was too long.
     fn store(&mut self, slot: Slot) {
-        if self.text.len() <= LONGEST {
+        if self.text.len() <= self.found.wanted.longest {
             self.found.set(slot, &self.text);
         }
     }
 }
 
-/// Appends as much as fits; one byte more tells that it was too long.
-fn keep(text: &mut Vec<u8>, part: &[u8]) {
-    let room = (LONGEST + 1).saturating_sub(text.len());
-    text.extend_from_slice(&part[..part.len().min(room)]);
-}
-
 /// The rest of a string, from inside of it: its text, where to go on, and whether it is over.
+#[inline]
 fn string<'a>(bytes: &'a [u8], start: usize, escaped: &mut bool) -> (&'a [u8], usize, bool) {
     // A backslash at the end of the last piece takes the first byte of this one.
     let mut from = start + usize::from(std::mem::take(escaped));

@@ -21,23 +21,42 @@ use crate::policy::Usage;
 
 #[cfg(feature = "llm")]
 mod blocks;
+mod both;
 #[cfg(feature = "llm")]
 mod capture;
+mod count;
+#[cfg(feature = "decompress")]
+mod decode;
+mod duration;
+#[cfg(feature = "llm")]
+mod encoding;
 #[cfg(feature = "llm")]
 mod fields;
 #[cfg(feature = "llm")]
+mod final_json;
+#[cfg(feature = "llm")]
 mod framing;
+mod head;
 #[cfg(feature = "json")]
 mod json;
 #[cfg(feature = "llm")]
 mod llm;
 #[cfg(feature = "llm")]
+mod pointer;
+#[cfg(feature = "llm")]
 mod scan;
 
+pub use count::{Count, bytes_out, frames, grpc_messages};
+pub use duration::{Duration, Started, duration};
+#[cfg(feature = "llm")]
+pub use final_json::{FinalJson, final_json};
+pub use head::{Constant, Field, constant, header, trailer};
 #[cfg(feature = "json")]
 pub use json::{Json, json};
 #[cfg(feature = "llm")]
 pub use llm::{Llm, anthropic, bedrock, cohere, gemini, llama_cpp, llm, ollama, openai};
+#[cfg(feature = "llm")]
+pub use pointer::{JsonPointers, json_pointer};
 
 /// Measures a response. Implemented for closures from the response's head to its usage.
 ///
@@ -45,6 +64,12 @@ pub use llm::{Llm, anthropic, bedrock, cohere, gemini, llama_cpp, llm, ollama, o
 pub trait Measure: Send + Sync + 'static {
     /// Looks at the head of a response and says what was used, or where that will be told.
     fn measure(&self, response: &Parts) -> Measured;
+
+    /// Whether it has to know when the request was let through: then that is in the extensions of the
+    /// head, as [`Started`].
+    fn is_timed(&self) -> bool {
+        false
+    }
 }
 
 /// Where the usage of a response is.

@@ -19,6 +19,12 @@ pub(super) trait Documents {
     /// is wanted in it; of no effect for those that come in parts, which are always read.
     fn block(&mut self, start: &[u8], framing: Framing, is_whole: bool) -> bool;
 
+    /// Whether there is nothing to look for in this event; if so, that was all about it.
+    fn passes(&mut self, event: &[u8]) -> bool {
+        let _ = event;
+        false
+    }
+
     /// What was found in a document.
     fn document(&mut self, found: &Found);
 }
@@ -71,6 +77,9 @@ impl<D: Documents> Scan<D> {
         let Self { documents, capture, .. } = self;
         match &mut self.stage {
             Stage::Blocks { blocks, fields } => {
+                if blocks.is_one_event(bytes) && documents.passes(bytes) {
+                    return;
+                }
                 blocks.feed(bytes, &mut Reader { documents, capture, fields: fields.as_mut() });
             }
             Stage::Json => capture.feed(bytes, |found| documents.document(found)),

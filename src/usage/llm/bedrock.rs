@@ -6,8 +6,6 @@
 use super::reading::{Reading, sum, sum_of_known};
 use crate::usage::capture::Found;
 
-pub(super) const NEEDLES: &[&str] = &["-invocationMetrics\"", "token_count\""];
-
 /// The members of `usage` that are read.
 pub(super) const USAGE: &[&str] = &[
     "inputTokens",

@@ -6,8 +6,6 @@
 use super::reading::{Reading, sum_of_known};
 use crate::usage::capture::Found;
 
-pub(super) const NEEDLES: &[&str] = &["\"billed_units\""];
-
 /// The members of `usage` or `meta` that are read.
 pub(super) const USAGE: &[&str] = &[
     "tokens/input_tokens",

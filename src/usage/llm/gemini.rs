@@ -7,7 +7,7 @@ use super::reading::{Reading, difference, sum, sum_of_known};
 use crate::policy::Amount;
 use crate::usage::capture::Found;
 
-/// The members of `usageMetadata` that are read.
+/// The members of `usageMetadata` that are read, beside the fact that it is there.
 pub(super) const USAGE_METADATA: &[&str] = &[
     "promptTokenCount",
     "candidatesTokenCount",
@@ -28,8 +28,7 @@ pub(super) const USAGE: &[&str] = &[
 ];
 
 pub(super) fn is_it(found: &Found) -> bool {
-    USAGE_METADATA.iter().any(|name| found.has(&format!("usageMetadata/{name}")))
-        || is_interaction(found)
+    found.has("usageMetadata") || is_interaction(found)
 }
 
 fn is_interaction(found: &Found) -> bool {

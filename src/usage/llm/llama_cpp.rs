@@ -3,8 +3,6 @@
 use super::reading::{Reading, sum_of_known};
 use crate::usage::capture::Found;
 
-pub(super) const NEEDLES: &[&str] = &["tokens_predicted\""];
-
 pub(super) fn read(found: &Found) -> Option<Reading> {
     let (input, output) = (found.count("tokens_evaluated"), found.count("tokens_predicted"));
     Some(Reading {

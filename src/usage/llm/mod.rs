@@ -20,7 +20,7 @@ use self::reading::Reading;
 use self::tally::{LlmWatch, Tally};
 use super::capture::{Found, Wanted};
 use super::scan::Scan;
-use super::{Measure, Measured};
+use super::{Measure, Measured, encoding};
 
 /// Usage of language models, by any API that is known here, recognised by the answer's content type
 /// and shape.
@@ -70,45 +70,45 @@ use super::{Measure, Measured};
 /// assert_eq!(usage.dimensions().get("model"), Some("large-2"));
 /// ```
 pub fn llm() -> Llm {
-    Llm(&Dialect { name: "llm", needles: ANY_NEEDLES, read: any })
+    Llm(&Dialect { name: "llm", read: any })
 }
 
 /// Usage by OpenAI's API alone (chat completions, completions, responses, embeddings, images, audio),
 /// or that of any provider that speaks its dialect: Azure, Mistral, Groq, OpenRouter, DeepSeek, xAI,
 /// Perplexity, vLLM, Together, llama.cpp and others. Values as in [`llm`].
 pub fn openai() -> Llm {
-    Llm(&Dialect { name: "openai", needles: &[], read: openai::read })
+    Llm(&Dialect { name: "openai", read: openai::read })
 }
 
 /// Usage by Anthropic's API of messages alone. Values as in [`llm`].
 pub fn anthropic() -> Llm {
-    Llm(&Dialect { name: "anthropic", needles: &[], read: anthropic::read })
+    Llm(&Dialect { name: "anthropic", read: anthropic::read })
 }
 
 /// Usage by the API of Gemini alone, also on Vertex: content, its stream as events or as one array,
 /// interactions. Values as in [`llm`].
 pub fn gemini() -> Llm {
-    Llm(&Dialect { name: "gemini", needles: &[], read: gemini::read })
+    Llm(&Dialect { name: "gemini", read: gemini::read })
 }
 
 /// Usage by Ollama's own API alone. Values as in [`llm`].
 pub fn ollama() -> Llm {
-    Llm(&Dialect { name: "ollama", needles: ollama::NEEDLES, read: ollama::read })
+    Llm(&Dialect { name: "ollama", read: ollama::read })
 }
 
 /// Usage by Cohere's API alone, versions 1 and 2. Values as in [`llm`].
 pub fn cohere() -> Llm {
-    Llm(&Dialect { name: "cohere", needles: cohere::NEEDLES, read: cohere::read })
+    Llm(&Dialect { name: "cohere", read: cohere::read })
 }
 
 /// Usage by Bedrock's own API alone: Converse, Nova, Titan, Llama. Values as in [`llm`].
 pub fn bedrock() -> Llm {
-    Llm(&Dialect { name: "bedrock", needles: bedrock::NEEDLES, read: bedrock::read })
+    Llm(&Dialect { name: "bedrock", read: bedrock::read })
 }
 
 /// Usage by the native completions of llama.cpp's server alone. Values as in [`llm`].
 pub fn llama_cpp() -> Llm {
-    Llm(&Dialect { name: "llama_cpp", needles: llama_cpp::NEEDLES, read: llama_cpp::read })
+    Llm(&Dialect { name: "llama_cpp", read: llama_cpp::read })
 }
 
 /// Measures what a language model used; made by [`llm`] and its neighbours.
@@ -119,8 +119,6 @@ pub struct Llm(&'static Dialect);
 #[derive(Debug)]
 struct Dialect {
     name: &'static str,
-    /// What else than a member `usage...` tells an event or line that can carry figures.
-    needles: &'static [&'static str],
     /// The figures of a document. None, or none of tokens: it carries no usage.
     read: fn(&Found) -> Option<Reading>,
 }
@@ -133,18 +131,12 @@ impl fmt::Debug for Llm {
 
 impl Measure for Llm {
     fn measure(&self, response: &Parts) -> Measured {
-        let scan = Scan::new(&response.headers, &WANTED, Tally::new(self.0));
-        scan.map_or(Measured::Missing, |scan| Measured::Body(Box::new(LlmWatch(scan))))
+        match Scan::new(&response.headers, &WANTED, Tally::new(self.0)) {
+            Some(scan) => encoding::decoded(&response.headers, LlmWatch(scan)),
+            None => Measured::Missing,
+        }
     }
 }
-
-const ANY_NEEDLES: &[&str] = &[
-    "eval_count\"",
-    "\"billed_units\"",
-    "tokens_predicted\"",
-    "-invocationMetrics\"",
-    "token_count\"",
-];
 
 /// Tells the dialects apart.
 fn any(found: &Found) -> Option<Reading> {
@@ -164,9 +156,14 @@ fn any(found: &Found) -> Option<Reading> {
         .or_else(|| bedrock::read(found))
 }
 
-/// Whether a stream that begins like this tells its figures in a member `usage...`, if ever.
-fn has_usual_shape(found: &Found) -> bool {
-    ["choices", "object", "type", "candidates"].iter().any(|name| found.has(name))
+/// The needle that finds the figures in a stream that begins like this.
+fn needle(found: &Found) -> Option<usize> {
+    let has = |names: &[&str]| names.iter().any(|name| found.has(name));
+    if has(&["choices", "object", "type"]) {
+        Some(tally::TOKENS)
+    } else {
+        has(&["candidates"]).then_some(tally::TOKEN_COUNT)
+    }
 }
 
 fn model(found: &Found) -> Option<CompactString> {
@@ -186,6 +183,7 @@ static WANTED: LazyLock<Arc<Wanted>> = LazyLock::new(|| {
         wanted.add_whole(&format!("{holder}/usage/{iterations}"), "usage/iterations");
     }
     for holder in ["", "/response"] {
+        wanted.add(&format!("{holder}/usageMetadata"), "usageMetadata");
         for member in gemini::USAGE_METADATA {
             let name = format!("usageMetadata/{member}");
             wanted.add(&format!("{holder}/{name}"), &name);

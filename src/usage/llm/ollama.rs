@@ -4,8 +4,6 @@
 use super::reading::{Reading, sum_of_known};
 use crate::usage::capture::Found;
 
-pub(super) const NEEDLES: &[&str] = &["eval_count\""];
-
 pub(super) fn read(found: &Found) -> Option<Reading> {
     let (input, output) = (found.count("prompt_eval_count"), found.count("eval_count"));
     Some(Reading {

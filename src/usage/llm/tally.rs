@@ -19,15 +19,21 @@ const EARLY: u32 = 3;
 /// How much of an event tells what it is.
 const HEADING: usize = 256;
 
-static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage"));
+/// What all names of figures have in them, for some dialect or other. An event without a figure may
+/// still have a member `usage` that is null, so it would say less.
+static NEEDLES: LazyLock<[Finder<'static>; 3]> =
+    LazyLock::new(|| ["okens", "TokenCount\"", "_count\""].map(Finder::new));
+
+/// Where the needles for OpenAI, Anthropic and their like, and for Gemini, are among them.
+pub(super) const TOKENS: usize = 0;
+pub(super) const TOKEN_COUNT: usize = 1;
 
 /// What a body has said so far.
 #[derive(Debug)]
 pub(super) struct Tally {
     dialect: &'static Dialect,
-    usage: &'static Finder<'static>,
-    /// Only what `usage` finds can carry figures: the dialect is known to be like that.
-    only_usage: bool,
+    /// The one needle that tells what can carry figures, once the dialect is clear.
+    only: Option<&'static Finder<'static>>,
     /// Events or lines so far, up to the last early one.
     early: u32,
     /// The model may be told here. So it may in every document of a body that is just JSON.
@@ -45,8 +51,7 @@ impl Tally {
     pub(super) fn new(dialect: &'static Dialect) -> Self {
         Self {
             dialect,
-            usage: &USAGE,
-            only_usage: dialect.needles.is_empty(),
+            only: None,
             early: 0,
             is_early: true,
             model: None,
@@ -57,29 +62,27 @@ impl Tally {
         }
     }
 
+    /// Whether the stream has to tell yet which model and what dialect it is.
+    fn is_new(&self) -> bool {
+        self.early < EARLY && (self.model.is_none() || self.only.is_none())
+    }
+
+    #[inline]
+    fn note(&mut self, heading: Heading) {
+        match heading {
+            Heading::Piece => self.deltas += 1,
+            Heading::Error => self.failed = true,
+            Heading::Other => {}
+        }
+    }
+
     /// Whether there can be figures in an event or line.
     #[inline]
     fn may_carry(&self, block: &[u8]) -> bool {
-        self.has_usage(block)
-            || (!self.only_usage
-                && self
-                    .dialect
-                    .needles
-                    .iter()
-                    .any(|needle| memchr::memmem::find(block, needle.as_bytes()).is_some()))
-    }
-
-    /// Whether there is a member that begins with `usage` and is not null.
-    #[inline]
-    fn has_usage(&self, block: &[u8]) -> bool {
-        let mut rest = block;
-        while let Some(at) = self.usage.find(rest) {
-            rest = &rest[at + self.usage.needle().len()..];
-            if !is_null(rest) {
-                return true;
-            }
+        match self.only {
+            Some(needle) => needle.find(block).is_some(),
+            None => NEEDLES.iter().any(|needle| needle.find(block).is_some()),
         }
-        false
     }
 
     fn usage(&self) -> Option<Usage> {
@@ -106,19 +109,24 @@ impl Tally {
 }
 
 impl Documents for Tally {
-    #[inline]
     fn block(&mut self, start: &[u8], framing: Framing, is_whole: bool) -> bool {
-        self.is_early = self.early < EARLY;
-        match heading(start, framing) {
-            Heading::Piece => self.deltas += 1,
-            Heading::Error => self.failed = true,
-            Heading::Other => {}
-        }
+        self.is_early = self.is_new();
+        self.note(heading(start, framing));
         if self.is_early {
             self.early += 1;
             return true;
         }
         is_whole && self.may_carry(start)
+    }
+
+    #[inline]
+    fn passes(&mut self, event: &[u8]) -> bool {
+        let Some(needle) = self.only else { return false };
+        if self.is_new() || needle.find(event).is_some() {
+            return false;
+        }
+        self.note(heading(event, Framing::Events));
+        true
     }
 
     fn document(&mut self, found: &Found) {
@@ -142,7 +150,7 @@ impl Documents for Tally {
             if found.has("choices") && !is_piece(found) {
                 self.deltas = self.deltas.saturating_sub(1);
             }
-            self.only_usage |= super::has_usual_shape(found);
+            self.only = self.only.or_else(|| super::needle(found).map(|needle| &NEEDLES[needle]));
         }
         if found.is("type", "message_start") {
             self.message = Some(found.clone());
@@ -164,14 +172,6 @@ fn is_piece(found: &Found) -> bool {
     found.has("choices/0") && (!is_opening || found.text("choices/0/delta/content").is_some())
 }
 
-/// Whether the value of a member is null; `rest` begins inside of its key.
-fn is_null(rest: &[u8]) -> bool {
-    let Some(key) = rest.iter().position(|byte| *byte == b'"') else { return false };
-    let value = rest[key + 1..].trim_ascii_start();
-    let Some(value) = value.strip_prefix(b":") else { return false };
-    value.trim_ascii_start().starts_with(b"null")
-}
-
 /// What an event or line is, by its first bytes.
 #[derive(Debug, PartialEq, Eq)]
 enum Heading {
@@ -183,6 +183,9 @@ enum Heading {
 #[inline]
 fn heading(block: &[u8], framing: Framing) -> Heading {
     let block = &block[..block.len().min(HEADING)];
+    if block.starts_with(b"event: content_block_delta\n") {
+        return Heading::Piece;
+    }
     if framing == Framing::Lines {
         return if block.starts_with(b"{\"error\"") { Heading::Error } else { Heading::Piece };
     }
