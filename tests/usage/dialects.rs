@@ -79,7 +79,8 @@ fn anthropic_deltas_override_each_figure_that_they_name() {
     let start = r#"{"type":"message_start","message":{"type":"message","model":"claude-x","usage":{"input_tokens":9,"cache_read_input_tokens":50,"cache_creation_input_tokens":7,"output_tokens":1}}}"#;
     let piece =
         r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hi"}}"#;
-    let delta = |usage| format!(r#"{{"type":"message_delta","delta":{{}},"usage":{usage}}}"#);
+    let delta =
+        |usage: &&str| format!(r#"{{"type":"message_delta","delta":{{}},"usage":{usage}}}"#);
     let stream = |usages: &[&str]| {
         let deltas: Vec<_> = usages.iter().map(delta).collect();
         let mut all = vec![start, piece, piece];

@@ -124,7 +124,7 @@ fn two_measures_make_one() {
     let body = r#"{"model":"m","usage":{"total_tokens":7}}"#;
     let usage = read_by(&both, JSON, body).expect("usage");
     assert_eq!(usage.value("total_tokens"), Some(7.into()));
-    assert_eq!(usage.value("bytes"), Some((body.len() as u64).into()));
+    assert_eq!(usage.value("bytes"), Usage::of("bytes", body.len()).value("bytes"));
     assert_eq!(usage.value("calls"), Some(1.into()));
     assert_eq!(usage.dimensions().get("model"), Some("m"));
 }

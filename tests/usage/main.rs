@@ -1,5 +1,7 @@
 //! Usage read from bodies, whole and in pieces of any size.
 
+#[cfg(feature = "decompress")]
+mod compressed;
 mod dialects;
 mod generic;
 mod streams;
