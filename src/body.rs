@@ -39,7 +39,8 @@ pin_project! {
     impl<P, B: Backend> PinnedDrop for ResponseBody<P, B> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            if let InnerProjection::Boxed { body, drain } = this.inner.project()
+            if !std::thread::panicking()
+                && let InnerProjection::Boxed { body, drain } = this.inner.project()
                 && let (Some(body), Some(meter)) = (body.take(), this.meter.take())
             {
                 drain(body, meter);
@@ -199,7 +200,7 @@ pub(crate) struct Meter<B: Backend> {
     /// Known from the head; recorded once the trailers say that it was a success.
     known: Option<Usage>,
     watch: Option<Box<dyn Watch>>,
-    /// How much of the length that the head told is still to come.
+    /// How much of the length that was told is still to come.
     remaining: Option<u64>,
     /// The record of what was settled at the head.
     settled: Option<B::Finish>,
@@ -211,9 +212,13 @@ impl<B: Backend> Meter<B> {
         classification: Classification,
         measured: Measured,
         headers: &HeaderMap,
+        exact: Option<u64>,
     ) -> Self {
         let length = headers.get(CONTENT_LENGTH);
-        let remaining = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        // The trailers of a gRPC call are to come when its length has.
+        let has_end = classification != Classification::GrpcTrailers;
+        let remaining = length.or(exact).filter(|_| has_end);
         let mut meter =
             Self { guard, classification, known: None, watch: None, remaining, settled: None };
         match measured {
@@ -255,8 +260,8 @@ impl<B: Backend> Meter<B> {
         }
     }
 
-    /// Whether the length that the head told has come; a server may not ask for more.
-    fn is_complete(&self) -> bool {
+    /// Whether the length that was told has come; a server may not ask for more.
+    pub(crate) fn is_complete(&self) -> bool {
         self.remaining == Some(0)
     }
 
@@ -296,16 +301,22 @@ impl<B: Backend> Meter<B> {
 
 impl<B: Backend> Drop for Meter<B> {
     fn drop(&mut self) {
-        if self.guard.is_open() {
-            if let Some(watch) = &self.watch
-                && hook::call(|| watch.has_failed()) == Some(true)
-            {
-                return self.fail();
-            }
-            let seen = self.watch.as_mut().and_then(|watch| hook::call(|| watch.seen()));
-            let (seen, is_final) = seen.unwrap_or((self.known.take(), true));
-            self.guard.disconnected(seen, is_final);
+        if !self.guard.is_open() {
+            return;
         }
+        if std::thread::panicking() {
+            // The body itself panicked, or something around it: no client has left.
+            return self.fail();
+        }
+        if let Some(watch) = &self.watch
+            && hook::call(|| watch.has_failed()) == Some(true)
+        {
+            return self.fail();
+        }
+        let seen = self.watch.as_mut().and_then(|watch| hook::call(|| watch.seen()));
+        let is_known = self.known.is_some();
+        let (seen, is_final) = seen.unwrap_or((self.known.take(), is_known));
+        self.guard.disconnected(seen, is_final);
     }
 }
 

@@ -80,10 +80,10 @@ impl<B: Backend> Guard<B> {
         }
         let (reported, complete) = self.reporter.reported();
         let mut usage = join(seen, reported);
-        if let (Some(usage), Some(hold)) = (&mut usage, &self.hold)
-            && !(is_final || complete)
+        if let Some(hold) = &self.hold
+            && !(is_final || complete || hold.ask.0.expected.is_empty())
         {
-            usage.at_least(&hold.ask.0.expected);
+            usage.get_or_insert_default().at_least(&hold.ask.0.expected);
         }
         drop(self.finish(true, usage));
     }

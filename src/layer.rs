@@ -15,7 +15,7 @@ use crate::failure::{FailurePolicy, Outage};
 use crate::headers::HeaderStyle;
 use crate::hook;
 use crate::policy::{Amount, CustomerId, EventId, Usage};
-use crate::reject::{DenialStyle, Refusal};
+use crate::reject::{BalanceStatus, DenialStyle, Refusal};
 use crate::reporter::Reporter;
 use crate::request::HeadOnly;
 use crate::service::Limitry;
@@ -38,10 +38,10 @@ pub(crate) struct Options<B: Backend> {
     pub(crate) identify: Arc<dyn Identify>,
     pub(crate) measure: Arc<dyn Measure>,
     event_type: EventType,
-    expect: Option<Arc<dyn Fn(&Parts) -> Usage + Send + Sync>>,
+    expect: Option<Arc<ByHead<Usage>>>,
     charge: Option<Charging>,
-    pub(crate) classify: Option<Arc<dyn Fn(&response::Parts) -> Classification + Send + Sync>>,
-    skip: Option<Arc<dyn Fn(&Parts) -> bool + Send + Sync>>,
+    pub(crate) classify: Option<Arc<Classify>>,
+    skip: Option<Arc<ByHead<bool>>>,
     pub(crate) missing_customer: MissingCustomer,
     pub(crate) missing_usage: MissingUsage,
     pub(crate) disconnect: Disconnect,
@@ -51,23 +51,29 @@ pub(crate) struct Options<B: Backend> {
     pub(crate) settle_timeout: Duration,
     pub(crate) headers: HeaderStyle,
     pub(crate) denial: DenialStyle,
+    pub(crate) balance_status: BalanceStatus,
     pub(crate) on_refusal: Option<Arc<OnRefusal>>,
     idempotency_key: Option<HeaderName>,
 }
+
+/// What a request's head tells.
+type ByHead<T> = dyn Fn(&Parts) -> T + Send + Sync;
+
+type Classify = dyn Fn(&response::Parts) -> Classification + Send + Sync;
 
 pub(crate) type OnRefusal = dyn Fn(&Refusal) -> Option<Response<Bytes>> + Send + Sync;
 
 #[derive(Clone)]
 enum EventType {
     Fixed(CompactString),
-    Of(Arc<dyn Fn(&Parts) -> CompactString + Send + Sync>),
+    Of(Arc<ByHead<CompactString>>),
 }
 
 #[derive(Clone)]
 struct Charging {
     charge: Charge,
     /// The balance by the request, in place of the charge's own.
-    balance: Option<Arc<dyn Fn(&Parts) -> CompactString + Send + Sync>>,
+    balance: Option<Arc<ByHead<CompactString>>>,
 }
 
 /// What happens to a request whose customer is not known.
@@ -140,6 +146,7 @@ impl<B: Backend> LimitryLayer<B> {
             settle_timeout: Duration::from_secs(5),
             headers: HeaderStyle::default(),
             denial: DenialStyle::default(),
+            balance_status: BalanceStatus::default(),
             on_refusal: None,
             idempotency_key: None,
         };
@@ -274,6 +281,11 @@ impl<B: Backend, R> LimitryLayer<B, R> {
         self.with(|options| options.denial = style)
     }
 
+    /// The status where it is a balance that refused.
+    pub fn balance_status(self, status: BalanceStatus) -> Self {
+        self.with(|options| options.balance_status = status)
+    }
+
     /// Answers refused requests instead of the default; `None` leaves that one to it. The status,
     /// headers and body are yours; `RateLimit` headers are added as [`headers`](Self::headers) says.
     pub fn refusal(
@@ -291,7 +303,8 @@ impl<B: Backend, R> LimitryLayer<B, R> {
     /// without check and charge: only the first answer knew what to charge, and it is not kept here.
     /// So set this only where the handler itself answers repeats from what it did; elsewhere a client
     /// could have many requests for the price of one. After a failure the same value counts anew. A
-    /// value is quoted or bare; one longer than 200 bytes, or not text, is answered 400.
+    /// value is quoted or bare; one longer than 200 bytes (255 with the event type), or not text, is
+    /// answered 400.
     pub fn idempotency_key(self, header: HeaderName) -> Self {
         self.with(|options| options.idempotency_key = Some(header))
     }
@@ -383,9 +396,8 @@ impl<B: Backend> Options<B> {
     /// What to ask the backend. `read` is what the request's body said.
     pub(crate) fn question(
         &self,
-        head: &Parts,
+        head: &mut Parts,
         customer: &CustomerId,
-        reporter: &Reporter,
         read: Option<Usage>,
     ) -> Result<Check, Refusal> {
         let mut check = Check::of(customer);
@@ -398,24 +410,26 @@ impl<B: Backend> Options<B> {
         };
         let expected = self.expect.as_ref().and_then(|expect| hook::call(|| expect(head)));
         for usage in expected.into_iter().chain(read).filter(Usage::is_estimate) {
-            ask.expected.merge(usage);
+            ask.expected.merge(usage.into_asked());
         }
         if let Some(header) = &self.idempotency_key
             && let Some(value) = head.headers.get(header)
         {
             let key = idempotency_key(value).ok_or(Refusal::InvalidIdempotencyKey)?;
             // Layers of one request record events of their own.
-            ask.id = Some(EventId::new(format!("{event_type}:{key}")));
+            let id = EventId::new(format!("{event_type}:{key}"))
+                .map_err(|_| Refusal::InvalidIdempotencyKey)?;
+            ask.id = Some(Ok(id));
             ask.given = true;
+            ask.attempt = self.books.backend().make_id().attempt();
         } else {
             ask.id = Some(Ok(self.books.backend().make_id()));
         }
         ask.event_type = Some(event_type);
-        ask.charge = self
-            .charge
-            .as_ref()
-            .and_then(|charging| charging.of(head))
-            .filter(|charge| reporter.claim_charge(customer, &charge.balance));
+        ask.charge = self.charge.as_ref().and_then(|charging| charging.of(head)).filter(|charge| {
+            let reporter = head.extensions.get_or_insert_default::<Reporter>();
+            reporter.claim_charge(customer, &charge.balance)
+        });
         Ok(check)
     }
 }

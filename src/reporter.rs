@@ -22,15 +22,18 @@ use crate::policy::{Amount, CustomerId, ToAmount, Usage};
 /// # let _ = complete;
 /// ```
 #[derive(Clone, Default)]
-pub struct Reporter(Arc<Mutex<Report>>);
+pub struct Reporter {
+    report: Arc<Mutex<Report>>,
+    /// Balances that layers further out charge for this request. Not shared with clones: a request
+    /// that is tried again between two layers claims anew.
+    charged: Vec<(CustomerId, CompactString)>,
+}
 
 #[derive(Default)]
 struct Report {
     usage: Usage,
     complete: bool,
     failed: bool,
-    /// Balances that a layer further out charges for this request.
-    charged: Vec<(CustomerId, CompactString)>,
 }
 
 impl Reporter {
@@ -87,17 +90,16 @@ impl Reporter {
     }
 
     /// Claims the charging of a balance for this request. `false` when a layer further out has.
-    pub(crate) fn claim_charge(&self, customer: &CustomerId, balance: &str) -> bool {
-        let mut report = self.lock();
-        let claimed = report.charged.iter().any(|(who, name)| who == customer && name == balance);
+    pub(crate) fn claim_charge(&mut self, customer: &CustomerId, balance: &str) -> bool {
+        let claimed = self.charged.iter().any(|(who, name)| who == customer && name == balance);
         if !claimed {
-            report.charged.push((customer.clone(), CompactString::new(balance)));
+            self.charged.push((customer.clone(), CompactString::new(balance)));
         }
         !claimed
     }
 
     fn lock(&self) -> MutexGuard<'_, Report> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -195,7 +195,12 @@ impl<S: Store> Backend for Engine<S> {
     }
 
     fn release(&self, ticket: Ticket) -> Self::Finish {
-        let key = HoldKey { id: &ticket.id, customer: &ticket.customer, place: ticket.place };
+        let key = HoldKey {
+            id: &ticket.id,
+            customer: &ticket.customer,
+            place: ticket.place,
+            attempt: Some(ticket.attempt),
+        };
         let mut future = self.0.store.release(key, self.0.moment());
         match now(&mut future) {
             Poll::Ready(answer) => {
@@ -254,13 +259,15 @@ impl Resolved {
             balance: judged.balance,
             verdict: judged.verdict,
         });
-        Decision::new(Arc::clone(&self.plan), self.at, looked.collect(), balance)
+        let customer = self.customer.clone();
+        Decision::new(customer, Arc::clone(&self.plan), self.at, looked.collect(), balance)
     }
 
     fn into_admission(self, checked: Checked) -> Admission {
         let place = checked.place;
         let decision = self.decide(checked);
-        let ticket = Ticket { id: self.id, customer: self.customer, place };
+        let attempt = self.check.0.attempt;
+        let ticket = Ticket { id: self.id, customer: self.customer, place, attempt };
         let hold = place.map(|_| Hold { ticket, ask: self.check, at: self.at });
         Admission { decision, hold }
     }
@@ -308,10 +315,17 @@ impl<S: Store> Inner<S> {
 
     /// Validates a check and sends its first operation.
     fn start(&self, check: Check) -> Result<(Resolved, S::Check), Error> {
-        if self.closed.load(Ordering::Relaxed) {
-            return Err(Error::closed());
-        }
-        Ok(self.ask(self.validate(check)?, true, Scope::Matching))
+        let epoch = self.open()?;
+        Ok(self.ask(self.validate(check)?, epoch, true, Scope::Matching))
+    }
+
+    /// The definitions to resolve a new request by, unless nothing new is taken.
+    ///
+    /// Read before looking whether the books are being closed: closing makes what was resolved
+    /// before it stale, so no request slips in between the look and its hold.
+    fn open(&self) -> Result<u64, Error> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        if self.closed.load(Ordering::Relaxed) { Err(Error::closed()) } else { Ok(epoch) }
     }
 
     fn validate(&self, check: Check) -> Result<Resolved, Error> {
@@ -357,8 +371,13 @@ impl<S: Store> Inner<S> {
     }
 
     /// Resolves a check by the definitions of now and sends it to the store.
-    fn ask(&self, mut resolved: Resolved, hold: bool, scope: Scope) -> (Resolved, S::Check) {
-        let epoch = self.epoch.load(Ordering::Acquire);
+    fn ask(
+        &self,
+        mut resolved: Resolved,
+        epoch: u64,
+        hold: bool,
+        scope: Scope,
+    ) -> (Resolved, S::Check) {
         let now = self.moment();
         let ask = &*resolved.check.0;
         let known = self.accounts.get(&resolved.customer);
@@ -399,6 +418,7 @@ impl<S: Store> Inner<S> {
             epoch,
             now,
             id: &resolved.id,
+            attempt: ask.attempt,
             customer: &resolved.customer,
             lines: &lines,
             balance,
@@ -412,7 +432,7 @@ impl<S: Store> Inner<S> {
         let hold = &settlement.hold;
         let ask = &*hold.ask.0;
         let origin = match (settlement.unsure, hold.ticket.place) {
-            (true, _) => Origin::Unsure,
+            (true, _) => Origin::Unsure(hold.ticket.attempt),
             (false, place) => Origin::Held(place),
         };
         let customer = &hold.ticket.customer;
@@ -569,11 +589,21 @@ impl<S: Store> Future for CheckFuture<S> {
                     return Poll::Ready(Err(error));
                 }
             };
-            let checked = ready!(Pin::new(future).poll(cx))?;
+            let checked = match ready!(Pin::new(future).poll(cx)) {
+                Ok(checked) => checked,
+                Err(error) => {
+                    *resolved = None;
+                    return Poll::Ready(Err(error));
+                }
+            };
             let resolved = resolved.take().expect("CheckFuture polled after completion");
             match checked.outcome {
                 Outcome::Stale => {
-                    let (resolved, future) = engine.0.ask(resolved, true, Scope::Matching);
+                    let epoch = match engine.0.open() {
+                        Ok(epoch) => epoch,
+                        Err(closed) => return Poll::Ready(Err(closed)),
+                    };
+                    let (resolved, future) = engine.0.ask(resolved, epoch, true, Scope::Matching);
                     *state = CheckState::Asked(Some(resolved), future);
                 }
                 Outcome::Open => {

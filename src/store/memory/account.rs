@@ -87,6 +87,8 @@ pub(super) struct Hold {
     /// Tells it from a later hold that has the same id and the same place.
     pub(super) serial: u16,
     pub(super) lines: SmallVec<[(u32, Amount); 6]>,
+    /// Which of the checks that were sent under the id placed it.
+    pub(super) attempt: u64,
     pub(super) expires: Option<Duration>,
     pub(super) remember: bool,
 }
@@ -205,11 +207,18 @@ impl Account {
     }
 
     /// Takes a hold out, if it is open under that id, and is just the one at `spot` if that is known.
-    pub(super) fn take_hold(&mut self, id: &EventId, spot: Option<Spot>) -> Option<Hold> {
+    pub(super) fn take_hold(
+        &mut self,
+        id: &EventId,
+        spot: Option<Spot>,
+        attempt: Option<u64>,
+    ) -> Option<Hold> {
         let open = self.open.as_mut()?;
         let is = |hold: &Option<Hold>| {
             hold.as_ref().is_some_and(|hold| {
-                hold.id == *id && spot.is_none_or(|spot| spot.serial == hold.serial)
+                hold.id == *id
+                    && spot.is_none_or(|spot| spot.serial == hold.serial)
+                    && attempt.is_none_or(|attempt| attempt == hold.attempt)
             })
         };
         let at = match spot.map(|spot| usize::from(spot.at)) {
@@ -250,20 +259,21 @@ impl Account {
     /// Drops what no running request needs: the open book, cells that were only held on, windows
     /// that have ended.
     pub(super) fn tidy(&mut self, now: i32) {
-        match &self.open {
-            Some(open) if open.live > 0 => return,
-            _ => self.open = None,
-        }
-        self.cells.retain(|cell| !cell.tag.is_untouched() && cell.end > now);
-        if self.cells.is_empty() {
-            self.cells = Vec::new();
-        }
         if let Some(rare) = &mut self.rare {
             rare.ahead.retain(|cell| cell.end > now);
             rare.alerts.retain(|(_, end, _)| *end > now);
             if rare.ahead.is_empty() && rare.alerts.is_empty() && rare.terms.is_empty() {
                 self.rare = None;
             }
+        }
+        match &self.open {
+            // Holds know their cells by place.
+            Some(open) if open.live > 0 => return,
+            _ => self.open = None,
+        }
+        self.cells.retain(|cell| !cell.tag.is_untouched() && cell.end > now);
+        if self.cells.is_empty() {
+            self.cells = Vec::new();
         }
     }
 
