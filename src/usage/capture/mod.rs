@@ -1,167 +1,16 @@
 //! Finds members of JSON texts while they pass, in constant memory.
 
+mod found;
+mod wanted;
+
 use std::sync::Arc;
 
-use compact_str::CompactString;
 use memchr::{memchr, memchr2, memchr3};
 use smallvec::SmallVec;
 
-use crate::policy::Amount;
-
-/// The longest value that is kept, and the longest key that is looked at, if not told otherwise.
-const LONGEST: usize = 4096;
-
-/// Which members to find, compiled to a tree.
-#[derive(Debug)]
-pub(super) struct Wanted {
-    nodes: Vec<Node>,
-    names: Vec<Box<str>>,
-    /// The elements of an array at the top are documents of their own.
-    elements: bool,
-    longest: usize,
-}
-
-#[derive(Debug, Default)]
-struct Node {
-    slot: Option<Slot>,
-    /// Arrays and objects are kept as text rather than entered.
-    whole: bool,
-    children: Vec<(Box<str>, usize)>,
-}
-
-type Slot = u16;
-
-impl Wanted {
-    const ROOT: usize = 0;
-
-    pub(super) fn new(elements: bool) -> Self {
-        Self { nodes: vec![Node::default()], names: Vec::new(), elements, longest: LONGEST }
-    }
-
-    /// Documents as a whole, unless they are longer than that.
-    pub(super) fn documents(longest: usize) -> Self {
-        let mut wanted = Self { longest, ..Self::new(true) };
-        wanted.add_whole("", "");
-        wanted
-    }
-
-    /// Adds a member by its JSON pointer. Several may share a name: the last one found counts.
-    pub(super) fn add(&mut self, pointer: &str, name: &str) -> usize {
-        let mut node = Self::ROOT;
-        for token in pointer.split('/').skip(1) {
-            let token = token.replace("~1", "/").replace("~0", "~");
-            let known = self.nodes[node].children.iter().find(|(key, _)| **key == *token);
-            node = match known {
-                Some((_, child)) => *child,
-                None => {
-                    let child = self.nodes.len();
-                    self.nodes.push(Node::default());
-                    self.nodes[node].children.push((token.into(), child));
-                    child
-                }
-            };
-        }
-        let slot = self.names.iter().position(|known| **known == *name);
-        let slot = slot.unwrap_or_else(|| {
-            self.names.push(name.into());
-            self.names.len() - 1
-        });
-        self.nodes[node].slot = Slot::try_from(slot).ok();
-        node
-    }
-
-    /// Adds a member that is kept as JSON text, whatever it is.
-    pub(super) fn add_whole(&mut self, pointer: &str, name: &str) {
-        let node = self.add(pointer, name);
-        self.nodes[node].whole = true;
-    }
-
-    fn child(&self, node: usize, key: &[u8]) -> Option<usize> {
-        let children = &self.nodes[node].children;
-        children.iter().find(|(name, _)| name.as_bytes() == key).map(|(_, child)| *child)
-    }
-
-    fn element(&self, node: usize, index: u32) -> Option<usize> {
-        let children = &self.nodes[node].children;
-        children.iter().find(|(name, _)| name.parse() == Ok(index)).map(|(_, child)| *child)
-    }
-}
-
-/// The members found in a document, as JSON text.
-#[derive(Clone, Debug)]
-pub(super) struct Found {
-    wanted: Arc<Wanted>,
-    values: Vec<(Slot, CompactString)>,
-}
-
-impl Found {
-    fn set(&mut self, slot: Slot, text: &[u8]) {
-        let Ok(text) = std::str::from_utf8(text) else { return };
-        match self.values.iter_mut().find(|(known, _)| *known == slot) {
-            Some((_, value)) => *value = text.into(),
-            None => self.values.push((slot, text.into())),
-        }
-    }
-
-    /// Takes over what `newer` says, except for its nulls.
-    pub(super) fn update(&mut self, newer: &Self) {
-        for (slot, text) in &newer.values {
-            if text != "null" {
-                self.set(*slot, text.as_bytes());
-            }
-        }
-    }
-
-    /// The JSON text of a member: a scalar, or the first character of an array or object.
-    pub(super) fn raw(&self, name: &str) -> Option<&str> {
-        let names = &self.wanted.names;
-        let (_, text) = self.values.iter().find(|(slot, _)| *names[usize::from(*slot)] == *name)?;
-        Some(text).filter(|text| *text != "null").map(CompactString::as_str)
-    }
-
-    /// Whether the member is there, and not null.
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.raw(name).is_some()
-    }
-
-    /// The text of a member that is a string, unless it is empty.
-    pub(super) fn text(&self, name: &str) -> Option<CompactString> {
-        let raw = self.raw(name)?.strip_prefix('"')?.strip_suffix('"')?;
-        let text = if raw.contains('\\') {
-            let text: String = serde_json::from_str(self.raw(name)?).ok()?;
-            text.into()
-        } else {
-            CompactString::new(raw)
-        };
-        Some(text).filter(|text| !text.is_empty())
-    }
-
-    /// Whether the member is this string.
-    pub(super) fn is(&self, name: &str, text: &str) -> bool {
-        let raw = self.raw(name).and_then(|raw| raw.strip_prefix('"')?.strip_suffix('"'));
-        raw == Some(text)
-    }
-
-    /// Whether the member says `false`.
-    pub(super) fn is_false(&self, name: &str) -> bool {
-        self.raw(name) == Some("false")
-    }
-
-    /// The decimal text of a member that is a number, or a string of one.
-    pub(super) fn decimal(&self, name: &str) -> Option<&str> {
-        self.raw(name).map(|raw| raw.trim_matches('"'))
-    }
-
-    /// The amount of a member that is a number, or a string of one.
-    pub(super) fn amount(&self, name: &str) -> Option<Amount> {
-        self.decimal(name)?.parse().ok()
-    }
-
-    /// A number of something: not below zero.
-    pub(super) fn count(&self, name: &str) -> Option<Amount> {
-        self.amount(name).filter(|amount| !amount.is_negative())
-    }
-}
+pub(super) use self::found::Found;
+pub(super) use self::wanted::Wanted;
+use self::wanted::{Node, Slot};
 
 /// Reads JSON documents, one after the other, in pieces of any size, and keeps the wanted members.
 ///
@@ -215,7 +64,7 @@ struct Skip {
 impl Capture {
     pub(super) fn new(wanted: Arc<Wanted>) -> Self {
         Self {
-            found: Found { wanted, values: Vec::new() },
+            found: Found::new(wanted),
             levels: SmallVec::new(),
             state: State::Outside,
             text: Vec::new(),
@@ -487,12 +336,12 @@ fn string<'a>(bytes: &'a [u8], start: usize, escaped: &mut bool) -> (&'a [u8], u
     let mut from = start + usize::from(std::mem::take(escaped));
     while let Some(quote) = memchr(b'"', bytes.get(from..).unwrap_or_default()) {
         let quote = from + quote;
-        if backslashes(&bytes[from..quote]) % 2 == 0 {
+        if backslashes(&bytes[from..quote]).is_multiple_of(2) {
             return (&bytes[start..quote], quote + 1, true);
         }
         from = quote + 1;
     }
-    *escaped = backslashes(bytes.get(from..).unwrap_or_default()) % 2 == 1;
+    *escaped = !backslashes(bytes.get(from..).unwrap_or_default()).is_multiple_of(2);
     (&bytes[start..], bytes.len(), false)
 }
 
