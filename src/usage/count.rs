@@ -65,7 +65,8 @@ impl Watch for Counter {
     }
 
     fn seen(&mut self) -> (Option<Usage>, bool) {
-        (self.end(), false)
+        // No more than that went out.
+        (self.end(), true)
     }
 }
 

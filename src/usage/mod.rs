@@ -11,8 +11,26 @@
 //!
 //! // From what the handler reports as it goes.
 //! let reported = usage::reported();
-//! # let _ = (bytes, reported);
+//!
+//! // Once for each request, and the time that it took.
+//! let both = (usage::constant("calls", 1), usage::duration("seconds"));
+//! # let _ = (bytes, reported, both);
 //! ```
+//!
+//! | where it is told | measure |
+//! |---|---|
+//! | in the answer of a language model | `llm` or one API by its name, feature `llm` |
+//! | at a place in JSON, of a body or a stream | `json_pointer`, feature `llm` |
+//! | in a JSON object, by your closure | `json`, of a stream `final_json` |
+//! | in a header or trailer | [`header()`], [`trailer`], or your closure over the head |
+//! | by your handler | [`reported`] |
+//! | nowhere: it is counted | [`bytes_out`], [`frames`], [`grpc_messages`], [`duration()`], [`constant`] |
+//!
+//! Two measures in a tuple make one. A body is read while it passes, in frames of any size: none is
+//! changed, held back or kept, and what is kept of its text is bounded. Compressed bodies are read with
+//! the feature `decompress`; without it, or under an encoding that is not known (gzip, deflate, br and
+//! zstd are), their usage is missing. What a request's own body weighed is not seen here: a handler can
+//! report it.
 
 use http::HeaderMap;
 use http::response::Parts;

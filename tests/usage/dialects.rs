@@ -224,6 +224,16 @@ fn reasoning_outside_of_the_completion_is_output() {
 }
 
 #[test]
+fn what_is_missing_follows_from_the_total() {
+    let of = |usage: &str| format!(r#"{{"model":"m","usage":{{{usage}}}}}"#);
+    assert_reads(JSON, of(r#""completion_tokens":4,"total_tokens":10"#), "m 6 4 10 - -");
+    assert_reads(JSON, of(r#""prompt_tokens":6,"total_tokens":10"#), "m 6 4 10 - -");
+    assert_reads(JSON, of(r#""prompt_tokens":6,"completion_tokens":4"#), "m 6 4 10 - -");
+    assert_reads(JSON, of(r#""total_tokens":10"#), "m - - 10 - -");
+    assert_reads(JSON, of(r#""prompt_tokens":6"#), "m 6 - - - -");
+}
+
+#[test]
 fn running_totals_are_never_added_up() {
     let chunk = |answer: u32, finish: &str| {
         format!(

@@ -4,6 +4,7 @@
 mod compressed;
 mod dialects;
 mod generic;
+mod layer;
 mod streams;
 
 use http::Response;

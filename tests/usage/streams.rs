@@ -102,6 +102,8 @@ fn a_client_that_leaves_is_charged_the_pieces_it_got() {
     let chat = [role, PIECE, PIECE, PIECE, PIECE];
     assert_eq!(seen(EVENTS, &events(&chat)), ("m - 4 4 - -".to_owned(), false));
     assert_eq!(seen(EVENTS, &events(&[&chat[..], &[LAST]].concat())), (READ.to_owned(), true));
+    let unfinished = format!("{}data: {LAST}\n", events(&chat));
+    assert_eq!(seen(EVENTS, &unfinished), (READ.to_owned(), true));
     assert_eq!(seen(EVENTS, ": nothing yet\n\n"), ("unknown".to_owned(), false));
 
     let start = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\"c\",\"usage\":{\"input_tokens\":9,\"output_tokens\":1}}}\n\nevent: ping\ndata: {\"type\": \"ping\"}\n\n";
@@ -155,6 +157,12 @@ fn an_error_within_a_stream_is_a_failure() {
     assert!(failed(EVENTS, &format!("{pieces}event: response.failed\ndata: {{}}\n\n")));
     assert!(failed(LINES, "{\"error\":\"no such model\"}\n"));
     assert!(failed(JSON, "{\"error\":{\"message\":\"x\"}}"));
+    for none in ["null", "\"\"", "false"] {
+        let with_member = format!("{{\"error\":{none},\"choices\":[]}}");
+        assert!(!failed(EVENTS, &events(&[&*with_member; 5])), "{none}");
+        assert!(!failed(LINES, &format!("{with_member}\n").repeat(5)), "{none}");
+        assert!(!failed(JSON, &with_member), "{none}");
+    }
     assert!(!failed(JSON, "{\"error\":null,\"usage\":{\"input_tokens\":1}}"));
 }
 

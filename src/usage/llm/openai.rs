@@ -48,6 +48,9 @@ pub(super) fn read(found: &Found) -> Option<Reading> {
     ]);
     let told = found.count("usage/total_tokens").filter(|total| total.is_positive());
     let total = told.or_else(|| sum(input, output));
+    if input.is_none() {
+        input = difference(told, output);
+    }
     // The total is what is billed, so what it holds beyond the parts was used too: reasoning outside
     // of the completion, or sound outside of the prompt.
     let beyond = difference(total, input).and_then(|rest| match output {

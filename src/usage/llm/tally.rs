@@ -140,7 +140,7 @@ impl Documents for Tally {
         if reading.is_none() && !self.is_early {
             return;
         }
-        if found.has("error") {
+        if reading.is_none() && tells_error(found) {
             self.failed = true;
         }
         if let Some(model) = super::model(found) {
@@ -172,6 +172,11 @@ fn is_piece(found: &Found) -> bool {
     found.has("choices/0") && (!is_opening || found.text("choices/0/delta/content").is_some())
 }
 
+/// Whether an answer is an error, though its status said success.
+fn tells_error(found: &Found) -> bool {
+    found.raw("error") == Some("{") || found.text("error").is_some()
+}
+
 /// What an event or line is, by its first bytes.
 #[derive(Debug, PartialEq, Eq)]
 enum Heading {
@@ -187,7 +192,7 @@ fn heading(block: &[u8], framing: Framing) -> Heading {
         return Heading::Piece;
     }
     if framing == Framing::Lines {
-        return if block.starts_with(b"{\"error\"") { Heading::Error } else { Heading::Piece };
+        return if begins_with_error(block) { Heading::Error } else { Heading::Piece };
     }
     let mut rest = block;
     loop {
@@ -205,7 +210,7 @@ fn heading(block: &[u8], framing: Framing) -> Heading {
                 Heading::Other
             };
         }
-        if rest.starts_with(b"{\"error\"") {
+        if begins_with_error(rest) {
             return Heading::Error;
         }
         let Some(end) = end else { return Heading::Other };
@@ -213,8 +218,15 @@ fn heading(block: &[u8], framing: Framing) -> Heading {
     }
 }
 
+/// Whether the first member is an error, and one that is there: some write `"error":null` each time.
+fn begins_with_error(json: &[u8]) -> bool {
+    let Some(rest) = json.strip_prefix(b"{\"error\"") else { return false };
+    let value = rest.trim_ascii_start().strip_prefix(b":").map(<[u8]>::trim_ascii_start);
+    matches!(value, Some([b'{', ..] | [b'"', b'!' | b'#'.., ..]))
+}
+
 fn data_heading(data: &[u8]) -> Heading {
-    if data.starts_with(b"{\"error\"") {
+    if begins_with_error(data) {
         Heading::Error
     } else if data.starts_with(b"{") {
         Heading::Piece
@@ -237,6 +249,8 @@ impl Watch for LlmWatch {
     }
 
     fn seen(&mut self) -> (Option<Usage>, bool) {
+        // An event may have come without the line that ends it.
+        self.0.finish();
         let unfinished = self.0.unfinished().cloned();
         let tally = self.0.documents_mut();
         if let (None, Some(found)) = (&tally.reading, unfinished) {
