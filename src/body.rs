@@ -271,7 +271,13 @@ impl<B: Backend> Meter<B> {
             return self.settled.take();
         }
         let measured = match self.watch.take() {
-            Some(mut watch) => hook::call(|| watch.end()).flatten(),
+            Some(mut watch) => {
+                let measured = hook::call(|| watch.end()).flatten();
+                if hook::call(|| watch.has_failed()) == Some(true) {
+                    self.classification = Classification::Failure;
+                }
+                measured
+            }
             None => self.known.take(),
         };
         self.guard.end(self.classification, trailers, measured).and_then(unless_done)
@@ -300,6 +306,11 @@ impl<B: Backend> Drop for Meter<B> {
         }
         if std::thread::panicking() {
             // The body itself panicked, or something around it: no client has left.
+            return self.fail();
+        }
+        if let Some(watch) = &self.watch
+            && hook::call(|| watch.has_failed()) == Some(true)
+        {
             return self.fail();
         }
         let seen = self.watch.as_mut().and_then(|watch| hook::call(|| watch.seen()));

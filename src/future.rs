@@ -203,6 +203,9 @@ where
         return passed(head, body);
     }
     let measure = Arc::clone(&guard.options().measure);
+    if let Some(started) = guard.started() {
+        head.extensions.insert(started);
+    }
     let measured = hook::call(|| measure.measure(&head)).unwrap_or(Measured::Missing);
     let is_known =
         classification == Classification::Success && matches!(measured, Measured::Usage(_));
