@@ -57,18 +57,6 @@ impl Case {
         }
     }
 
-    pub(crate) fn of_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|case| case.name() == name)
-    }
-
-    /// What it has to be measured against: `tower_governor`, with headers if it has headers.
-    pub(crate) fn rival(self) -> Self {
-        match self {
-            Self::FullWithHeaders | Self::GovernorWithHeaders => Self::GovernorWithHeaders,
-            _ => Self::Governor,
-        }
-    }
-
     pub(crate) fn router(self) -> Router {
         let router = Router::new().route("/", get(|| async { "ok" }));
         match self {

@@ -1,11 +1,9 @@
 //! What does the layer cost for each request, over a bare axum router and beside `tower_governor`?
 //!
 //! ```text
-//! cargo bench --bench layer                                  time, as ratios
-//! cargo bench --bench layer -- allocations                   allocations of a request
-//! cargo bench --bench layer -- memory                        bytes for each customer
-//! cargo bench --bench layer -- http                          rates over a socket
-//! cargo bench --bench layer -- instructions CASE N [CUSTOMERS]  runs one case, for benches/instructions
+//! cargo bench --bench layer                  time, as ratios
+//! cargo bench --bench layer -- http          rates over a socket
+//! cargo bench --bench layer -- run CASE N [CUSTOMERS]   one case, for benches/instructions
 //! ```
 
 use std::thread;
@@ -23,12 +21,10 @@ fn main() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         [] | ["time"] => time(),
-        ["allocations"] => allocations(),
-        ["memory"] => memory(),
         ["http"] => http_rate::compare(),
-        ["instructions", case, requests] => instructions(case, requests, "10000"),
-        ["instructions", case, requests, customers] => instructions(case, requests, customers),
-        _ => panic!("time | allocations | memory | http | instructions CASE N [CUSTOMERS]"),
+        ["run", case, requests] => run(case, requests, "10000"),
+        ["run", case, requests, customers] => run(case, requests, customers),
+        _ => panic!("time | http | run CASE N [CUSTOMERS]"),
     }
 }
 
@@ -63,10 +59,18 @@ fn time() {
                     case.name(),
                     medians[case as usize],
                     added(case),
-                    added(case) / added(case.rival()),
+                    added(case) / added(rival(case)),
                 );
             }
         }
+    }
+}
+
+/// What a case has to be measured against: `tower_governor`, with headers if it has headers.
+fn rival(case: Case) -> Case {
+    match case {
+        Case::FullWithHeaders | Case::GovernorWithHeaders => Case::GovernorWithHeaders,
+        _ => Case::Governor,
     }
 }
 
@@ -89,40 +93,10 @@ fn run_on(
     start.elapsed()
 }
 
-/// How often a request of a known customer allocates, and how many bytes.
-fn allocations() {
-    println!("case              allocations   bytes   (a request, beyond the bare router)");
-    let mut bare = (0.0, 0.0);
-    for case in Case::ALL {
-        const REQUESTS: u64 = 20_000;
-        let mut client = Client::new(case.router(), 1_000, 1);
-        client.meet_everybody();
-        // The list of events is full, and grows no more.
-        client.run(REQUESTS);
-        let counted = allocation_counter::measure(|| client.run(REQUESTS));
-        let per_request = |count: u64| count as f64 / REQUESTS as f64;
-        let (count, bytes) = (per_request(counted.count_total), per_request(counted.bytes_total));
-        if case == Case::Bare {
-            bare = (count, bytes);
-        }
-        println!("{:<16}  {:>11.2}  {:>6.0}", case.name(), count - bare.0, bytes - bare.1);
-    }
-}
-
-/// What a customer takes who has five counters, a balance and no open hold.
-fn memory() {
-    println!("case              bytes/customer");
-    for case in [Case::Full, Case::Governor] {
-        const CUSTOMERS: u64 = 1_000_000;
-        let mut client = Client::new(case.router(), CUSTOMERS, 1);
-        let counted = allocation_counter::measure(|| client.meet_everybody());
-        println!("{:<16}  {:>14.1}", case.name(), counted.bytes_current as f64 / CUSTOMERS as f64);
-    }
-}
-
 /// One case, so many times, to be counted from outside.
-fn instructions(case: &str, requests: &str, customers: &str) {
-    let case = Case::of_name(case).expect("the name of a case");
+fn run(case: &str, requests: &str, customers: &str) {
+    let named = Case::ALL.into_iter().find(|known| known.name() == case);
+    let case = named.expect("the name of a case");
     let customers = customers.parse().expect("a number of customers");
     let mut client = Client::new(case.router(), customers, 1);
     client.meet_everybody();
