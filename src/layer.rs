@@ -174,7 +174,8 @@ impl<B: Backend, R> LimitryLayer<B, R> {
         self.with(|options| options.event_type = EventType::Fixed(event_type))
     }
 
-    /// The type of the event by the request's head.
+    /// The type of the event by the request's head; [`DEFAULT_EVENT_TYPE`] where it is empty or
+    /// longer than 256 bytes.
     pub fn event_type_of<F, T>(self, event_type: F) -> Self
     where
         F: Fn(&Parts) -> T + Send + Sync + 'static,
@@ -392,7 +393,7 @@ impl<B: Backend> Options<B> {
         let event_type = match &self.event_type {
             EventType::Fixed(event_type) => event_type.clone(),
             EventType::Of(of) => hook::call(|| of(head))
-                .filter(|of| !of.is_empty())
+                .filter(|of| (1..=256).contains(&of.len()))
                 .unwrap_or(CompactString::const_new(DEFAULT_EVENT_TYPE)),
         };
         let expected = self.expect.as_ref().and_then(|expect| hook::call(|| expect(head)));

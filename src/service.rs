@@ -184,31 +184,34 @@ impl<B: Backend> Asked<B> {
 
     /// Waits for the answer, within the time it may take.
     async fn wait<Q>(mut self, mut head: Parts, body: Q) -> Step<Q, B> {
+        // No timer for a backend that answers at once.
+        if let Poll::Ready(answer) = poll_fn(|cx| Poll::Ready(self.poll(cx))).await {
+            return match self.answered(answer, &mut head) {
+                Ok(metering) => Step::Run(Request::from_parts(head, body), metering),
+                Err((refusal, decision)) => Step::Refuse(refusal, decision),
+            };
+        }
         let mut pending = Pending::sent(self.options.books.backend(), &self.check);
         let within = self.options.check_timeout;
-        let answer = match timeout(within, poll_fn(|cx| self.poll(cx))).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Error::new(
-                ErrorKind::TimedOut,
-                format!("the backend did not answer a check within {within:?}"),
-            )),
-        };
+        let answer = timeout(within, poll_fn(|cx| self.poll(cx))).await.unwrap_or_else(|_| {
+            let message = format!("the backend did not answer a check within {within:?}");
+            Err(Error::new(ErrorKind::TimedOut, message))
+        });
         let is_unknown = answer.as_ref().is_err_and(Error::is_unknown);
-        let step = match self.answered(answer, &mut head) {
+        match self.answered(answer, &mut head) {
             Ok(metering) => {
                 // From here on the guard owns the id, whatever became of the check.
                 pending.disarm();
                 Step::Run(Request::from_parts(head, body), metering)
             }
             Err((refusal, decision)) => {
+                // Dropped armed, it sees to it that an unknown check ends without a hold.
                 if !is_unknown {
                     pending.disarm();
                 }
                 Step::Refuse(refusal, decision)
             }
-        };
-        drop(pending);
-        step
+        }
     }
 
     /// What the answer means for the request.

@@ -1,9 +1,11 @@
 use std::fmt;
 
 use super::{Backend, Books, Check, Erased, Hold, Settlement, Ticket};
+use crate::Error;
+#[cfg(doc)]
+use crate::ErrorKind;
 use crate::observe;
 use crate::policy::{Decision, Denial, EventId, Usage};
-use crate::{Error, ErrorKind};
 
 /// An allowed check in your hands: settle it, or drop it and it releases.
 ///
@@ -58,16 +60,18 @@ impl<B: Backend> Permit<B> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] for usage that holds no number (the estimate was charged), or what the
-    /// backend says.
+    /// [`ErrorKind::Invalid`] for usage that holds no number or cannot be priced: it was recorded as
+    /// far as it goes, and the estimate was charged. Otherwise what the backend says.
     pub fn settle(
         mut self,
         usage: Usage,
     ) -> impl Future<Output = Result<(), Error>> + Send + use<B> {
-        let problem = usage.problem().filter(|_| !usage.is_countable()).cloned();
+        let problem = usage.problem().filter(|_| !usage.is_countable()).map(ToString::to_string);
+        let mut unpriced = false;
         let finish = self.hold.take().map(|hold| {
             let (settlement, missing) = Settlement::new(hold, Some(usage));
             if missing {
+                unpriced = true;
                 observe::usage_missing();
             }
             self.books.backend().settle(settlement)
@@ -77,7 +81,11 @@ impl<B: Backend> Permit<B> {
                 finish.await?;
             }
             match problem {
-                Some(problem) => Err(Error::new(ErrorKind::Invalid, format!("usage: {problem}"))),
+                Some(problem) => Err(Error::invalid("usage", problem)),
+                None if unpriced => {
+                    let problem = "cannot be priced; give every value that the price needs";
+                    Err(Error::invalid("usage", problem))
+                }
                 None => Ok(()),
             }
         }

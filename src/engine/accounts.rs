@@ -23,7 +23,7 @@ pub(super) struct Known {
 
 impl Known {
     pub(super) fn is_nothing(&self) -> bool {
-        self.customer.is_none() && self.plans.is_none()
+        self.customer.is_none() && self.plans.is_none() && self.since.iter().all(Option::is_none)
     }
 
     pub(super) fn window(&self, everybody: &Windows, period: Period, at: Timestamp) -> Window {
@@ -71,6 +71,17 @@ impl Accounts {
         } else if shard.insert(customer.clone(), Arc::new(known)).is_none() {
             self.count.fetch_add(1, Ordering::Release);
         }
+    }
+
+    /// Who has plans of their own.
+    pub(super) fn with_plans(&self) -> Vec<CustomerId> {
+        let shards = self.shards.iter();
+        let known = shards.map(|shard| shard.read().unwrap_or_else(PoisonError::into_inner));
+        let owners = |shard: &HashMap<CustomerId, Arc<Known>>| -> Vec<CustomerId> {
+            let planned = shard.iter().filter(|(_, known)| known.plans.is_some());
+            planned.map(|(id, _)| id.clone()).collect()
+        };
+        known.flat_map(|shard| owners(&shard)).collect()
     }
 
     /// All customers that `wanted` takes, by id.

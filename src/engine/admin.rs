@@ -128,7 +128,10 @@ impl<S: Store> Admin for Engine<S> {
     }
 
     fn balances(&self, customer: CustomerId) -> BoxFuture<'_, Result<Vec<Balance>, Error>> {
-        Box::pin(async move { self.0.store.balances(&customer, &self.0.balances).await })
+        Box::pin(async move {
+            let inner = &*self.0;
+            inner.store.balances(&customer, &inner.balances, inner.moment()).await
+        })
     }
 
     fn create_balance(
@@ -388,6 +391,8 @@ impl<S: Store> Inner<S> {
                 let plan = self.plan(known.as_deref(), None);
                 let since = plan.lines.iter().find(|line| line.counter == rule.counter);
                 let since = since.and_then(|line| line.since);
+                let moved = known.as_deref().and_then(|known| known.since[rule.period.index()]);
+                let since = since.max(moved);
                 let complete = since.is_none_or(|since| window.start() > since);
                 if whole && complete && window.end() > self.now() && window.start() <= self.now() {
                     reading.value = self.store.read(customer, rule.counter, window).await?;
@@ -468,6 +473,7 @@ impl<S: Store> Inner<S> {
         Ok(answer)
     }
 
+    /// `owners` are in order.
     fn publish(
         &self,
         definitions: &mut Definitions,
@@ -476,6 +482,14 @@ impl<S: Store> Inner<S> {
     ) {
         if only.is_none() {
             self.catalog.store(Arc::new(definitions.catalog()));
+            // Those of whom nothing of their own is left are like everybody again.
+            for former in self.accounts.with_plans() {
+                if owners.binary_search(&former).is_err()
+                    && let Some(known) = self.accounts.get(&former)
+                {
+                    self.accounts.put(&former, Known { plans: None, ..Known::clone(&known) });
+                }
+            }
         }
         for owner in owners {
             let known = self.accounts.get(owner);
@@ -558,12 +572,16 @@ impl<S: Store> Inner<S> {
         if !moved {
             return Ok(());
         }
+        // Calendars may agree on today and not on tomorrow, where early events may wait.
         let now = self.now();
+        let moments = [now, now.saturating_add(MOST_AHEAD)];
         let moved: Vec<Period> = Period::ALL
             .into_iter()
             .filter(|period| {
-                self.window_of(before.as_deref(), *period, now)
-                    != self.window_of(Some(&known), *period, now)
+                moments.into_iter().any(|at| {
+                    self.window_of(before.as_deref(), *period, at)
+                        != self.window_of(Some(&known), *period, at)
+                })
             })
             .collect();
         let mut rules = definitions.rules_for(id);
@@ -600,7 +618,7 @@ impl<S: Store> Inner<S> {
             amount: change.amount.unwrap_or(Amount::ZERO),
             description: change.description.as_deref(),
             reference: change.reference.as_deref(),
-            at: self.now(),
+            now: self.moment(),
         }
     }
 

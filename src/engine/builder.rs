@@ -102,8 +102,10 @@ impl EngineBuilder {
         for limit in &self.limits {
             definitions.add_limit(limit.clone())?;
         }
-        let calendar = Calendar::new(self.zone.as_deref(), None)
-            .map_err(|error| ConfigError::new("zone", format!("{:?}: {error}", self.zone)))?;
+        let calendar = Calendar::new(self.zone.as_deref(), None).map_err(|error| {
+            let zone = self.zone.as_deref().unwrap_or_default();
+            ConfigError::new("zone", format!("{zone:?}: {error}"))
+        })?;
         for (at, terms) in self.balances.iter().enumerate() {
             terms.validate()?;
             if self.balances[..at].iter().any(|earlier| earlier.name == terms.name) {

@@ -24,6 +24,8 @@ pub(super) struct Definitions {
     numbers: CounterNumbers,
     /// Counters whose limits were removed, oldest first: for everybody, or for one customer.
     dormant: Vec<(Option<CustomerId>, Rule)>,
+    /// The values that meters read, or ever did.
+    values: BTreeSet<CompactString>,
     /// Counters whose history before that time is not whole.
     since: HashMap<u32, Timestamp>,
 }
@@ -52,6 +54,7 @@ impl Definitions {
     pub(super) fn put_meter(&mut self, meter: Meter) -> Result<(), ConfigError> {
         validate_meter(&meter)?;
         self.dormant.retain(|(_, rule)| rule.meter.id != meter.id);
+        self.values.extend(meter.field.clone());
         self.meters.insert(meter.id.clone(), Arc::new(meter));
         Ok(())
     }
@@ -132,7 +135,7 @@ impl Definitions {
 
     pub(super) fn catalog(&mut self) -> Catalog {
         let rules = self.rules();
-        Catalog::new(self.meters.clone(), &rules, &self.since)
+        Catalog::new(self.meters.clone(), &rules, &self.since, &self.values)
     }
 
     pub(super) fn plans_for(&mut self, customer: &CustomerId) -> Plans {

@@ -318,6 +318,10 @@ impl<S: Store> Inner<S> {
         let ask = &*check.0;
         let customer =
             ask.customer.as_ref().map_err(|error| Error::invalid("customer", error))?.clone();
+        if ask.event_type.as_ref().is_some_and(|named| !(1..=256).contains(&named.len())) {
+            let problem = "is empty or too long; give 1 to 256 bytes";
+            return Err(Error::invalid("event_type", problem));
+        }
         if let Some(problem) = ask.expected.problem() {
             return Err(Error::invalid("estimate", problem));
         }
@@ -325,6 +329,17 @@ impl<S: Store> Inner<S> {
         if let Some((name, amount)) = negative {
             let problem = format_args!("value {name:?} is {amount}; give 0 or more");
             return Err(Error::invalid("estimate", problem));
+        }
+        if !ask.expected.is_empty() && ask.charge.is_none() {
+            let catalog = self.catalog.load();
+            if !catalog.reads_any(ask.expected.values()) {
+                let problem = format_args!(
+                    "no meter reads {:?}; meters read: {}",
+                    ask.expected.values(),
+                    catalog.values()
+                );
+                return Err(Error::invalid("estimate", problem));
+            }
         }
         let id = match &ask.id {
             Some(Ok(id)) => id.clone(),

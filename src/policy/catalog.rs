@@ -29,6 +29,8 @@ impl CounterNumbers {
 pub(crate) struct Catalog {
     plans: Plans,
     meters: HashMap<CompactString, Arc<Meter>>,
+    /// The values that any meter reads, or read before it was removed.
+    values: Box<[CompactString]>,
 }
 
 /// Plans for every event type.
@@ -229,8 +231,20 @@ impl Catalog {
         meters: HashMap<CompactString, Arc<Meter>>,
         rules: &[Rule],
         since: &HashMap<u32, Timestamp>,
+        values: &BTreeSet<CompactString>,
     ) -> Self {
-        Self { plans: Plans::compile(rules, since), meters }
+        let values = values.iter().cloned().collect();
+        Self { plans: Plans::compile(rules, since), meters, values }
+    }
+
+    /// Whether an estimate of these values is of any use to a limit: some meter reads one of them.
+    pub(crate) fn reads_any(&self, values: &Values) -> bool {
+        self.meters.is_empty() || self.values.iter().any(|value| values.get(value).is_some())
+    }
+
+    /// The values that meters read, for people.
+    pub(crate) fn values(&self) -> String {
+        self.values.join(", ")
     }
 
     pub(crate) fn plans(&self) -> &Plans {
@@ -249,6 +263,12 @@ pub(crate) fn validate_meter(meter: &Meter) -> Result<(), ConfigError> {
         return Err(ConfigError::new(
             format!("meter {:?}: field", meter.id),
             "is empty; name the value of the usage that it reads",
+        ));
+    }
+    if meter.event_type.as_ref().is_some_and(|named| !(1..=256).contains(&named.len())) {
+        return Err(ConfigError::new(
+            format!("meter {:?}: event_type", meter.id),
+            "is empty or too long; give 1 to 256 bytes",
         ));
     }
     ConfigError::check_dimensions("meter", &meter.id, &meter.dimensions)

@@ -29,11 +29,13 @@ mod config;
 mod decision;
 mod event;
 mod id;
+#[cfg(feature = "json")]
+mod json;
 mod judge;
 mod limit;
 mod meter;
 mod time;
-#[cfg(feature = "embedded")]
+#[cfg(any(feature = "embedded", feature = "json"))]
 mod time_text;
 mod usage;
 mod window;
@@ -52,7 +54,7 @@ pub use judge::{Verdict, judge_balance, judge_limit};
 pub use limit::{CounterKey, Limit};
 pub use meter::{Aggregation, Meter};
 pub use time::Timestamp;
-#[cfg(feature = "embedded")]
+#[cfg(any(feature = "embedded", feature = "json"))]
 pub use time_text::TimestampError;
 pub use usage::{Dimensions, Usage, UsageError, Values};
 pub use window::{Period, PeriodError, Window};

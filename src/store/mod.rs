@@ -101,6 +101,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         &'a self,
         customer: &'a CustomerId,
         defaults: &'a [NewBalance],
+        now: Moment,
     ) -> BoxFuture<'a, Result<Vec<Balance>, Error>>;
 
     /// The kept transactions of one balance, oldest first, led by an opening balance where older
@@ -388,8 +389,8 @@ pub struct BalanceChange<'a> {
     pub description: Option<&'a str>,
     /// The payment behind a credit, which it is taken for once.
     pub reference: Option<&'a str>,
-    /// When.
-    pub at: Timestamp,
+    /// When, also for what expires.
+    pub now: Moment,
 }
 
 /// Which counters to count again from the kept events.

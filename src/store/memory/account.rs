@@ -84,9 +84,18 @@ pub(super) struct Open {
 #[derive(Debug)]
 pub(super) struct Hold {
     pub(super) id: EventId,
+    /// Tells it from a later hold that has the same id and the same place.
+    pub(super) serial: u16,
     pub(super) lines: SmallVec<[(u32, Amount); 6]>,
     pub(super) expires: Option<Duration>,
     pub(super) remember: bool,
+}
+
+/// Where among a customer's holds one is, or about where, and which one it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spot {
+    pub(super) at: u16,
+    pub(super) serial: u16,
 }
 
 #[derive(Debug, Default)]
@@ -195,11 +204,15 @@ impl Account {
         &mut ahead[place]
     }
 
-    /// Takes a hold out, if it is open under that id.
-    pub(super) fn take_hold(&mut self, id: &EventId, at: Option<usize>) -> Option<Hold> {
+    /// Takes a hold out, if it is open under that id, and is just the one at `spot` if that is known.
+    pub(super) fn take_hold(&mut self, id: &EventId, spot: Option<Spot>) -> Option<Hold> {
         let open = self.open.as_mut()?;
-        let is = |hold: &Option<Hold>| hold.as_ref().is_some_and(|hold| hold.id == *id);
-        let at = match at {
+        let is = |hold: &Option<Hold>| {
+            hold.as_ref().is_some_and(|hold| {
+                hold.id == *id && spot.is_none_or(|spot| spot.serial == hold.serial)
+            })
+        };
+        let at = match spot.map(|spot| usize::from(spot.at)) {
             Some(at) if open.holds.get(at).is_some_and(is) => at,
             _ => open.holds.iter().position(is)?,
         };

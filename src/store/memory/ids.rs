@@ -1,11 +1,13 @@
 //! Ids that outlive their hold: given by callers, released before they were checked, expired.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use foldhash::HashMap;
 
 use crate::policy::{CustomerId, EventId, Timestamp};
+use crate::store::Moment;
 
 /// How long ids given by callers, and releases that overtook their check, are remembered.
 pub(super) const HORIZON: Duration = Duration::from_secs(600);
@@ -19,8 +21,8 @@ const MOST: usize = 16_384;
 #[derive(Debug)]
 pub(super) struct Ids {
     horizon: Duration,
-    known: HashMap<(CustomerId, EventId), Fate>,
-    order: VecDeque<(Duration, Option<Timestamp>, (CustomerId, EventId))>,
+    known: HashMap<(CustomerId, EventId), (Fate, Duration)>,
+    order: BinaryHeap<Reverse<Remembered>>,
     /// The time of the newest finished id that was let go early, for want of room.
     floor: Option<Timestamp>,
 }
@@ -34,9 +36,19 @@ pub(super) enum Fate {
     Released,
 }
 
+/// Until when an id is remembered. By both clocks: an event is too old by wall time, which may go
+/// slowly, and what was remembered just now is not forgotten because wall time jumps.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Remembered {
+    until: Timestamp,
+    since: Duration,
+    event: Option<Timestamp>,
+    key: (CustomerId, EventId),
+}
+
 impl Ids {
     pub(super) fn for_time(horizon: Duration) -> Self {
-        Self { horizon, known: HashMap::default(), order: VecDeque::new(), floor: None }
+        Self { horizon, known: HashMap::default(), order: BinaryHeap::new(), floor: None }
     }
 
     #[inline]
@@ -48,7 +60,7 @@ impl Ids {
         if self.is_empty() {
             return None;
         }
-        self.known.get(&(customer.clone(), id.clone())).copied()
+        self.known.get(&(customer.clone(), id.clone())).map(|(fate, _)| *fate)
     }
 
     /// Whether a repeat of an event of that time might have been let go already.
@@ -62,13 +74,15 @@ impl Ids {
         id: &EventId,
         fate: Fate,
         event: Option<Timestamp>,
-        now: Duration,
+        now: Moment,
     ) {
         self.forget(now);
         let key = (customer.clone(), id.clone());
-        if self.known.insert(key.clone(), fate).is_none() {
-            self.order.push_back((now, event, key));
-        }
+        // An event that comes early is not too old before its time plus the horizon.
+        let until = event.map_or(now.wall, |at| at.max(now.wall)).saturating_add(self.horizon);
+        let since = now.monotonic;
+        self.known.insert(key.clone(), (fate, since));
+        self.order.push(Reverse(Remembered { until, since, event, key }));
     }
 
     /// Forgets an id, and says whether it was known.
@@ -76,16 +90,19 @@ impl Ids {
         !self.is_empty() && self.known.remove(&(customer.clone(), id.clone())).is_some()
     }
 
-    fn forget(&mut self, now: Duration) {
-        while let Some((since, event, _)) = self.order.front() {
-            let early = self.order.len() >= MOST;
-            if now.saturating_sub(*since) <= self.horizon && !early {
+    fn forget(&mut self, now: Moment) {
+        while let Some(Reverse(next)) = self.order.peek() {
+            let over =
+                now.wall > next.until && now.monotonic.saturating_sub(next.since) > self.horizon;
+            if !over && self.order.len() < MOST {
                 break;
             }
-            if early {
-                self.floor = self.floor.max(*event);
+            if !over {
+                self.floor = self.floor.max(next.event);
             }
-            if let Some((_, _, key)) = self.order.pop_front() {
+            let Some(Reverse(Remembered { key, since, .. })) = self.order.pop() else { return };
+            // Remembered anew since, it has another place in the order.
+            if self.known.get(&key).is_some_and(|(_, known)| *known == since) {
                 self.known.remove(&key);
             }
         }

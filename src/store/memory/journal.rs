@@ -50,9 +50,12 @@ impl Journal {
         }
     }
 
-    pub(super) fn transact(&mut self, mut transaction: Transaction) {
-        transaction.sequence = self.transactions.count;
+    /// Answers the transaction's place in the order of arrival.
+    pub(super) fn transact(&mut self, mut transaction: Transaction) -> u64 {
+        // From 1 on, so that an opening balance has a place before the first.
+        transaction.sequence = self.transactions.count + 1;
         self.transactions.push(transaction);
+        self.transactions.count
     }
 
     pub(super) fn forgotten(&self) -> Option<Timestamp> {
@@ -104,11 +107,13 @@ impl Journal {
     pub(super) fn transaction(
         &self,
         customer: &CustomerId,
+        balance: &str,
         reference: &str,
     ) -> Option<&Transaction> {
         self.transactions.kept.iter().rev().find(|transaction| {
             transaction.kind == TransactionKind::Credit
                 && transaction.customer == *customer
+                && transaction.balance == balance
                 && transaction.reference.as_deref() == Some(reference)
         })
     }

@@ -160,6 +160,7 @@ impl Memory {
         let hash = hash(change.customer);
         let around = self.around(hash);
         let mut shard = locked(self.shard(hash));
+        shard.expire(change.now, around);
         let balance =
             read_balance(shard.known(change.customer, around), numbered).ok_or_else(missing)?;
         let reference = change
@@ -183,12 +184,12 @@ impl Memory {
         let account = shard.account(change.customer, around).ok_or_else(full)?;
         let fresh = balance.current.as_millionths();
         let tag = Tag::balance(numbered.number);
-        let place = account.claim(tag, FOREVER, minute_now(change.at), fresh, usize::MAX);
+        let place = account.claim(tag, FOREVER, minute_now(change.now.wall), fresh, usize::MAX);
         let cell = &mut account.cells[place];
         cell.tag = cell.tag.touched();
         cell.value = after.as_millionths();
         shard.references.extend(reference);
-        let transaction = Transaction {
+        let mut transaction = Transaction {
             id: change.id.clone(),
             customer: change.customer.clone(),
             balance: CompactString::new(change.balance.name),
@@ -197,10 +198,10 @@ impl Memory {
             balance_after: after,
             description: change.description.map(Into::into),
             reference: change.reference.map(Into::into),
-            at: change.at,
+            at: change.now.wall,
             sequence: 0,
         };
-        locked(&self.journal).transact(transaction.clone());
+        transaction.sequence = locked(&self.journal).transact(transaction.clone());
         Ok((Balance { current: after, ..balance }, Some(transaction)))
     }
 
@@ -305,7 +306,7 @@ impl Store for Memory {
         lifetime: Duration,
         now: Moment,
     ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
-        let until = now.monotonic + lifetime;
+        let until = now.monotonic.saturating_add(lifetime);
         let renewed = keys.into_iter().map(|key| {
             let hash = hash(key.customer);
             locked(self.shard(hash)).renew(key, until, now, self.around(hash))
@@ -326,7 +327,8 @@ impl Store for Memory {
         let credited = self.change(change, TransactionKind::Credit).map(|(balance, made)| {
             let earlier = || {
                 let journal = locked(&self.journal);
-                journal.transaction(change.customer, change.reference?).cloned()
+                let name = change.balance.name;
+                journal.transaction(change.customer, name, change.reference?).cloned()
             };
             Credited { applied: made.is_some(), transaction: made.or_else(earlier), balance }
         });
@@ -346,13 +348,15 @@ impl Store for Memory {
         &'a self,
         customer: &'a CustomerId,
         defaults: &'a [NewBalance],
+        now: Moment,
     ) -> BoxFuture<'a, Result<Vec<Balance>, Error>> {
         for default in defaults {
             self.numbered(BalanceRef { name: &default.name, default: Some(default) });
         }
         let names = self.names.load();
         let hash = hash(customer);
-        let shard = locked(self.shard(hash));
+        let mut shard = locked(self.shard(hash));
+        shard.expire(now, self.around(hash));
         let account = shard.known(customer, self.around(hash));
         let mut balances: Vec<Balance> = names
             .iter()

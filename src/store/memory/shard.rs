@@ -10,7 +10,7 @@ use compact_str::CompactString;
 use foldhash::HashSet;
 use smallvec::SmallVec;
 
-use super::account::{Account, FOREVER, Hold, Tag, Terms, is_ahead, minute, minute_now};
+use super::account::{Account, FOREVER, Hold, Spot, Tag, Terms, is_ahead, minute, minute_now};
 use super::customers::Customers;
 use super::ids::{Fate, HORIZON, Ids, LATE};
 use super::journal::Journal;
@@ -33,6 +33,8 @@ pub(super) struct Shard {
     /// Holds that expired and may still be settled.
     expired: Ids,
     expiring: BinaryHeap<Reverse<(Duration, u32, EventId)>>,
+    /// Numbers holds.
+    serial: u16,
     /// References that were credited, for ever.
     pub(super) references: HashSet<(CustomerId, u32, Box<str>)>,
     /// Where the walk that drops ended windows stands, and the next minute at which one is due.
@@ -72,6 +74,7 @@ impl Default for Shard {
             finished: Ids::for_time(HORIZON),
             expired: Ids::for_time(LATE),
             expiring: BinaryHeap::new(),
+            serial: 0,
             references: HashSet::default(),
             walk: Walk { slot: 0, due: FOREVER, next: FOREVER },
         }
@@ -128,11 +131,16 @@ impl Shard {
             Some(slot) => slot,
             None => self.admit(operation.customer, around)?,
         };
+        self.serial = self.serial.wrapping_add(1);
+        let serial = self.serial;
         let account = self.customers.get_mut(slot)?;
         let mut hold = Hold {
             id: operation.id.clone(),
+            serial,
             lines: SmallVec::new(),
-            expires: terms.lifetime.map(|lifetime| operation.now.monotonic + lifetime),
+            expires: terms
+                .lifetime
+                .map(|lifetime| operation.now.monotonic.saturating_add(lifetime)),
             remember: terms.remember,
         };
         let now = minute_now(operation.now.wall);
@@ -170,7 +178,7 @@ impl Shard {
         if let Some(expires) = expires {
             self.expiring.push(Reverse((expires, slot, operation.id.clone())));
         }
-        checked.place = Some(place_of(slot, at));
+        checked.place = Some(place_of(slot, at, serial));
         Some(checked)
     }
 
@@ -187,22 +195,20 @@ impl Shard {
             settled.outcome = SettleOutcome::Stale;
             return settled;
         }
-        let (slot, hold) = match self.claim_id(operation, around) {
+        let (slot, remember) = match self.claim_id(operation, around) {
             Ok(found) => found,
             Err(outcome) => {
                 settled.outcome = outcome;
                 return settled;
             }
         };
-        let remember = matches!(operation.origin, Origin::Given | Origin::Unsure)
-            || hold.is_some_and(|hold| hold.remember);
         if remember {
             self.finished.remember(
                 operation.customer,
                 operation.id,
                 Fate::Finished,
                 Some(operation.at),
-                operation.now.monotonic,
+                operation.now,
             );
         }
         let Some(account) = self.customers.get_mut(slot) else {
@@ -211,18 +217,15 @@ impl Shard {
         };
         let now = minute_now(operation.now.wall);
         let mut hint = 0;
-        let mut after = Amount::ZERO;
+        // The counter's value, if the event moved it: for the lines that share it, too.
+        let mut after = None;
         for line in operation.lines {
             if !line.shares {
-                match count(account, line, operation.at, operation.now.wall, &mut hint) {
-                    Some((value, saturated)) => {
-                        after = value;
-                        settled.saturated |= saturated;
-                    }
-                    None => continue,
-                }
+                let counted = count(account, line, operation.at, operation.now.wall, &mut hint);
+                settled.saturated |= counted.is_some_and(|(_, saturated)| saturated);
+                after = counted.map(|(value, _)| value);
             }
-            if !line.alerts.is_empty() {
+            if let Some(after) = after.filter(|_| !line.alerts.is_empty()) {
                 alert(account, line, after, &mut settled);
             }
         }
@@ -297,17 +300,12 @@ impl Shard {
     }
 
     pub(super) fn release(&mut self, key: HoldKey<'_>, now: Moment, around: Around<'_>) {
-        let (slot, at) = match key.place {
-            Some(place) => (Some(slot_of(place)), Some(at_of(place))),
-            None => (self.customers.find(around.hash, key.customer), None),
-        };
-        let hold = slot.and_then(|slot| self.customers.get_mut(slot)?.take_hold(key.id, at));
-        match (slot, hold) {
-            (Some(slot), Some(_)) => self.close(slot, now, around),
+        match self.take_hold(key.customer, key.id, key.place, around) {
+            Some((slot, _)) => self.close(slot, now, around),
             // It had a hold, which has ended already.
             _ if key.place.is_some() || self.expired.take(key.customer, key.id) => {}
             _ if self.finished.fate(key.customer, key.id).is_some() => {}
-            _ => self.finished.remember(key.customer, key.id, Fate::Released, None, now.monotonic),
+            _ => self.finished.remember(key.customer, key.id, Fate::Released, None, now),
         }
     }
 
@@ -379,48 +377,65 @@ impl Shard {
         is_open.then_some(Outcome::Open)
     }
 
-    /// Decides whether a settlement counts, and takes its hold.
+    /// Takes a hold out, and says where its customer is.
+    #[inline]
+    fn take_hold(
+        &mut self,
+        customer: &CustomerId,
+        id: &EventId,
+        place: Option<Place>,
+        around: Around<'_>,
+    ) -> Option<(u32, Hold)> {
+        let (slot, spot) = match place {
+            Some(place) => (slot_of(place), Some(spot_of(place))),
+            None => (self.customers.find(around.hash, customer)?, None),
+        };
+        // Where a hold was that has expired, another customer may be by now, with the same id.
+        let account = self.customers.get_mut(slot).filter(|account| account.id == *customer)?;
+        Some((slot, account.take_hold(id, spot)?))
+    }
+
+    /// Decides whether a settlement counts, and takes its hold. Says where its customer is, and
+    /// whether the id is to be remembered.
     fn claim_id(
         &mut self,
         operation: &SettleOperation<'_>,
         around: Around<'_>,
-    ) -> Result<(u32, Option<Hold>), SettleOutcome> {
+    ) -> Result<(u32, bool), SettleOutcome> {
         let (customer, id) = (operation.customer, operation.id);
-        let (slot, at) = match operation.origin {
-            Origin::Held(Some(place)) => (Some(slot_of(place)), Some(at_of(place))),
-            _ => (self.customers.find(around.hash, customer), None),
-        };
         let hold = match operation.origin {
             Origin::Fresh | Origin::Given => None,
-            Origin::Held(_) | Origin::Unsure => {
-                slot.and_then(|slot| self.customers.get_mut(slot)?.take_hold(id, at))
-            }
+            Origin::Held(place) => self.take_hold(customer, id, place, around),
+            Origin::Unsure => self.take_hold(customer, id, None, around),
         };
-        if hold.is_none() {
-            match operation.origin {
-                Origin::Fresh => {}
-                Origin::Held(_) if self.expired.take(customer, id) => {}
-                Origin::Held(_) => return Err(SettleOutcome::Repeat),
-                Origin::Unsure | Origin::Given => {
-                    if self.finished.fate(customer, id) == Some(Fate::Finished) {
-                        return Err(SettleOutcome::Repeat);
-                    }
-                    let now = operation.now.wall;
-                    if operation.origin == Origin::Given
-                        && self.finished.may_have_forgotten(operation.at, now)
-                    {
-                        return Err(SettleOutcome::TooOld);
-                    }
+        if let Some((slot, hold)) = hold {
+            // Of an id that a caller gave, an earlier attempt may have been settled after its own
+            // hold had expired.
+            if hold.remember && self.finished.fate(customer, id) == Some(Fate::Finished) {
+                self.close(slot, operation.now, around);
+                return Err(SettleOutcome::Repeat);
+            }
+            return Ok((slot, hold.remember || operation.origin == Origin::Unsure));
+        }
+        let finished = || self.finished.fate(customer, id) == Some(Fate::Finished);
+        match operation.origin {
+            Origin::Fresh => {}
+            Origin::Held(_) | Origin::Unsure | Origin::Given if finished() => {
+                return Err(SettleOutcome::Repeat);
+            }
+            Origin::Held(_) if self.expired.take(customer, id) => {}
+            Origin::Held(_) => return Err(SettleOutcome::Repeat),
+            Origin::Unsure => {}
+            Origin::Given => {
+                if self.finished.may_have_forgotten(operation.at, operation.now.wall) {
+                    return Err(SettleOutcome::TooOld);
                 }
             }
         }
-        // An expired hold's place may be another customer's by now.
-        let slot = match (&hold, slot) {
-            (Some(_), Some(slot)) => Some(slot),
-            _ => self.customers.find(around.hash, customer),
-        };
+        let slot = self.customers.find(around.hash, customer);
         match slot.or_else(|| self.admit(customer, around)) {
-            Some(slot) => Ok((slot, hold)),
+            // The id of an expired hold may be a caller's, who may send it again.
+            Some(slot) => Ok((slot, operation.origin != Origin::Fresh)),
             None => Err(SettleOutcome::Full),
         }
     }
@@ -447,7 +462,7 @@ impl Shard {
     }
 
     /// Ends the holds that nobody renewed. They cost nothing; a settlement that comes later counts.
-    fn expire(&mut self, now: Moment, around: Around<'_>) {
+    pub(super) fn expire(&mut self, now: Moment, around: Around<'_>) {
         while let Some(Reverse((due, ..))) = self.expiring.peek()
             && *due <= now.monotonic
         {
@@ -460,7 +475,7 @@ impl Shard {
             });
             if still_due && account.take_hold(&id, None).is_some() {
                 let customer = account.id.clone();
-                self.expired.remember(&customer, &id, Fate::Released, None, now.monotonic);
+                self.expired.remember(&customer, &id, Fate::Released, None, now);
                 let hash = super::hash_in_shard(&customer);
                 self.close(slot, now, Around { hash, ..around });
             }
@@ -660,14 +675,16 @@ pub(super) fn open_balance(account: &mut Account, number: u32, terms: &NewBalanc
     });
 }
 
-fn place_of(slot: u32, at: usize) -> Place {
-    Place(u64::from(slot) << 32 | at as u64)
+/// A place among the holds that is too far out is left to be looked for.
+fn place_of(slot: u32, at: usize, serial: u16) -> Place {
+    let at = u16::try_from(at).unwrap_or(u16::MAX);
+    Place(u64::from(slot) << 32 | u64::from(at) << 16 | u64::from(serial))
 }
 
 fn slot_of(place: Place) -> u32 {
     (place.0 >> 32) as u32
 }
 
-fn at_of(place: Place) -> usize {
-    place.0 as u32 as usize
+fn spot_of(place: Place) -> Spot {
+    Spot { at: (place.0 >> 16) as u16, serial: place.0 as u16 }
 }

@@ -1,0 +1,132 @@
+//! Serde forms: member names as in the API, amounts as exact JSON numbers.
+
+use serde::de::{Deserializer, Error as _};
+use serde::ser::{SerializeStruct, Serializer};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Amount, Balance, CustomerId, Decision, EventId, LimitState, Timestamp, Transaction};
+
+/// The digits that every float keeps.
+const FLOAT_DIGITS: u32 = 15;
+
+impl Serialize for Amount {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let millionths = self.as_millionths();
+        if millionths % Self::ONE.as_millionths() == 0 {
+            return serializer.serialize_i64(self.floor());
+        }
+        let text = self.write(&mut [0; 24]).to_owned();
+        if millionths.unsigned_abs() < 10_u64.pow(FLOAT_DIGITS)
+            && let Ok(float) = text.parse::<f64>()
+        {
+            return serializer.serialize_f64(float);
+        }
+        let raw = RawValue::from_string(text).map_err(serde::ser::Error::custom)?;
+        raw.serialize(serializer)
+    }
+}
+
+/// From a JSON number, or the same as text. No digit passes through a float.
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = <&RawValue>::deserialize(deserializer)?;
+        raw.get().trim_matches('"').parse().map_err(D::Error::custom)
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for CustomerId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl Serialize for EventId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// An entry as in a check answer of the API, with what is held beside it.
+impl Serialize for LimitState<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut entry = serializer.serialize_struct("LimitState", 10)?;
+        entry.serialize_field("id", self.id())?;
+        entry.serialize_field("name", self.name())?;
+        entry.serialize_field("meterId", self.meter())?;
+        entry.serialize_field("period", self.period().as_str())?;
+        entry.serialize_field("limit", &self.limit())?;
+        entry.serialize_field("used", &self.used())?;
+        entry.serialize_field("held", &self.held())?;
+        entry.serialize_field("remaining", &self.remaining())?;
+        entry.serialize_field("exceeded", &self.is_exceeded())?;
+        entry.serialize_field("reset", &self.reset())?;
+        entry.end()
+    }
+}
+
+/// The check answer of the API: `allowed`, and `limits` without private ones.
+impl Serialize for Decision {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut decision = serializer.serialize_struct("Decision", 2)?;
+        decision.serialize_field("allowed", &self.is_allowed())?;
+        let shown: Vec<_> = self.limits().filter(|limit| !limit.is_private()).collect();
+        decision.serialize_field("limits", &shown)?;
+        decision.end()
+    }
+}
+
+impl Serialize for Balance {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut balance = serializer.serialize_struct("Balance", 6)?;
+        balance.serialize_field("name", self.name())?;
+        balance.serialize_field("unit", self.unit())?;
+        balance.serialize_field("currentBalance", &self.current())?;
+        balance.serialize_field("minimumBalance", &self.minimum())?;
+        balance.serialize_field("held", &self.held())?;
+        balance.serialize_field("availableBalance", &self.available())?;
+        balance.end()
+    }
+}
+
+impl Serialize for Transaction {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut transaction = serializer.serialize_struct("Transaction", 8)?;
+        transaction.serialize_field("id", self.id())?;
+        transaction.serialize_field("balance", self.balance())?;
+        transaction.serialize_field("type", self.kind().as_str())?;
+        transaction.serialize_field("amount", &self.amount())?;
+        transaction.serialize_field("balanceAfter", &self.balance_after())?;
+        transaction.serialize_field("description", &self.description())?;
+        transaction.serialize_field("reference", &self.reference())?;
+        transaction.serialize_field("createdAt", &self.at())?;
+        transaction.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_go_through_json_to_the_last_digit() {
+        for text in ["0", "12", "-0.5", "0.000001", "9223372036854.775807", "-9007199254.740993"] {
+            let amount: Amount = text.parse().unwrap();
+            let json = serde_json::to_string(&amount).unwrap();
+            assert_eq!(json, text);
+            assert_eq!(serde_json::from_str::<Amount>(&json).unwrap(), amount);
+            let quoted = format!("\"{text}\"");
+            assert_eq!(serde_json::from_str::<Amount>(&quoted).unwrap(), amount);
+        }
+        assert_eq!(serde_json::from_str::<Amount>("1e3").unwrap(), Amount::from(1_000));
+        for wrong in ["null", "true", "\"\"", "\"many\"", "1e30", "[]"] {
+            assert!(serde_json::from_str::<Amount>(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The programs of `examples/`, asked over real HTTP. `./test` builds them first.
+
+use serde_json::{Value, json};
+
+#[path = "support/program.rs"]
+mod program;
+use program::{Answer, Program};
+
+fn chat(program: &Program, path: &str, customer: &str, words: u32, max_tokens: u32) -> Answer {
+    let content = vec!["word"; words as usize].join(" ");
+    let body = json!({
+        "model": "small-1",
+        "messages": [{ "role": "user", "content": content }],
+        "max_tokens": max_tokens,
+    });
+    program.ask("POST", path, Some(customer), &body.to_string())
+}
+
+fn usage(program: &Program, customer: &str) -> Value {
+    let answer = program.ask("GET", "/usage", Some(customer), "");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    answer.json()
+}
+
+const CHAT: &str = "/v1/chat/completions";
+
+#[test]
+fn quickstart_answers_like_a_model_and_counts_what_it_used() {
+    let program = Program::start("quickstart");
+    let answer = chat(&program, CHAT, "acct_1", 20, 80);
+    assert_eq!(answer.status, 200);
+    let used = &answer.json()["usage"];
+    assert_eq!(used["prompt_tokens"], 20);
+    assert_eq!(used["completion_tokens"], 80);
+    assert_eq!(used["total_tokens"], 100);
+    assert!(answer.header("ratelimit").unwrap().contains("\"daily-tokens\";r=900"));
+
+    let body = json!({ "messages": [{ "role": "user", "content": "Say hello" }] }).to_string();
+    let answer = program.ask("POST", CHAT, Some("acct_1"), &body);
+    assert_eq!(answer.json()["usage"]["total_tokens"], 18, "16 tokens unless asked otherwise");
+
+    let usage = usage(&program, "acct_1");
+    assert_eq!(usage["customerId"], "acct_1");
+    assert_eq!(usage["allowed"], true);
+    assert_eq!(usage["balances"], json!([]));
+    let limit = &usage["limits"][0];
+    assert_eq!(limit["name"], "Daily token limit");
+    assert_eq!(limit["used"], 118);
+    assert_eq!(limit["remaining"], 882);
+    assert_eq!(limit["limit"], 1_000);
+    assert_eq!(limit["exceeded"], false);
+    assert_eq!(limit["reset"].as_i64().unwrap() % 86_400, 0);
+}
+
+#[test]
+fn quickstart_records_nothing_for_a_failure() {
+    let program = Program::start("quickstart");
+    assert_eq!(program.ask("POST", "/fail", Some("acct_1"), "").status, 500);
+    assert_eq!(usage(&program, "acct_1")["limits"][0]["used"], 0);
+    assert_eq!(program.ask("POST", "/fail", None, "").status, 401);
+    assert_eq!(program.ask("GET", "/usage", None, "").status, 400);
+}
+
+#[test]
+fn fifty_clients_at_once_get_exactly_what_the_limit_allows() {
+    let program = Program::start("quickstart");
+    let answers: Vec<Answer> = std::thread::scope(|scope| {
+        let clients: Vec<_> =
+            (0..50).map(|_| scope.spawn(|| chat(&program, CHAT, "acct_1", 20, 80))).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    let (allowed, denied): (Vec<_>, Vec<_>) =
+        answers.iter().partition(|answer| answer.status == 200);
+    assert_eq!((allowed.len(), denied.len()), (10, 40));
+    let reported: u64 =
+        allowed.iter().map(|answer| answer.json()["usage"]["total_tokens"].as_u64().unwrap()).sum();
+    let usage = usage(&program, "acct_1");
+    assert_eq!(usage["limits"][0]["used"], reported);
+    assert_eq!(usage["limits"][0]["exceeded"], true);
+    assert_eq!(usage["allowed"], false);
+    for answer in denied {
+        assert_eq!(answer.status, 429);
+        let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=86_400).contains(&wait), "{wait}");
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+        assert!(answer.header("ratelimit-policy").unwrap().starts_with("\"daily-tokens\";q=1000"));
+        assert!(answer.header("ratelimit").unwrap().starts_with("\"daily-tokens\";r="));
+        assert_eq!(answer.json()["limits"][0]["name"], "Daily token limit");
+    }
+    let after = chat(&program, CHAT, "acct_1", 20, 80);
+    assert_eq!(after.status, 429);
+    assert!(after.header("ratelimit").unwrap().contains(";r=0;t="));
+    assert_eq!(chat(&program, CHAT, "acct_2", 20, 80).status, 200, "each customer by themselves");
+}
+
+#[test]
+fn prepaid_debits_what_a_request_really_cost() {
+    for path in [CHAT, "/by-hand/v1/chat/completions"] {
+        let program = Program::start("prepaid");
+        assert_eq!(chat(&program, path, "acct_1", 20, 380).status, 200);
+        let denied = chat(&program, path, "acct_1", 20, 81);
+        assert_eq!(denied.status, 402, "100 credits are left: {}", denied.body);
+        assert_eq!(denied.header("retry-after"), None, "waiting does not fill a balance");
+
+        let top_up = r#"{"amount":50.5,"reference":"payment-1"}"#;
+        for _ in 0..2 {
+            let answer = program.ask("POST", "/topup", Some("acct_1"), top_up);
+            assert_eq!(answer.status, 200);
+            assert_eq!(answer.json()["currentBalance"], 150.5, "a payment counts once");
+        }
+        assert_eq!(chat(&program, path, "acct_1", 20, 81).status, 200);
+        let transactions = program.ask("GET", "/transactions", Some("acct_1"), "").json();
+        let amounts: Vec<_> = transactions
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|transaction| (transaction["type"].as_str().unwrap(), &transaction["amount"]))
+            .collect();
+        assert_eq!(
+            amounts,
+            [
+                ("debit", &json!(101)),
+                ("credit", &json!(50.5)),
+                ("debit", &json!(400)),
+                ("opening", &json!(500)),
+            ],
+        );
+        // Over the daily limit of 1,000 before the credits are.
+        let rich = r#"{"amount":5000,"reference":"payment-2"}"#;
+        program.ask("POST", "/topup", Some("acct_1"), rich);
+        assert_eq!(chat(&program, path, "acct_1", 20, 480).status, 429);
+        let bad = program.ask("POST", "/topup", Some("acct_1"), r#"{"amount":-1,"reference":"x"}"#);
+        assert_eq!(bad.status, 400);
+    }
+}

@@ -1,0 +1,194 @@
+//! What the memory store adds: its bounds, told where they are reached.
+
+use tower_limitry::backend::{Customer, EventQuery, MeterQuery};
+use tower_limitry::policy::{Credit, TransactionKind};
+use tower_limitry::store::Memory;
+use tower_limitry::{Books, Check, ErrorKind, Event, Limit, Meter, NewBalance};
+
+use crate::support::*;
+
+fn chat(customer: &str, tokens: u32) -> Event {
+    Event::new(customer, "chat", total(tokens))
+}
+
+#[tokio::test]
+async fn a_limit_added_when_events_are_gone_says_it_is_incomplete() {
+    let clock = noon();
+    let books = tokens(&clock).memory(Memory::new().keep_events(2)).build().unwrap().erased();
+    for tokens in [1, 10, 100] {
+        books.record(chat("ada", tokens)).await.unwrap();
+    }
+    books.put_limit(Limit::per_day("daily", "tokens", 1_000)).await.unwrap();
+    let seen = standing(&books, "ada", "daily").await;
+    assert_eq!((seen.used, seen.complete), (amount(110), false));
+    clock.advance(DAY);
+    assert!(standing(&books, "ada", "daily").await.complete);
+}
+
+#[tokio::test]
+async fn a_limit_that_returns_is_exact_though_events_are_gone() {
+    let memory = Memory::new().keep_events(1);
+    let books = hundred_a_day(&noon()).memory(memory).build().unwrap().erased();
+    for tokens in [1, 10] {
+        books.record(chat("ada", tokens)).await.unwrap();
+    }
+    assert!(books.remove_limit("daily").await.unwrap());
+    books.record(chat("ada", 20)).await.unwrap();
+    books.put_limit(Limit::per_day("daily", "tokens", 100)).await.unwrap();
+    let seen = standing(&books, "ada", "daily").await;
+    assert_eq!((seen.used, seen.complete), (amount(31), true));
+    books.put_limit(Limit::per_day("ada-daily", "tokens", 50).for_customer("ada")).await.unwrap();
+    let seen = standing(&books, "ada", "ada-daily").await;
+    assert_eq!((seen.used, seen.complete), (amount(31), true));
+}
+
+async fn moved_with_events_gone() -> Books {
+    let memory = Memory::new().keep_events(1);
+    let books = hundred_a_day(&noon()).memory(memory).build().unwrap().erased();
+    for tokens in [1, 10] {
+        books.record(chat("ada", tokens)).await.unwrap();
+    }
+    books.put_customer(Customer::new("ada").zone("Europe/Vienna")).await.unwrap();
+    books
+}
+
+#[tokio::test]
+async fn a_zone_that_changes_when_events_are_gone_says_it_is_incomplete() {
+    let books = moved_with_events_gone().await;
+    let seen = standing(&books, "ada", "daily").await;
+    assert_eq!((seen.used, seen.complete), (amount(10), false));
+}
+
+#[tokio::test]
+async fn a_query_knows_that_a_window_was_moved_when_events_were_gone() {
+    let books = moved_with_events_gone().await;
+    let today = MeterQuery::new("tokens")
+        .customer("ada")
+        .from(time("2026-02-28T23:00:00Z"))
+        .until(time("2026-03-01T23:00:00Z"));
+    assert!(!books.query(today).await.unwrap().complete);
+}
+
+#[tokio::test]
+async fn a_customer_who_is_forgotten_when_events_are_gone_is_incomplete() {
+    let books = moved_with_events_gone().await;
+    assert!(books.remove_customer("ada").await.unwrap());
+    let seen = standing(&books, "ada", "daily").await;
+    assert_eq!((seen.used, seen.complete), (amount(10), false));
+}
+
+#[tokio::test]
+async fn a_query_over_events_that_are_gone_says_so() {
+    let memory = Memory::new().keep_events(2);
+    let books = hundred_a_day(&noon())
+        .meter(Meter::count("calls"))
+        .memory(memory)
+        .build()
+        .unwrap()
+        .erased();
+    for (tokens, at) in [(1, "2026-02-27T00:00:00Z"), (2, "2026-02-28T00:00:00Z"), (4, NOON)] {
+        books.record(chat("ada", tokens).at(time(at))).await.unwrap();
+    }
+    let since = |at: &str| MeterQuery::new("tokens").customer("ada").from(time(at));
+    let read = async |query: MeterQuery| {
+        let reading = books.query(query).await.unwrap();
+        (reading.value, reading.complete)
+    };
+    assert_eq!(read(since("2026-02-27T00:00:00Z")).await, (amount(6), false));
+    assert_eq!(read(since("2026-02-27T00:00:00.000000001Z")).await, (amount(6), true));
+    // A counter is exact however many events are gone.
+    for _ in 0..5 {
+        books.record(chat("ada", 10)).await.unwrap();
+    }
+    let today = since("2026-03-01T00:00:00Z").until(time("2026-03-02T00:00:00Z"));
+    assert_eq!(read(today).await, (amount(54), true));
+    assert_eq!(books.events(EventQuery::new()).await.unwrap().items.len(), 2);
+}
+
+#[tokio::test]
+async fn an_opening_balance_stands_for_transactions_that_are_gone() {
+    let books = tokens(&noon())
+        .memory(Memory::new().keep_events(2))
+        .default_balance(NewBalance::new("credits").initial(100))
+        .build()
+        .unwrap()
+        .erased();
+    for amount in [1, 2, 4, 8] {
+        books
+            .credit(Credit::new("ada", "credits", amount).reference(amount.to_string()))
+            .await
+            .unwrap();
+    }
+    let all = ledger(&books, "ada", "credits", 2).await;
+    let shown: Vec<_> = all.iter().map(|tx| (tx.kind(), tx.amount(), tx.balance_after())).collect();
+    use TransactionKind::{Credit as In, Opening};
+    assert_eq!(
+        shown,
+        [
+            (In, amount(8), amount(115)),
+            (In, amount(4), amount(107)),
+            (Opening, amount(103), amount(103))
+        ]
+    );
+    // A reference is known for ever, its transaction as long as it is kept.
+    let again = books.credit(Credit::new("ada", "credits", 1).reference("1")).await.unwrap();
+    assert_eq!((again.applied, again.transaction), (false, None));
+    assert_eq!(current(&books, "ada", "credits").await, amount(115));
+}
+
+#[tokio::test]
+async fn more_customers_than_there_is_place_for_are_unavailable() {
+    let memory = Memory::new().max_customers(3);
+    let books = hundred_a_day(&noon())
+        .memory(memory)
+        .default_balance(NewBalance::new("credits").initial(5))
+        .build()
+        .unwrap()
+        .erased();
+    for name in ["a", "b", "c"] {
+        spend(&books, name, 1).await;
+    }
+    let error = failed(&books, Check::of("d")).await;
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_names(&error, &["no place for another customer", "max_customers"]);
+    assert_eq!(books.record(chat("d", 1)).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    let credit = books.credit(Credit::new("d", "credits", 1)).await.unwrap_err();
+    assert_eq!(credit.kind(), ErrorKind::Unavailable);
+    let mixed = books.record_many([chat("a", 50), chat("d", 1)]).await.unwrap_err();
+    assert_eq!(mixed.kind(), ErrorKind::Unavailable);
+    for name in ["a", "b", "c"] {
+        assert_eq!(used(&books, name, "daily").await, amount(1));
+        spend(&books, name, 1).await;
+    }
+    // Looking takes no place.
+    assert!(books.preview(Check::of("d")).await.unwrap().is_allowed());
+}
+
+#[test]
+fn a_url_chooses_the_store() {
+    let books = hundred_a_day(&noon()).open("memory:").unwrap();
+    assert!(format!("{books:?}").contains("Books"));
+    let error = hundred_a_day(&noon()).open("mongo://user:secret@host").unwrap_err();
+    assert_names(&error, &["backend URL", "mongo", "memory:"]);
+    assert!(!error.to_string().contains("secret"));
+}
+
+#[test]
+fn definitions_that_make_no_sense_are_told_when_building() {
+    let build = |builder: tower_limitry::engine::EngineBuilder| builder.build().unwrap_err();
+    let clock = noon();
+    let error = build(tokens(&clock).meter(Meter::count("tokens")));
+    assert_names(&error, &[r#"meter "tokens": id"#, "twice", "an id of its own"]);
+    let error = build(hundred_a_day(&clock).limit(Limit::per_hour("daily", "tokens", 5)));
+    assert_names(&error, &[r#"limit "daily": id"#, "twice", "an id of its own"]);
+    let error = build(tokens(&clock).limit(Limit::per_hour("x", "nothing", 5)));
+    assert_names(&error, &[r#"limit "x": meter"#, r#""nothing" is not defined"#]);
+    let error = build(tokens(&clock).limit(Limit::per_hour("x", "tokens", 0)));
+    assert_names(&error, &[r#"limit "x": cap"#, "give an amount above 0"]);
+    let error = build(tokens(&clock).zone("Mars/Olympus"));
+    assert_eq!(error.field(), "zone");
+    assert_names(&error, &[r#"zone "Mars/Olympus":"#, "IANA name"]);
+    let twice = || NewBalance::new("credits");
+    let error = build(tokens(&clock).default_balance(twice()).default_balance(twice()));
+    assert_names(&error, &[r#"balance "credits""#, "twice", "a name of its own"]);
+}

@@ -1,0 +1,84 @@
+//! Starts a program of `examples/`, asks it over real HTTP, and stops it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+/// A running program, killed when dropped.
+pub struct Program {
+    child: Child,
+    address: String,
+}
+
+impl Program {
+    /// Starts it on a free port and waits until it listens.
+    pub fn start(name: &str) -> Self {
+        let mut path = PathBuf::from(std::env::current_exe().unwrap());
+        path.pop();
+        path.pop();
+        path.push("examples");
+        path.push(name);
+        let mut child =
+            Command::new(&path).env("PORT", "0").stdout(Stdio::piped()).spawn().unwrap_or_else(
+                |error| panic!("{}: {error}; build it with cargo build --examples", path.display()),
+            );
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let first = lines.next().expect("the program says where it listens").unwrap();
+        let address = first
+            .strip_prefix("listening on http://")
+            .and_then(|rest| rest.split_once(','))
+            .map(|(address, _)| address.to_owned())
+            .unwrap_or_else(|| panic!("no address in {first:?}"));
+        // What follows is for people; it must not fill the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, address }
+    }
+
+    /// One request on a connection of its own.
+    pub fn ask(&self, method: &str, path: &str, customer: Option<&str>, body: &str) -> Answer {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let customer = customer.map(|id| format!("x-customer-id: {id}\r\n")).unwrap_or_default();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n{customer}\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            self.address,
+            body.len(),
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let mut lines = head.lines();
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let headers = lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+            .collect();
+        Answer { status, headers, body: body.to_owned() }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {:?}", self.body))
+    }
+}
