@@ -231,11 +231,9 @@ impl<S: Store> Inner<S> {
         check.ask_mut().given = false;
         let mut resolved = self.validate(check)?;
         loop {
-            let future;
-            (resolved, future) = self.ask(resolved, false, scope);
-            let checked = future.await?;
+            let mut checked = self.ask(&mut resolved, false, scope).await?;
             if checked.outcome != Outcome::Stale {
-                return Ok(resolved.decide(checked));
+                return Ok(resolved.decide(&mut checked));
             }
         }
     }

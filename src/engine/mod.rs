@@ -14,6 +14,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -30,7 +31,7 @@ use crate::backend::{
 use crate::policy::catalog::{Catalog, Plan, PlanLine};
 use crate::policy::{
     Amount, BalanceState, Calendar, Crossing, CustomerId, Decision, EventId, Looked, NewBalance,
-    Timestamp, Usage, Window,
+    Timestamp, Usage, Verdict, Window,
 };
 use crate::store::{
     BalanceAsk, BalanceRef, CheckLine, CheckOperation, Checked, HoldKey, HoldTerms, Memory, Moment,
@@ -174,11 +175,29 @@ impl<S: Store> Backend for Engine<S> {
     type Finish = FinishFuture;
 
     fn check(&self, check: Check) -> Self::Check {
-        let state = match self.0.start(check) {
-            Ok((resolved, future)) => CheckState::Asked(Some(resolved), future),
-            Err(error) => CheckState::Failed(Some(error)),
+        let mut resolved = match self.0.start(check) {
+            Ok(resolved) => resolved,
+            Err(error) => return CheckFuture::answered(Err(error)),
         };
-        CheckFuture { engine: self.clone(), state }
+        loop {
+            let mut future = self.0.ask(&mut resolved, true, Scope::Matching);
+            let answer = match now(&mut future) {
+                Poll::Ready(answer) => answer.map(|checked| resolved.admit(checked)),
+                Poll::Pending => {
+                    let engine = self.clone();
+                    return CheckFuture(CheckState::Sent(Box::new(Sent {
+                        engine,
+                        resolved,
+                        future,
+                    })));
+                }
+            };
+            match answer {
+                Ok(None) => {}
+                Ok(Some(answer)) => return CheckFuture::answered(answer),
+                Err(error) => return CheckFuture::answered(Err(error)),
+            }
+        }
     }
 
     fn settle(&self, settlement: Settlement) -> Self::Finish {
@@ -232,37 +251,47 @@ struct Resolved {
     id: EventId,
     customer: CustomerId,
     plan: Arc<Plan>,
-    /// Which line of the plan each judged line is, whether its history is whole, and its window.
-    lines: SmallVec<[(u32, bool, Window); 6]>,
+    /// The lines that apply, as yet to be judged.
+    lines: SmallVec<[Looked; 6]>,
     at: Timestamp,
 }
 
 impl Resolved {
     /// What the store's answer means.
-    fn decide(&self, checked: Checked) -> Decision {
-        let looked = checked.lines.iter().zip(&self.lines).map(|(judged, line)| Looked {
-            line: line.0,
-            complete: line.1,
-            window: line.2,
-            verdict: judged.verdict,
-            used: judged.used,
-            held: judged.held,
-        });
+    fn decide(&mut self, checked: &mut Checked) -> Decision {
+        for (line, judged) in self.lines.iter_mut().zip(&checked.lines) {
+            line.verdict = judged.verdict;
+            line.used = judged.used;
+            line.held = judged.held;
+        }
         let name = self.check.0.charge.as_ref().map(|charge| &charge.balance);
-        let balance = checked.balance.zip(name).map(|(judged, name)| BalanceState {
+        let balance = checked.balance.take().zip(name).map(|(judged, name)| BalanceState {
             name: name.clone(),
             balance: judged.balance,
             verdict: judged.verdict,
         });
-        Decision::new(Arc::clone(&self.plan), self.at, looked.collect(), balance)
+        Decision::new(mem::take(&mut self.plan), self.at, mem::take(&mut self.lines), balance)
     }
 
-    fn into_admission(self, checked: Checked) -> Admission {
-        let place = checked.place;
-        let decision = self.decide(checked);
-        let ticket = Ticket { id: self.id, customer: self.customer, place };
-        let hold = place.map(|_| Hold { ticket, ask: self.check, at: self.at });
-        Admission { decision, hold }
+    /// What the store's answer means; `None` when it has to be asked again, by newer definitions.
+    fn admit(&mut self, mut checked: Checked) -> Option<Result<Admission, Error>> {
+        let conflict = |message| Some(Err(Error::new(ErrorKind::Conflict, message)));
+        match checked.outcome {
+            Outcome::Stale => return None,
+            Outcome::Open => {
+                return conflict("a request with the same id is running; wait for its answer");
+            }
+            Outcome::Released => {
+                return conflict("the id was released before it was checked; use a new one");
+            }
+            Outcome::Allowed | Outcome::Refused | Outcome::Finished => {}
+        }
+        let hold = checked.place.map(|place| {
+            let (id, customer) = (self.id.clone(), self.customer.clone());
+            let ticket = Ticket { id, customer, place: Some(place) };
+            Hold { ticket, ask: self.check.clone(), at: self.at }
+        });
+        Some(Ok(Admission { decision: self.decide(&mut checked), hold }))
     }
 }
 
@@ -306,12 +335,11 @@ impl<S: Store> Inner<S> {
         }
     }
 
-    /// Validates a check and sends its first operation.
-    fn start(&self, check: Check) -> Result<(Resolved, S::Check), Error> {
+    fn start(&self, check: Check) -> Result<Resolved, Error> {
         if self.closed.load(Ordering::Relaxed) {
             return Err(Error::closed());
         }
-        Ok(self.ask(self.validate(check)?, true, Scope::Matching))
+        self.validate(check)
     }
 
     fn validate(&self, check: Check) -> Result<Resolved, Error> {
@@ -357,7 +385,7 @@ impl<S: Store> Inner<S> {
     }
 
     /// Resolves a check by the definitions of now and sends it to the store.
-    fn ask(&self, mut resolved: Resolved, hold: bool, scope: Scope) -> (Resolved, S::Check) {
+    fn ask(&self, resolved: &mut Resolved, hold: bool, scope: Scope) -> S::Check {
         let epoch = self.epoch.load(Ordering::Acquire);
         let now = self.moment();
         let ask = &*resolved.check.0;
@@ -388,14 +416,21 @@ impl<S: Store> Inner<S> {
                 window,
             });
             last = Some(line.counter);
-            resolved.lines.push((index as u32, complete, window));
+            resolved.lines.push(Looked {
+                line: index as u32,
+                verdict: Verdict::Within,
+                complete,
+                used: Amount::ZERO,
+                held: Amount::ZERO,
+                window,
+            });
         }
         let balance = ask.charge.as_ref().map(|charge| {
             let asked = if expected.is_empty() { None } else { charge.price(expected) };
             BalanceAsk { balance: self.balance(&charge.balance), asked }
         });
         let terms = HoldTerms { lifetime: ask.lifetime, remember: ask.given };
-        let future = self.store.check(&CheckOperation {
+        self.store.check(&CheckOperation {
             epoch,
             now,
             id: &resolved.id,
@@ -403,8 +438,7 @@ impl<S: Store> Inner<S> {
             lines: &lines,
             balance,
             hold: hold.then_some(terms),
-        });
-        (resolved, future)
+        })
     }
 
     /// Sends a settlement, resolved by the definitions of now.
@@ -540,14 +574,24 @@ impl From<SettleOutcome> for Error {
 }
 
 /// The answer of an [`Engine`] to a check.
-pub struct CheckFuture<S: Store> {
-    engine: Engine<S>,
-    state: CheckState<S::Check>,
+pub struct CheckFuture<S: Store>(CheckState<S>);
+
+enum CheckState<S: Store> {
+    Answered(Option<Result<Admission, Error>>),
+    Sent(Box<Sent<S>>),
 }
 
-enum CheckState<F> {
-    Asked(Option<Resolved>, F),
-    Failed(Option<Error>),
+/// A check that its store did not answer at once.
+struct Sent<S: Store> {
+    engine: Engine<S>,
+    resolved: Resolved,
+    future: S::Check,
+}
+
+impl<S: Store> CheckFuture<S> {
+    fn answered(answer: Result<Admission, Error>) -> Self {
+        Self(CheckState::Answered(Some(answer)))
+    }
 }
 
 impl<S: Store> fmt::Debug for CheckFuture<S> {
@@ -560,34 +604,18 @@ impl<S: Store> Future for CheckFuture<S> {
     type Output = Result<Admission, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { engine, state } = self.get_mut();
-        loop {
-            let (resolved, future) = match state {
-                CheckState::Asked(resolved, future) => (resolved, future),
-                CheckState::Failed(error) => {
-                    let error = error.take().expect("CheckFuture polled after completion");
-                    return Poll::Ready(Err(error));
-                }
-            };
-            let checked = ready!(Pin::new(future).poll(cx))?;
-            let resolved = resolved.take().expect("CheckFuture polled after completion");
-            match checked.outcome {
-                Outcome::Stale => {
-                    let (resolved, future) = engine.0.ask(resolved, true, Scope::Matching);
-                    *state = CheckState::Asked(Some(resolved), future);
-                }
-                Outcome::Open => {
-                    let message = "a request with the same id is running; wait for its answer";
-                    return Poll::Ready(Err(Error::new(ErrorKind::Conflict, message)));
-                }
-                Outcome::Released => {
-                    let message = "the id was released before it was checked; use a new one";
-                    return Poll::Ready(Err(Error::new(ErrorKind::Conflict, message)));
-                }
-                Outcome::Allowed | Outcome::Refused | Outcome::Finished => {
-                    return Poll::Ready(Ok(resolved.into_admission(checked)));
-                }
+        let sent = match &mut self.get_mut().0 {
+            CheckState::Answered(answer) => {
+                return Poll::Ready(answer.take().expect("CheckFuture polled after completion"));
             }
+            CheckState::Sent(sent) => sent,
+        };
+        loop {
+            let checked = ready!(Pin::new(&mut sent.future).poll(cx))?;
+            if let Some(answer) = sent.resolved.admit(checked) {
+                return Poll::Ready(answer);
+            }
+            sent.future = sent.engine.0.ask(&mut sent.resolved, true, Scope::Matching);
         }
     }
 }
