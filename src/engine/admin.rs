@@ -278,7 +278,9 @@ impl<S: Store> Inner<S> {
             .iter()
             .map(|event| {
                 let known = self.accounts.get(&event.customer);
-                let plan = self.plan(known.as_deref(), Some(&event.event_type));
+                let catalog = self.catalog.load();
+                let event_type = Some(event.event_type.as_str());
+                let plan = Arc::clone(Self::plan(known.as_deref(), &catalog, event_type));
                 (known, plan)
             })
             .collect();
@@ -386,9 +388,12 @@ impl<S: Store> Inner<S> {
                 let at = query.start.unwrap_or_else(|| self.now());
                 let window = self.window_of(known.as_deref(), rule.period, at);
                 let whole = (window.start(), window.end()) == (start, end);
-                let plan = self.plan(known.as_deref(), None);
-                let since = plan.lines.iter().find(|line| line.counter == rule.counter);
-                let since = since.and_then(|line| line.since);
+                let since = {
+                    let catalog = self.catalog.load();
+                    let plan = Self::plan(known.as_deref(), &catalog, None);
+                    let line = plan.lines.iter().find(|line| line.counter == rule.counter);
+                    line.and_then(|line| line.since)
+                };
                 let moved = known.as_deref().and_then(|known| known.since[rule.period.index()]);
                 let since = since.max(moved);
                 let complete = since.is_none_or(|since| window.start() > since);

@@ -250,7 +250,7 @@ struct Resolved {
     check: Check,
     id: EventId,
     customer: CustomerId,
-    plan: Arc<Plan>,
+    plan: Option<Arc<Plan>>,
     /// The lines that apply, as yet to be judged.
     lines: SmallVec<[Looked; 6]>,
     at: Timestamp,
@@ -270,7 +270,8 @@ impl Resolved {
             balance: judged.balance,
             verdict: judged.verdict,
         });
-        Decision::new(mem::take(&mut self.plan), self.at, mem::take(&mut self.lines), balance)
+        let plan = self.plan.take().unwrap_or_default();
+        Decision::new(plan, self.at, mem::take(&mut self.lines), balance)
     }
 
     /// What the store's answer means; `None` when it has to be asked again, by newer definitions.
@@ -320,11 +321,13 @@ impl<S: Store> Inner<S> {
     }
 
     #[inline]
-    fn plan(&self, known: Option<&Known>, event_type: Option<&str>) -> Arc<Plan> {
-        match known.and_then(|known| known.plans.as_deref()) {
-            Some(own) => Arc::clone(own.plan(event_type)),
-            None => Arc::clone(self.catalog.load().plans().plan(event_type)),
-        }
+    fn plan<'a>(
+        known: Option<&'a Known>,
+        catalog: &'a Catalog,
+        event_type: Option<&str>,
+    ) -> &'a Arc<Plan> {
+        let own = known.and_then(|known| known.plans.as_deref());
+        own.unwrap_or_else(|| catalog.plans()).plan(event_type)
     }
 
     #[inline]
@@ -378,7 +381,7 @@ impl<S: Store> Inner<S> {
             check,
             id,
             customer,
-            plan: Arc::default(),
+            plan: None,
             lines: SmallVec::new(),
             at: Timestamp::UNIX_EPOCH,
         })
@@ -391,15 +394,16 @@ impl<S: Store> Inner<S> {
         let ask = &*resolved.check.0;
         let known = self.accounts.get(&resolved.customer);
         let known = known.as_deref();
-        resolved.plan = self.plan(known, ask.event_type.as_deref());
+        let catalog = self.catalog.load();
+        let plan = Self::plan(known, &catalog, ask.event_type.as_deref());
         resolved.at = now.wall;
         resolved.lines.clear();
         let expected = &ask.expected;
         let asked: SmallVec<[Option<Amount>; 4]> =
-            resolved.plan.fields.iter().map(|field| expected.values().get(field)).collect();
+            plan.fields.iter().map(|field| expected.values().get(field)).collect();
         let mut lines: SmallVec<[CheckLine; 6]> = SmallVec::new();
         let mut last = None;
-        for (index, line) in resolved.plan.lines.iter().enumerate() {
+        for (index, line) in plan.lines.iter().enumerate() {
             let applies = scope == Scope::All || expected.dimensions().contain(&line.filters);
             if line.limit.is_none() || !applies {
                 continue;
@@ -425,6 +429,7 @@ impl<S: Store> Inner<S> {
                 window,
             });
         }
+        resolved.plan = Some(Arc::clone(plan));
         let balance = ask.charge.as_ref().map(|charge| {
             let asked = if expected.is_empty() { None } else { charge.price(expected) };
             BalanceAsk { balance: self.balance(&charge.balance), asked }
@@ -455,8 +460,9 @@ impl<S: Store> Inner<S> {
         let epoch = self.epoch.load(Ordering::Acquire);
         let known = self.accounts.get(customer);
         let known = known.as_deref();
-        let plan = self.plan(known, Some(event_type));
-        let lines = self.settle_lines(known, &plan, &settlement.usage, hold.at);
+        let catalog = self.catalog.load();
+        let plan = Self::plan(known, &catalog, Some(event_type));
+        let lines = self.settle_lines(known, plan, &settlement.usage, hold.at);
         self.store.settle(SettleOperation {
             epoch,
             now: self.moment(),
@@ -531,7 +537,8 @@ impl<S: Store> Inner<S> {
     fn alert(&self, customer: &CustomerId, event_type: &str, at: Timestamp, settled: &Settled) {
         let Some(on_alert) = &self.on_alert else { return };
         let known = self.accounts.get(customer);
-        let plan = self.plan(known.as_deref(), Some(event_type));
+        let catalog = self.catalog.load();
+        let plan = Self::plan(known.as_deref(), &catalog, Some(event_type));
         for (limit, percent, used) in &settled.alerts {
             let Some(line) = plan.lines.iter().find(|line| line.id() == &**limit) else { continue };
             let crossing = Crossing {
