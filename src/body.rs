@@ -29,10 +29,9 @@ pin_project! {
     {
         #[pin]
         inner: Inner<P, B>,
-        meter: Option<Meter<B>>,
-        ending: Option<Ending<B>>,
-        // The last frame, while its record is on the way.
-        held: Option<Frame<Bytes>>,
+        // Boxed: most bodies are passed on with nothing left to do, and should move cheaply.
+        meter: Option<Box<Meter<B>>>,
+        ending: Option<Box<Held<B>>>,
         exhausted: bool,
     }
 
@@ -42,7 +41,7 @@ pin_project! {
             if let InnerProjection::Boxed { body, drain } = this.inner.project()
                 && let (Some(body), Some(meter)) = (body.take(), this.meter.take())
             {
-                drain(body, meter);
+                drain(body, *meter);
             }
         }
     }
@@ -61,9 +60,15 @@ pin_project! {
     }
 }
 
+/// The last frame, while its record is on the way.
+struct Held<B: Backend> {
+    ending: Ending<B>,
+    frame: Option<Frame<Bytes>>,
+}
+
 impl<P, B: Backend> ResponseBody<P, B> {
-    fn new(inner: Inner<P, B>, meter: Option<Meter<B>>) -> Self {
-        Self { inner, meter, ending: None, held: None, exhausted: false }
+    fn new(inner: Inner<P, B>, meter: Option<Box<Meter<B>>>) -> Self {
+        Self { inner, meter, ending: None, exhausted: false }
     }
 
     pub(crate) fn passed(body: P) -> Self {
@@ -85,7 +90,7 @@ impl<P, B: Backend> ResponseBody<P, B> {
             }
             _ => Inner::Inline { body },
         };
-        Self::new(inner, Some(meter))
+        Self::new(inner, Some(Box::new(meter)))
     }
 }
 
@@ -114,10 +119,11 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, P::Error>>> {
         let mut this = self.project();
-        if let Some(ending) = this.ending {
-            ready!(ending.poll(cx));
+        if let Some(held) = this.ending {
+            ready!(held.ending.poll(cx));
+            let frame = held.frame.take();
             *this.ending = None;
-            return Poll::Ready(this.held.take().map(Ok));
+            return Poll::Ready(frame.map(Ok));
         }
         if *this.exhausted {
             return Poll::Ready(None);
@@ -154,7 +160,7 @@ where
         if ending.poll(cx).is_ready() {
             return Poll::Ready(frame.map(Ok));
         }
-        (*this.ending, *this.held) = (Some(ending), frame);
+        *this.ending = Some(Box::new(Held { ending, frame }));
         Poll::Pending
     }
 
@@ -172,7 +178,8 @@ where
                 SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
             }
         };
-        let held = self.held.as_ref().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
+        let held = self.ending.as_ref().and_then(|held| held.frame.as_ref()?.data_ref());
+        let held = held.map_or(0, |data| data.len() as u64);
         let mut hint = SizeHint::new();
         hint.set_lower(inner.lower().saturating_add(held));
         if let Some(upper) = inner.upper().and_then(|upper| upper.checked_add(held)) {
@@ -212,8 +219,7 @@ impl<B: Backend> Meter<B> {
         measured: Measured,
         headers: &HeaderMap,
     ) -> Self {
-        let length = headers.get(CONTENT_LENGTH);
-        let remaining = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        let remaining = content_length(headers);
         let mut meter =
             Self { guard, classification, known: None, watch: None, remaining, settled: None };
         match measured {
@@ -225,22 +231,19 @@ impl<B: Backend> Meter<B> {
         meter
     }
 
-    /// Ends the hold at the head.
-    pub(crate) fn settle_at_head(&mut self) {
-        self.settled = self.end(None);
+    /// For a use that was settled at the head, and whose record is still on its way.
+    pub(crate) fn settled(guard: Guard<B>, finish: B::Finish, headers: &HeaderMap) -> Self {
+        Self {
+            guard,
+            classification: Classification::Success,
+            known: None,
+            watch: None,
+            remaining: content_length(headers),
+            settled: Some(finish),
+        }
     }
 
-    /// Whether a record that was settled at the head is still on its way.
-    pub(crate) fn has_to_wait(&self) -> bool {
-        self.settled.is_some()
-    }
-
-    /// What is left of settling at the head, if it is not done.
-    pub(crate) fn take_settled(&mut self) -> Option<B::Finish> {
-        self.settled.take()
-    }
-
-    pub(crate) fn settle_timeout(&self) -> Duration {
+    fn settle_timeout(&self) -> Duration {
         self.guard.options().settle_timeout
     }
 
@@ -286,6 +289,10 @@ impl<B: Backend> Meter<B> {
             self.watch = None;
         }
     }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 impl<B: Backend> Drop for Meter<B> {

@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::backend::Backend;
-use crate::body::{Ending, Meter, ResponseBody};
+use crate::body::{Ending, Meter, ResponseBody, unless_done};
 use crate::classify::Classification;
 use crate::guard::Guard;
 use crate::headers;
@@ -62,8 +62,10 @@ pub(crate) enum Step<Q, B: Backend> {
 /// What goes along with a request that runs.
 pub(crate) struct Metering<B: Backend> {
     pub(crate) guard: Guard<B>,
-    /// `None` when the check was not answered.
-    pub(crate) decision: Option<Decision>,
+    /// Whether the check was answered.
+    pub(crate) is_checked: bool,
+    /// What headers tell of, unless they are off.
+    pub(crate) shown: Option<Decision>,
 }
 
 impl<S, Q, B> ResponseFuture<S, Q, B>
@@ -176,11 +178,13 @@ where
     P: Body<Data = Bytes> + Send + 'static,
     B: Backend,
 {
-    let Metering { guard, decision } = metering;
+    let Metering { mut guard, is_checked, shown } = metering;
     let (mut head, body) = response.into_parts();
-    match &decision {
-        Some(decision) => headers::write(guard.options().headers, decision, &mut head.headers),
-        None => drop(head.extensions.insert(Unmetered(()))),
+    if let Some(decision) = &shown {
+        headers::write(guard.options().headers, decision, &mut head.headers);
+    }
+    if !is_checked {
+        head.extensions.insert(Unmetered(()));
     }
     let passed =
         |head, body| Metered::Flows(Response::from_parts(head, ResponseBody::passed(body)));
@@ -192,25 +196,25 @@ where
         drop(guard);
         return passed(head, body);
     }
-    let measure = Arc::clone(&guard.options().measure);
+    let measure = &guard.options().measure;
     let measured = hook::call(|| measure.measure(&head)).unwrap_or(Measured::Missing);
     let at_head = is_head || has_no_body(&head) || body.is_end_stream();
     let is_known =
         classification == Classification::Success && matches!(measured, Measured::Usage(_));
-    let mut meter = Meter::new(guard, classification, measured, &head.headers);
     if !at_head && !is_known {
+        let meter = Meter::new(guard, classification, measured, &head.headers);
         return Metered::Flows(Response::from_parts(head, ResponseBody::metered(body, meter)));
     }
-    meter.settle_at_head();
-    if !meter.has_to_wait() {
-        return passed(head, body);
-    }
-    match at_head.then(|| meter.take_settled()).flatten() {
-        Some(finish) => {
-            let ending = Ending::new(finish, meter.settle_timeout());
-            Metered::Ends(Response::from_parts(head, body), ending)
+    let timeout = guard.options().settle_timeout;
+    match guard.end(classification, None, measured.at_head()).and_then(unless_done) {
+        None => passed(head, body),
+        Some(finish) if at_head => {
+            Metered::Ends(Response::from_parts(head, body), Ending::new(finish, timeout))
         }
-        None => Metered::Flows(Response::from_parts(head, ResponseBody::metered(body, meter))),
+        Some(finish) => {
+            let meter = Meter::settled(guard, finish, &head.headers);
+            Metered::Flows(Response::from_parts(head, ResponseBody::metered(body, meter)))
+        }
     }
 }
 

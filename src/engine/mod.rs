@@ -181,21 +181,17 @@ impl<S: Store> Backend for Engine<S> {
         };
         loop {
             let mut future = self.0.ask(&mut resolved, true, Scope::Matching);
-            let answer = match now(&mut future) {
-                Poll::Ready(answer) => answer.map(|checked| resolved.admit(checked)),
+            let checked = match now(&mut future) {
+                Poll::Ready(Ok(checked)) => checked,
+                Poll::Ready(Err(error)) => return CheckFuture::answered(Err(error)),
                 Poll::Pending => {
-                    let engine = self.clone();
-                    return CheckFuture(CheckState::Sent(Box::new(Sent {
-                        engine,
-                        resolved,
-                        future,
-                    })));
+                    let (engine, resolved) = (self.clone(), Some(resolved));
+                    let sent = Box::new(Sent { engine, resolved, future });
+                    return CheckFuture(CheckState::Sent(sent));
                 }
             };
-            match answer {
-                Ok(None) => {}
-                Ok(Some(answer)) => return CheckFuture::answered(answer),
-                Err(error) => return CheckFuture::answered(Err(error)),
+            if checked.outcome != Outcome::Stale {
+                return CheckFuture::answered(resolved.admit(checked));
             }
         }
     }
@@ -274,25 +270,22 @@ impl Resolved {
         Decision::new(plan, self.at, mem::take(&mut self.lines), balance)
     }
 
-    /// What the store's answer means; `None` when it has to be asked again, by newer definitions.
-    fn admit(&mut self, mut checked: Checked) -> Option<Result<Admission, Error>> {
-        let conflict = |message| Some(Err(Error::new(ErrorKind::Conflict, message)));
+    fn admit(mut self, mut checked: Checked) -> Result<Admission, Error> {
+        let conflict = |message| Err(Error::new(ErrorKind::Conflict, message));
         match checked.outcome {
-            Outcome::Stale => return None,
             Outcome::Open => {
                 return conflict("a request with the same id is running; wait for its answer");
             }
             Outcome::Released => {
                 return conflict("the id was released before it was checked; use a new one");
             }
-            Outcome::Allowed | Outcome::Refused | Outcome::Finished => {}
+            _ => {}
         }
-        let hold = checked.place.map(|place| {
-            let (id, customer) = (self.id.clone(), self.customer.clone());
-            let ticket = Ticket { id, customer, place: Some(place) };
-            Hold { ticket, ask: self.check.clone(), at: self.at }
-        });
-        Some(Ok(Admission { decision: self.decide(&mut checked), hold }))
+        let decision = self.decide(&mut checked);
+        let Self { check, id, customer, at, .. } = self;
+        let ticket = Ticket { id, customer, place: checked.place };
+        let hold = checked.place.map(|_| Hold { ticket, ask: check, at });
+        Ok(Admission { decision, hold })
     }
 }
 
@@ -591,7 +584,7 @@ enum CheckState<S: Store> {
 /// A check that its store did not answer at once.
 struct Sent<S: Store> {
     engine: Engine<S>,
-    resolved: Resolved,
+    resolved: Option<Resolved>,
     future: S::Check,
 }
 
@@ -619,10 +612,12 @@ impl<S: Store> Future for CheckFuture<S> {
         };
         loop {
             let checked = ready!(Pin::new(&mut sent.future).poll(cx))?;
-            if let Some(answer) = sent.resolved.admit(checked) {
-                return Poll::Ready(answer);
+            let mut resolved = sent.resolved.take().expect("CheckFuture polled after completion");
+            if checked.outcome != Outcome::Stale {
+                return Poll::Ready(resolved.admit(checked));
             }
-            sent.future = sent.engine.0.ask(&mut sent.resolved, true, Scope::Matching);
+            sent.future = sent.engine.0.ask(&mut resolved, true, Scope::Matching);
+            sent.resolved = Some(resolved);
         }
     }
 }

@@ -668,13 +668,7 @@ pub(super) fn read_balance(
         }
         _ => (initial, Amount::ZERO),
     };
-    Some(Balance {
-        name: numbered.name(),
-        unit: unit.clone(),
-        current,
-        minimum,
-        held,
-    })
+    Some(Balance { name: numbered.name(), unit: unit.clone(), current, minimum, held })
 }
 
 fn terms(account: &Account, number: u32) -> Option<&Terms> {
