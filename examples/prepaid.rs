@@ -8,6 +8,7 @@
 //! Every customer begins with 500 "AI Credits"; a token costs one. Listens and identifies as the
 //! quickstart does.
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -17,7 +18,8 @@ use serde::Deserialize;
 use tower_limitry::backend::TransactionQuery;
 use tower_limitry::policy::{Amount, Credit};
 use tower_limitry::{
-    Books, Check, Engine, Limit, LimitryLayer, Meter, NewBalance, Usage, customer, usage,
+    Books, Check, CheckError, Engine, Limit, LimitryLayer, Meter, NewBalance, Refusal, Usage,
+    customer, usage,
 };
 
 mod pretend_model;
@@ -86,7 +88,7 @@ async fn chat_by_hand(
         .event_type("llm.completion")
         .estimate("total_tokens", chat.upper_bound())
         .charge(CREDITS, price);
-    let permit = books.check(check).await.map_err(IntoResponse::into_response)?;
+    let permit = books.check(check).await.map_err(refused)?;
     let answer = pretend_model::complete(&chat);
     let used = Usage::of("total_tokens", answer.usage.total_tokens);
     permit.settle(used).await.map_err(failed)?;
@@ -125,6 +127,11 @@ const CUSTOMER: &str = "x-customer-id";
 
 fn customer_of(headers: &HeaderMap) -> &str {
     headers.get(CUSTOMER).and_then(|id| id.to_str().ok()).unwrap_or_default()
+}
+
+/// As the layer would answer it.
+fn refused(error: CheckError) -> Response {
+    Refusal::from(error).response().map(Body::from)
 }
 
 fn failed(error: tower_limitry::Error) -> Response {

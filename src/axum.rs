@@ -27,8 +27,7 @@ use axum_core::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
 
-use crate::reject::{self, DenialStyle, Refusal};
-use crate::{CheckError, Decision, Denial, HeaderStyle, Reporter, headers};
+use crate::{CheckError, Decision, Denial, Refusal, Reporter};
 
 /// A handler asks for what the layer leaves in the request, and there is no layer around it, or the
 /// request passed it unmetered. Answered 500.
@@ -65,27 +64,23 @@ impl<S: Sync> FromRequestParts<S> for Reporter {
     }
 }
 
-/// As the layer answers by default: problem details with `RateLimit` headers and `Retry-After`.
+/// As the layer answers unless told otherwise; see [`Refusal::response`].
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        self.response().map(Body::from)
+    }
+}
+
+/// As the layer answers unless told otherwise; see [`Refusal::response`].
 impl IntoResponse for Denial {
     fn into_response(self) -> Response {
-        let decision = self.decision().clone();
-        let refusal = Refusal::Denied(self.clone());
-        let mut response = reject::response(&refusal, DenialStyle::default()).map(Body::from);
-        headers::write(HeaderStyle::default(), &decision, response.headers_mut());
-        response.extensions_mut().insert(self);
-        response
+        Refusal::Denied(self).into_response()
     }
 }
 
 /// A denial as such; anything else as 503, or 500 where the call itself makes no sense.
 impl IntoResponse for CheckError {
     fn into_response(self) -> Response {
-        let refusal = match self {
-            Self::Denied(denial) => return denial.into_response(),
-            Self::Failed(error) if error.is_transient() => Refusal::Unavailable,
-            Self::Failed(error) if error.kind() == crate::ErrorKind::Conflict => Refusal::Conflict,
-            Self::Failed(_) => Refusal::Misconfigured,
-        };
-        reject::response(&refusal, DenialStyle::default()).map(Body::from)
+        Refusal::from(self).into_response()
     }
 }

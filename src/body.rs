@@ -31,14 +31,15 @@ pin_project! {
         inner: Inner<P, B>,
         // Boxed: most bodies are passed on with nothing left to do, and should move cheaply.
         meter: Option<Box<Meter<B>>>,
-        ending: Option<Box<Held<B>>>,
+        held: Option<Box<Held<B>>>,
         exhausted: bool,
     }
 
     impl<P, B: Backend> PinnedDrop for ResponseBody<P, B> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            if let InnerProjection::Boxed { body, drain } = this.inner.project()
+            if !std::thread::panicking()
+                && let InnerProjection::Boxed { body, drain } = this.inner.project()
                 && let (Some(body), Some(meter)) = (body.take(), this.meter.take())
             {
                 drain(body, *meter);
@@ -68,7 +69,7 @@ struct Held<B: Backend> {
 
 impl<P, B: Backend> ResponseBody<P, B> {
     fn new(inner: Inner<P, B>, meter: Option<Box<Meter<B>>>) -> Self {
-        Self { inner, meter, ending: None, exhausted: false }
+        Self { inner, meter, held: None, exhausted: false }
     }
 
     pub(crate) fn passed(body: P) -> Self {
@@ -119,10 +120,10 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, P::Error>>> {
         let mut this = self.project();
-        if let Some(held) = this.ending {
+        if let Some(held) = this.held {
             ready!(held.ending.poll(cx));
             let frame = held.frame.take();
-            *this.ending = None;
+            *this.held = None;
             return Poll::Ready(frame.map(Ok));
         }
         if *this.exhausted {
@@ -160,12 +161,12 @@ where
         if ending.poll(cx).is_ready() {
             return Poll::Ready(frame.map(Ok));
         }
-        *this.ending = Some(Box::new(Held { ending, frame }));
+        *this.held = Some(Box::new(Held { ending, frame }));
         Poll::Pending
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ending.is_none() && self.inner.is_end_stream()
+        self.held.is_none() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -178,7 +179,7 @@ where
                 SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
             }
         };
-        let held = self.ending.as_ref().and_then(|held| held.frame.as_ref()?.data_ref());
+        let held = self.held.as_ref().and_then(|held| held.frame.as_ref()?.data_ref());
         let held = held.map_or(0, |data| data.len() as u64);
         let mut hint = SizeHint::new();
         hint.set_lower(inner.lower().saturating_add(held));
@@ -206,7 +207,7 @@ pub(crate) struct Meter<B: Backend> {
     /// Known from the head; recorded once the trailers say that it was a success.
     known: Option<Usage>,
     watch: Option<Box<dyn Watch>>,
-    /// How much of the length that the head told is still to come.
+    /// How much of the length that was told is still to come.
     remaining: Option<u64>,
     /// The record of what was settled at the head.
     settled: Option<B::Finish>,
@@ -217,9 +218,8 @@ impl<B: Backend> Meter<B> {
         guard: Guard<B>,
         classification: Classification,
         measured: Measured,
-        headers: &HeaderMap,
+        remaining: Option<u64>,
     ) -> Self {
-        let remaining = content_length(headers);
         let mut meter =
             Self { guard, classification, known: None, watch: None, remaining, settled: None };
         match measured {
@@ -232,15 +232,10 @@ impl<B: Backend> Meter<B> {
     }
 
     /// For a use that was settled at the head, and whose record is still on its way.
-    pub(crate) fn settled(guard: Guard<B>, finish: B::Finish, headers: &HeaderMap) -> Self {
-        Self {
-            guard,
-            classification: Classification::Success,
-            known: None,
-            watch: None,
-            remaining: content_length(headers),
-            settled: Some(finish),
-        }
+    pub(crate) fn settled(guard: Guard<B>, finish: B::Finish, remaining: Option<u64>) -> Self {
+        let settled = Some(finish);
+        let classification = Classification::Success;
+        Self { guard, classification, known: None, watch: None, remaining, settled }
     }
 
     fn settle_timeout(&self) -> Duration {
@@ -258,7 +253,7 @@ impl<B: Backend> Meter<B> {
         }
     }
 
-    /// Whether the length that the head told has come; a server may not ask for more.
+    /// Whether the length that was told has come; a server may not ask for more.
     fn is_complete(&self) -> bool {
         self.remaining == Some(0)
     }
@@ -291,17 +286,34 @@ impl<B: Backend> Meter<B> {
     }
 }
 
-fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+/// How much a body says it brings, if that ends it.
+pub(crate) fn length(
+    classification: Classification,
+    headers: &HeaderMap,
+    body: &impl Body,
+) -> Option<u64> {
+    // The trailers of a gRPC call are to come when its length has.
+    if classification == Classification::GrpcTrailers {
+        return None;
+    }
+    let told = headers.get(CONTENT_LENGTH);
+    let told = told.and_then(|length| length.to_str().ok()?.parse().ok());
+    told.or_else(|| body.size_hint().exact())
 }
 
 impl<B: Backend> Drop for Meter<B> {
     fn drop(&mut self) {
-        if self.guard.is_open() {
-            let seen = self.watch.as_mut().and_then(|watch| hook::call(|| watch.seen()));
-            let (seen, is_final) = seen.unwrap_or((self.known.take(), true));
-            self.guard.disconnected(seen, is_final);
+        if !self.guard.is_open() {
+            return;
         }
+        if std::thread::panicking() {
+            // The body itself panicked, or something around it: no client has left.
+            return self.fail();
+        }
+        let seen = self.watch.as_mut().and_then(|watch| hook::call(|| watch.seen()));
+        let is_known = self.known.is_some();
+        let (seen, is_final) = seen.unwrap_or((self.known.take(), is_known));
+        self.guard.disconnected(seen, is_final);
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) fn trailers_succeed(trailers: Option<&HeaderMap>) -> bool {
 }
 
 /// gRPC proper. In grpc-web the trailers are part of the body, so there the HTTP status decides.
-fn is_grpc(headers: &HeaderMap) -> bool {
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(content_type) = headers.get(CONTENT_TYPE) else { return false };
     match content_type.as_bytes().strip_prefix(b"application/grpc") {
         Some(rest) => matches!(rest.first(), None | Some(b'+' | b';')),

@@ -17,9 +17,11 @@ pub enum FailurePolicy {
     Open,
     /// Requests are answered 503 with `Retry-After`.
     Closed,
-    /// Requests run unchecked for so long after the backend last answered, then 503.
+    /// Requests run unchecked for so long after the first that met the failure, then 503. Any check
+    /// that is answered ends the failure.
     OpenFor(Duration),
-    /// So many requests run unchecked since the backend last answered, then 503.
+    /// So many requests run unchecked, then 503. Any check that is answered ends the failure, and
+    /// the count begins anew.
     OpenUpTo(u64),
 }
 

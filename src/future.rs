@@ -4,22 +4,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::backend::Backend;
-use crate::body::{Ending, Meter, ResponseBody, unless_done};
-use crate::classify::Classification;
+use crate::body::{Ending, Meter, ResponseBody, length, unless_done};
+use crate::classify::{self, Classification};
 use crate::guard::Guard;
 use crate::headers;
-use crate::hook;
 use crate::layer::Options;
 use crate::policy::Decision;
 use crate::reject::{self, Refusal};
 use crate::service::Unmetered;
 use crate::usage::Measured;
+use crate::{hook, observe};
 
 pin_project! {
     /// The response of [`Limitry`](crate::Limitry): check, call, answer.
@@ -46,7 +47,7 @@ pin_project! {
             step: Pin<Box<dyn Future<Output = Step<Q, B>> + Send>>,
         },
         Running { #[pin] future: F, metering: Option<Metering<B>>, is_head: bool },
-        Refused { options: Arc<Options<B>>, refusal: Option<Refusal>, decision: Option<Decision> },
+        Refused { options: Arc<Options<B>>, refused: Option<Refused> },
         // The answer ends with its head, and waits there for its record.
         Ending { response: Option<R>, ending: Ending<B> },
         Done,
@@ -56,7 +57,20 @@ pin_project! {
 /// What follows once the check is answered.
 pub(crate) enum Step<Q, B: Backend> {
     Run(Request<Q>, Metering<B>),
-    Refuse(Refusal, Option<Decision>),
+    Refuse(Refused),
+}
+
+/// A request that the inner service does not get.
+pub(crate) struct Refused {
+    refusal: Refusal,
+    /// The client speaks gRPC, and is answered so.
+    is_grpc: bool,
+}
+
+impl Refused {
+    pub(crate) fn new(refusal: Refusal, head: &Parts) -> Self {
+        Self { refusal, is_grpc: classify::is_grpc(&head.headers) }
+    }
 }
 
 /// What goes along with a request that runs.
@@ -85,12 +99,8 @@ where
         Self { state: State::Waiting { service, options, step } }
     }
 
-    pub(crate) fn refused(
-        options: Arc<Options<B>>,
-        refusal: Refusal,
-        decision: Option<Decision>,
-    ) -> Self {
-        Self { state: State::Refused { options, refusal: Some(refusal), decision } }
+    pub(crate) fn refused(options: Arc<Options<B>>, refused: Refused) -> Self {
+        Self { state: State::Refused { options, refused: Some(refused) } }
     }
 }
 
@@ -119,13 +129,13 @@ where
                 StateProjection::Waiting { service, options, step } => {
                     let next = match ready!(step.as_mut().poll(cx)) {
                         Step::Run(request, metering) => {
-                            let is_head = request.method() == http::Method::HEAD;
+                            let is_head = ends_at_head(request.method());
                             let future = service.call(request);
                             State::Running { future, metering: Some(metering), is_head }
                         }
-                        Step::Refuse(refusal, decision) => {
+                        Step::Refuse(refused) => {
                             let options = Arc::clone(options);
-                            State::Refused { options, refusal: Some(refusal), decision }
+                            State::Refused { options, refused: Some(refused) }
                         }
                     };
                     state.set(next);
@@ -155,9 +165,9 @@ where
                     let response = response.take().expect("ResponseFuture polled after completion");
                     return Poll::Ready(Ok(response.map(ResponseBody::passed)));
                 }
-                StateProjection::Refused { options, refusal, decision } => {
-                    let refusal = refusal.take().expect("ResponseFuture polled after completion");
-                    return Poll::Ready(Ok(refuse(options, refusal, decision.as_ref())));
+                StateProjection::Refused { options, refused } => {
+                    let refused = refused.take().expect("ResponseFuture polled after completion");
+                    return Poll::Ready(Ok(refuse(options, refused)));
                 }
                 StateProjection::Done => panic!("ResponseFuture polled after completion"),
             }
@@ -198,24 +208,28 @@ where
     }
     let measure = &guard.options().measure;
     let measured = hook::call(|| measure.measure(&head)).unwrap_or(Measured::Missing);
-    let at_head = is_head || has_no_body(&head) || body.is_end_stream();
     let is_known =
         classification == Classification::Success && matches!(measured, Measured::Usage(_));
-    if !at_head && !is_known {
-        let meter = Meter::new(guard, classification, measured, &head.headers);
+    let length = || length(classification, &head.headers, &body);
+    let ends = || is_head || has_no_body(&head) || body.is_end_stream() || length() == Some(0);
+    if !is_known && !ends() {
+        let meter = Meter::new(guard, classification, measured, length());
         return Metered::Flows(Response::from_parts(head, ResponseBody::metered(body, meter)));
     }
-    let timeout = guard.options().settle_timeout;
-    match guard.end(classification, None, measured.at_head()).and_then(unless_done) {
-        None => passed(head, body),
-        Some(finish) if at_head => {
-            Metered::Ends(Response::from_parts(head, body), Ending::new(finish, timeout))
-        }
-        Some(finish) => {
-            let meter = Meter::settled(guard, finish, &head.headers);
-            Metered::Flows(Response::from_parts(head, ResponseBody::metered(body, meter)))
-        }
+    let finish = guard.end(classification, None, measured.at_head());
+    let Some(finish) = finish.and_then(unless_done) else { return passed(head, body) };
+    if ends() {
+        let ending = Ending::new(finish, guard.options().settle_timeout);
+        return Metered::Ends(Response::from_parts(head, body), ending);
     }
+    let meter = Meter::settled(guard, finish, length());
+    Metered::Flows(Response::from_parts(head, ResponseBody::metered(body, meter)))
+}
+
+/// Requests whose successful answers end with their head: nobody polls their bodies. After CONNECT a
+/// tunnel follows.
+pub(crate) fn ends_at_head(method: &http::Method) -> bool {
+    *method == http::Method::HEAD || *method == http::Method::CONNECT
 }
 
 /// Answers that end with their head: nobody polls their bodies.
@@ -227,17 +241,20 @@ fn has_no_body(head: &http::response::Parts) -> bool {
     )
 }
 
-fn refuse<P, B: Backend>(
-    options: &Options<B>,
-    refusal: Refusal,
-    decision: Option<&Decision>,
-) -> Response<ResponseBody<P, B>> {
+fn refuse<P, B: Backend>(options: &Options<B>, refused: Refused) -> Response<ResponseBody<P, B>> {
+    let Refused { refusal, is_grpc } = refused;
+    observe::refused(&refusal);
     let own = options.on_refusal.as_ref().and_then(|answer| hook::call(|| answer(&refusal)));
-    let mut response = own.flatten().unwrap_or_else(|| reject::response(&refusal, options.denial));
-    if let Some(decision) = decision {
-        headers::write(options.headers, decision, response.headers_mut());
-    }
+    let mut response = own.flatten().unwrap_or_else(|| {
+        #[cfg(feature = "grpc")]
+        if is_grpc {
+            return crate::grpc::response(&refusal);
+        }
+        let _ = is_grpc;
+        reject::response(&refusal, options.denial, options.balance_status)
+    });
     if let Refusal::Denied(denial) = refusal {
+        headers::write(options.headers, denial.decision(), response.headers_mut());
         response.extensions_mut().insert(denial);
     }
     response.map(ResponseBody::refused)

@@ -71,10 +71,10 @@ impl<B: Backend> Guard<B> {
         }
         let reported = self.reporter.reported();
         let mut usage = Usage::joined(seen, reported.usage);
-        if let (Some(usage), Some(hold)) = (&mut usage, &self.hold)
-            && !(is_final || reported.complete)
+        if let Some(hold) = &self.hold
+            && !(is_final || reported.complete || hold.ask.0.expected.is_empty())
         {
-            usage.at_least(&hold.ask.0.expected);
+            usage.get_or_insert_default().at_least(&hold.ask.0.expected);
         }
         drop(self.finish(!reported.failed, usage));
     }

@@ -15,7 +15,7 @@ use crate::failure::{FailurePolicy, Outage};
 use crate::headers::HeaderStyle;
 use crate::hook;
 use crate::policy::{Amount, CustomerId, EventId, Usage};
-use crate::reject::{DenialStyle, Refusal};
+use crate::reject::{BalanceStatus, DenialStyle, Refusal};
 use crate::request::HeadOnly;
 use crate::service::Limitry;
 use crate::usage::Measure;
@@ -37,10 +37,10 @@ pub(crate) struct Options<B: Backend> {
     pub(crate) identify: Arc<dyn Identify>,
     pub(crate) measure: Arc<dyn Measure>,
     event_type: EventType,
-    expect: Option<Arc<dyn Fn(&Parts) -> Usage + Send + Sync>>,
+    expect: Option<Arc<ByHead<Usage>>>,
     charge: Option<Charging>,
-    pub(crate) classify: Option<Arc<dyn Fn(&response::Parts) -> Classification + Send + Sync>>,
-    skip: Option<Arc<dyn Fn(&Parts) -> bool + Send + Sync>>,
+    pub(crate) classify: Option<Arc<Classify>>,
+    skip: Option<Arc<ByHead<bool>>>,
     pub(crate) missing_customer: MissingCustomer,
     pub(crate) missing_usage: MissingUsage,
     pub(crate) disconnect: Disconnect,
@@ -50,23 +50,29 @@ pub(crate) struct Options<B: Backend> {
     pub(crate) settle_timeout: Duration,
     pub(crate) headers: HeaderStyle,
     pub(crate) denial: DenialStyle,
+    pub(crate) balance_status: BalanceStatus,
     pub(crate) on_refusal: Option<Arc<OnRefusal>>,
     idempotency_key: Option<HeaderName>,
 }
+
+/// What a request's head tells.
+type ByHead<T> = dyn Fn(&Parts) -> T + Send + Sync;
+
+type Classify = dyn Fn(&response::Parts) -> Classification + Send + Sync;
 
 pub(crate) type OnRefusal = dyn Fn(&Refusal) -> Option<Response<Bytes>> + Send + Sync;
 
 #[derive(Clone)]
 enum EventType {
     Fixed(CompactString),
-    Of(Arc<dyn Fn(&Parts) -> CompactString + Send + Sync>),
+    Of(Arc<ByHead<CompactString>>),
 }
 
 #[derive(Clone)]
 struct Charging {
     charge: Charge,
     /// The balance by the request, in place of the charge's own.
-    balance: Option<Arc<dyn Fn(&Parts) -> CompactString + Send + Sync>>,
+    balance: Option<Arc<ByHead<CompactString>>>,
 }
 
 /// What happens to a request whose customer is not known.
@@ -139,6 +145,7 @@ impl<B: Backend> LimitryLayer<B> {
             settle_timeout: Duration::from_secs(5),
             headers: HeaderStyle::default(),
             denial: DenialStyle::default(),
+            balance_status: BalanceStatus::default(),
             on_refusal: None,
             idempotency_key: None,
         };
@@ -273,6 +280,11 @@ impl<B: Backend, R> LimitryLayer<B, R> {
         self.with(|options| options.denial = style)
     }
 
+    /// The status where it is a balance that refused.
+    pub fn balance_status(self, status: BalanceStatus) -> Self {
+        self.with(|options| options.balance_status = status)
+    }
+
     /// Answers refused requests instead of the default; `None` leaves that one to it. The status,
     /// headers and body are yours; `RateLimit` headers are added as [`headers`](Self::headers) says.
     pub fn refusal(
@@ -290,7 +302,8 @@ impl<B: Backend, R> LimitryLayer<B, R> {
     /// without check and charge: only the first answer knew what to charge, and it is not kept here.
     /// So set this only where the handler itself answers repeats from what it did; elsewhere a client
     /// could have many requests for the price of one. After a failure the same value counts anew. A
-    /// value is quoted or bare; one longer than 200 bytes, or not text, is answered 400.
+    /// value is quoted or bare; one longer than 200 bytes (255 with the event type), or not text, is
+    /// answered 400.
     pub fn idempotency_key(self, header: HeaderName) -> Self {
         self.with(|options| options.idempotency_key = Some(header))
     }
@@ -399,20 +412,24 @@ impl<B: Backend> Options<B> {
                 .unwrap_or(CompactString::const_new(DEFAULT_EVENT_TYPE)),
         };
         let expected = self.expect.as_ref().and_then(|expect| hook::call(|| expect(head)));
-        let expected =
-            Usage::joined(expected.filter(Usage::is_estimate), read.filter(Usage::is_estimate));
+        let asked = |usage: Usage| usage.is_estimate().then(|| usage.into_asked());
+        let expected = Usage::joined(expected.and_then(asked), read.and_then(asked));
+        let made = self.books.backend().make_id();
         let key = self.idempotency_key.as_ref().and_then(|header| head.headers.get(header));
-        let (id, given) = match key {
+        let (id, given, attempt) = match key {
             Some(value) => {
                 let key = idempotency_key(value).ok_or(Refusal::InvalidIdempotencyKey)?;
                 // Layers of one request record events of their own.
-                (EventId::new(format!("{event_type}:{key}")), true)
+                let id = EventId::new(format!("{event_type}:{key}"))
+                    .map_err(|_| Refusal::InvalidIdempotencyKey)?;
+                (id, true, made.attempt())
             }
-            None => (Ok(self.books.backend().make_id()), false),
+            None => (made, false, 0),
         };
         Ok(Check(Arc::new(Ask {
-            id: Some(id),
+            id: Some(Ok(id)),
             given,
+            attempt,
             customer: Ok(customer),
             event_type: Some(event_type),
             expected: expected.unwrap_or_default(),

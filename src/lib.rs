@@ -107,6 +107,7 @@
 //! | `embedded` | yes | the engine in this process, with the memory store |
 //! | `json` | yes | estimates from JSON requests, usage from JSON responses, serde forms |
 //! | `axum` | | extractors and responses for axum handlers |
+//! | `grpc` | | refusals as gRPC clients understand them |
 //! | `bearer` | | customers by their hashed bearer key |
 //! | `tracing` | | spans and events |
 //! | `metrics` | | counters through the `metrics` facade |
@@ -114,6 +115,8 @@
 //! | `full` | | all of these |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// Without a backend nobody reads what the layer would ask it.
+#![cfg_attr(not(feature = "embedded"), allow(dead_code, unused_imports))]
 
 #[cfg(feature = "axum")]
 pub mod axum;
@@ -126,9 +129,12 @@ pub mod engine;
 mod error;
 mod failure;
 mod future;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 mod guard;
 mod headers;
 mod hook;
+mod json;
 mod layer;
 mod observe;
 pub mod policy;
@@ -153,7 +159,7 @@ pub use layer::{Disconnect, LimitryLayer, MissingCustomer, MissingUsage};
 pub use policy::{
     Amount, CustomerId, Decision, Denial, Event, Limit, LimitState, Meter, NewBalance, Usage,
 };
-pub use reject::{DenialStyle, Refusal};
+pub use reject::{BalanceStatus, DenialStyle, Refusal};
 pub use reporter::Reporter;
 pub use service::{Limitry, Unmetered};
 

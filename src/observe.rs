@@ -4,6 +4,9 @@
 #[cfg(feature = "metrics")]
 use metrics::counter;
 
+use crate::policy::Decision;
+use crate::reject::Refusal;
+
 /// Usage could not be measured, or a price not be told.
 pub(crate) fn usage_missing() {
     #[cfg(feature = "metrics")]
@@ -42,11 +45,25 @@ pub(crate) fn finished(result: &Result<(), crate::Error>) {
     }
 }
 
-/// A request was decided.
-pub(crate) fn request(result: &'static str) {
+/// A request was checked, and runs.
+pub(crate) fn allowed(decision: &Decision) {
     #[cfg(feature = "metrics")]
-    counter!("limitry.requests", "result" => result).increment(1);
-    let _ = result;
+    counter!("limitry.requests", "result" => "allowed").increment(1);
+    #[cfg(feature = "tracing")]
+    tracing::debug!(target: "tower_limitry", customer = %decision.customer(), "allowed");
+    let _ = decision;
+}
+
+/// A request was answered without reaching the service.
+pub(crate) fn refused(refusal: &Refusal) {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.requests", "result" => refusal.as_str()).increment(1);
+    #[cfg(feature = "tracing")]
+    {
+        let customer = refusal.denial().map(|denial| denial.decision().customer().as_str());
+        tracing::debug!(target: "tower_limitry", customer, reason = refusal.as_str(), "refused");
+    }
+    let _ = refusal;
 }
 
 /// A check could not be decided, and this was done about it.

@@ -24,7 +24,12 @@ use crate::policy::{Amount, CustomerId, ToAmount, Usage};
 /// # let _ = complete;
 /// ```
 #[derive(Clone, Default)]
-pub struct Reporter(Arc<Shared>);
+pub struct Reporter {
+    shared: Arc<Shared>,
+    /// Balances that layers further out charge for this request. Not shared with clones: a request
+    /// that is tried again between two layers claims anew.
+    charged: SmallVec<[(CustomerId, CompactString); 1]>,
+}
 
 #[derive(Default)]
 struct Shared {
@@ -38,8 +43,6 @@ struct Report {
     usage: Usage,
     complete: bool,
     failed: bool,
-    /// Balances that a layer further out charges for this request.
-    charged: SmallVec<[(CustomerId, CompactString); 1]>,
 }
 
 /// What a handler said.
@@ -90,28 +93,31 @@ impl Reporter {
     }
 
     /// The one of a layer further out, or a new one that is put there; and whether this layer may
-    /// charge that balance of that customer, which no other then does.
+    /// charge that balance of that customer, which no layer further in then does.
     pub(crate) fn claiming(
         extensions: &mut Extensions,
         charge: Option<(&CustomerId, &CompactString)>,
     ) -> (Self, bool) {
         let claim = charge.map(|(customer, balance)| (customer.clone(), balance.clone()));
-        let Some(outer) = extensions.get::<Self>() else {
-            let charged = claim.into_iter().collect();
-            let report = Mutex::new(Report { charged, ..Report::default() });
-            let new = Self(Arc::new(Shared { spoken: AtomicBool::new(false), report }));
-            extensions.insert(new.clone());
-            return (new, true);
-        };
-        let mut report = outer.lock();
-        let is_free = claim.as_ref().is_none_or(|claim| !report.charged.contains(claim));
-        report.charged.extend(claim.filter(|_| is_free));
-        drop(report);
-        (outer.clone(), is_free)
+        if let Some(outer) = extensions.get_mut::<Self>() {
+            let is_free = claim.as_ref().is_none_or(|claim| !outer.charged.contains(claim));
+            outer.charged.extend(claim.filter(|_| is_free));
+            return (outer.unclaiming(), is_free);
+        }
+        let mut new = Self::default();
+        new.charged.extend(claim);
+        let own = new.unclaiming();
+        extensions.insert(new);
+        (own, true)
+    }
+
+    /// A clone for what only listens.
+    fn unclaiming(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), charged: SmallVec::new() }
     }
 
     pub(crate) fn reported(&self) -> Reported {
-        if !self.0.spoken.load(Ordering::Acquire) {
+        if !self.shared.spoken.load(Ordering::Acquire) {
             return Reported::default();
         }
         let report = self.lock();
@@ -125,12 +131,12 @@ impl Reporter {
 
     fn speak(&self) -> MutexGuard<'_, Report> {
         let report = self.lock();
-        self.0.spoken.store(true, Ordering::Release);
+        self.shared.spoken.store(true, Ordering::Release);
         report
     }
 
     fn lock(&self) -> MutexGuard<'_, Report> {
-        self.0.report.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,11 +2,15 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
+#[cfg(feature = "json")]
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
+#[cfg(feature = "json")]
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -118,33 +122,54 @@ where
         B: Send + 'static,
     {
         let mut body = Box::pin(body);
-        let mut read = VecDeque::new();
+        let mut frames = VecDeque::new();
         let too_long = body.size_hint().lower() > self.most as u64;
-        let whole = !too_long && read_whole(body.as_mut(), self.most, &mut read).await;
-        let expected = whole.then(|| (self.expect)(&joined(&read))).flatten();
-        (RequestBody { read, rest: Rest::Boxed { body } }, expected)
+        let reading = if too_long {
+            Reading::Stopped
+        } else {
+            read(body.as_mut(), self.most, &mut frames).await
+        };
+        let whole = reading != Reading::Stopped;
+        let expected = whole.then(|| (self.expect)(&joined(&frames))).flatten();
+        let ended = reading == Reading::Ended;
+        (RequestBody { read: frames, ended, rest: Rest::Boxed { body } }, expected)
     }
 }
 
-/// Reads frames until the body ends. `false` when it is longer than that, or fails.
+/// How far a body was read.
 #[cfg(feature = "json")]
-async fn read_whole<B: Body<Data = Bytes>>(
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// It says that nothing follows.
+    Whole,
+    /// It has answered `None`, and may not be polled again.
+    Ended,
+    /// It is too long, or failed.
+    Stopped,
+}
+
+/// Reads frames until the body ends, or is longer than that.
+#[cfg(feature = "json")]
+async fn read<B: Body<Data = Bytes>>(
     mut body: Pin<&mut B>,
     most: usize,
-    read: &mut VecDeque<Result<Frame<Bytes>, B::Error>>,
-) -> bool {
+    frames: &mut VecDeque<Result<Frame<Bytes>, B::Error>>,
+) -> Reading {
     let mut length = 0;
     while !body.is_end_stream() {
-        let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await else { return true };
+        let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await else {
+            return Reading::Ended;
+        };
         let data = frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
         let failed = frame.is_err();
         length += data;
-        read.push_back(frame);
-        if failed || length > most {
-            return false;
+        frames.push_back(frame);
+        // Frames without data take space too. One may hold the trailers.
+        if failed || length > most || frames.len() > most.saturating_add(1) {
+            return Reading::Stopped;
         }
     }
-    true
+    Reading::Whole
 }
 
 #[cfg(feature = "json")]
@@ -164,6 +189,7 @@ pin_project! {
     /// The body of a request that was read for its estimate: the same frames, in the same order.
     pub struct RequestBody<B: Body> {
         read: VecDeque<Result<Frame<B::Data>, B::Error>>,
+        ended: bool,
         #[pin]
         rest: Rest<B>,
     }
@@ -177,9 +203,10 @@ pin_project! {
     }
 }
 
+#[cfg(feature = "json")]
 impl<B: Body> RequestBody<B> {
     fn new(body: B) -> Self {
-        Self { read: VecDeque::new(), rest: Rest::Inline { body } }
+        Self { read: VecDeque::new(), ended: false, rest: Rest::Inline { body } }
     }
 }
 
@@ -204,6 +231,9 @@ where
         if let Some(frame) = this.read.pop_front() {
             return Poll::Ready(Some(frame));
         }
+        if *this.ended {
+            return Poll::Ready(None);
+        }
         Poll::Ready(ready!(match this.rest.project() {
             RestProjection::Inline { body } => body.poll_frame(cx),
             RestProjection::Boxed { body } => body.as_mut().poll_frame(cx),
@@ -211,7 +241,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.read.is_empty() && self.rest.get().is_end_stream()
+        self.read.is_empty() && (self.ended || self.rest.get().is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use tokio::time::timeout;
 use tower_service::Service;
@@ -15,12 +15,12 @@ use tower_service::Service;
 use crate::backend::permit::Pending;
 use crate::backend::{Admission, Backend, Check, Erased};
 use crate::body::ResponseBody;
-use crate::future::{Metering, ResponseFuture, Step};
+use crate::future::{Metering, Refused, ResponseFuture, Step, ends_at_head};
 use crate::guard::Guard;
 use crate::headers::HeaderStyle;
 use crate::layer::{MissingCustomer, Options};
 use crate::observe;
-use crate::policy::{Decision, Denial};
+use crate::policy::Denial;
 use crate::reject::Refusal;
 use crate::reporter::Reporter;
 use crate::request::{HeadOnly, ReadRequest};
@@ -94,7 +94,7 @@ where
         let Some(customer) = self.options.customer(&head) else {
             return match self.options.missing_customer {
                 MissingCustomer::PassUnmetered => self.run(head, R::pass(body), None),
-                MissingCustomer::Refuse => self.refuse(Refusal::MissingCustomer),
+                MissingCustomer::Refuse => self.refuse(Refusal::MissingCustomer, &head),
             };
         };
         let charge = self.options.charge(&head);
@@ -108,13 +108,13 @@ where
                 let check = options.question(&head, customer, charge, expected);
                 match check {
                     Ok(check) => Asked::new(options, check, reporter).wait(head, body).await,
-                    Err(refusal) => Step::Refuse(refusal, None),
+                    Err(refusal) => Step::Refuse(Refused::new(refusal, &head)),
                 }
             });
         }
         let check = match self.options.question(&head, customer, charge, None) {
             Ok(check) => check,
-            Err(refusal) => return self.refuse(refusal),
+            Err(refusal) => return self.refuse(refusal, &head),
         };
         let mut asked = Asked::new(Arc::clone(&self.options), check, reporter);
         let body = R::pass(body);
@@ -123,9 +123,7 @@ where
         match asked.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(answer) => match asked.answered(answer, &mut head) {
                 Ok(metering) => self.run(head, body, Some(metering)),
-                Err((refusal, decision)) => {
-                    ResponseFuture::refused(Arc::clone(&self.options), refusal, decision)
-                }
+                Err(refusal) => self.refuse(refusal, &head),
             },
             Poll::Pending => self.wait(asked.wait(head, body)),
         }
@@ -142,16 +140,16 @@ impl<S, B: Backend, R> Limitry<S, B, R> {
     where
         S: Service<Request<Q>>,
     {
-        let is_head = head.method == Method::HEAD;
+        let is_head = ends_at_head(&head.method);
         let future = self.inner.call(Request::from_parts(head, body));
         ResponseFuture::running(future, metering, is_head)
     }
 
-    fn refuse<Q>(&self, refusal: Refusal) -> ResponseFuture<S, Q, B>
+    fn refuse<Q>(&self, refusal: Refusal, head: &Parts) -> ResponseFuture<S, Q, B>
     where
         S: Service<Request<Q>>,
     {
-        ResponseFuture::refused(Arc::clone(&self.options), refusal, None)
+        ResponseFuture::refused(Arc::clone(&self.options), Refused::new(refusal, head))
     }
 
     fn wait<Q>(
@@ -186,44 +184,48 @@ impl<B: Backend> Asked<B> {
         Pin::new(&mut self.answer).poll(cx)
     }
 
-    /// Waits for the answer, within the time it may take.
-    async fn wait<Q>(mut self, mut head: Parts, body: Q) -> Step<Q, B> {
+    /// Waits for the answer, within the time it may take. Dropped before, also before it was polled at
+    /// all, it releases the id.
+    fn wait<Q>(self, head: Parts, body: Q) -> impl Future<Output = Step<Q, B>> + Send + use<Q, B>
+    where
+        Q: Send,
+    {
+        let pending = Pending::sent(self.options.books.backend(), &self.check);
+        self.wait_for_answer(pending, head, body)
+    }
+
+    async fn wait_for_answer<Q>(
+        mut self,
+        mut pending: Pending<B>,
+        mut head: Parts,
+        body: Q,
+    ) -> Step<Q, B> {
         // No timer for a backend that answers at once.
-        if let Poll::Ready(answer) = poll_fn(|cx| Poll::Ready(self.poll(cx))).await {
-            return match self.answered(answer, &mut head) {
-                Ok(metering) => Step::Run(Request::from_parts(head, body), metering),
-                Err((refusal, decision)) => Step::Refuse(refusal, decision),
-            };
-        }
-        let mut pending = Pending::sent(self.options.books.backend(), &self.check);
-        let within = self.options.check_timeout;
-        let answer = timeout(within, poll_fn(|cx| self.poll(cx))).await.unwrap_or_else(|_| {
-            let message = format!("the backend did not answer a check within {within:?}");
-            Err(Error::new(ErrorKind::TimedOut, message))
-        });
-        let is_unknown = answer.as_ref().is_err_and(Error::is_unknown);
+        let answer = match poll_fn(|cx| Poll::Ready(self.poll(cx))).await {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => {
+                let within = self.options.check_timeout;
+                timeout(within, poll_fn(|cx| self.poll(cx))).await.unwrap_or_else(|_| {
+                    let message = format!("the backend did not answer a check within {within:?}");
+                    Err(Error::new(ErrorKind::TimedOut, message))
+                })
+            }
+        };
+        // From here on the answer decides who ends the hold.
+        pending.disarm();
         match self.answered(answer, &mut head) {
-            Ok(metering) => {
-                // From here on the guard owns the id, whatever became of the check.
-                pending.disarm();
-                Step::Run(Request::from_parts(head, body), metering)
-            }
-            Err((refusal, decision)) => {
-                // Dropped armed, it sees to it that an unknown check ends without a hold.
-                if !is_unknown {
-                    pending.disarm();
-                }
-                Step::Refuse(refusal, decision)
-            }
+            Ok(metering) => Step::Run(Request::from_parts(head, body), metering),
+            Err(refusal) => Step::Refuse(Refused::new(refusal, &head)),
         }
     }
 
-    /// What the answer means for the request.
+    /// What the answer means for the request. Where it does not run, and it is unknown whether a hold
+    /// was placed, the id is released.
     fn answered(
         self,
         answer: Result<Admission, Error>,
         head: &mut Parts,
-    ) -> Result<Metering<B>, (Refusal, Option<Decision>)> {
+    ) -> Result<Metering<B>, Refusal> {
         let Self { options, check, reporter, .. } = self;
         let error = match answer {
             Ok(Admission { decision, hold }) => {
@@ -231,10 +233,9 @@ impl<B: Backend> Asked<B> {
                 if !decision.is_allowed()
                     && let Some(denial) = Denial::new(decision.clone())
                 {
-                    observe::request(denial.kind().as_str());
-                    return Err((Refusal::Denied(denial), Some(decision)));
+                    return Err(Refusal::Denied(denial));
                 }
-                observe::request("allowed");
+                observe::allowed(&decision);
                 let shown = (options.headers != HeaderStyle::Off).then(|| decision.clone());
                 head.extensions.insert(decision);
                 let guard = Guard::new(options, hold, reporter);
@@ -249,7 +250,7 @@ impl<B: Backend> Asked<B> {
                 observe::failure("open", &error);
                 head.extensions.insert(Unmetered(()));
                 let Some(ticket) = check.ticket() else {
-                    return Err((Refusal::Misconfigured, None));
+                    return Err(Refusal::Misconfigured);
                 };
                 let guard = Guard::unchecked(options, ticket, check, reporter);
                 return Ok(Metering { guard, is_checked: false, shown: None });
@@ -257,7 +258,10 @@ impl<B: Backend> Asked<B> {
             _ => Refusal::Unavailable,
         };
         observe::failure(refusal.as_str(), &error);
-        Err((refusal, None))
+        if error.is_unknown() {
+            drop(Pending::sent(options.books.backend(), &check));
+        }
+        Err(refusal)
     }
 }
 

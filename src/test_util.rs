@@ -193,7 +193,7 @@ impl Backend for Scripted {
         };
         match answer {
             Answer::Obey => Box::pin(self.0.engine.check(check)),
-            Answer::Deny => Box::pin(ready(Ok(denied(self.0.engine.now())))),
+            Answer::Deny => Box::pin(ready(Ok(denied(&check, self.0.engine.now())))),
             Answer::Fail(kind) => Box::pin(ready(Err(scripted(kind)))),
             Answer::LoseAnswer => {
                 let asked = self.0.engine.check(check);
@@ -245,7 +245,7 @@ fn scripted(kind: ErrorKind) -> Error {
 }
 
 /// A limit of one call a minute, reached.
-fn denied(now: Timestamp) -> Admission {
+fn denied(check: &Check, now: Timestamp) -> Admission {
     let meter = Arc::new(Meter::count("scripted"));
     let limit = Limit::per_minute("scripted", "scripted", 1).named("Scripted limit");
     let rule = Rule::new(&meter, limit, &mut CounterNumbers::default());
@@ -260,7 +260,10 @@ fn denied(now: Timestamp) -> Admission {
         held: Amount::ZERO,
         window: Window::new(Timestamp::from_nanos(start), Timestamp::from_nanos(end)),
     };
-    let decision = Decision::new(Arc::clone(plans.plan(None)), now, smallvec![looked], None);
+    let nobody = || CustomerId::new("?").expect("one byte is an id");
+    let customer = check.0.customer.clone().unwrap_or_else(|_| nobody());
+    let plan = Arc::clone(plans.plan(None));
+    let decision = Decision::new(customer, plan, now, smallvec![looked], None);
     Admission { decision, hold: None }
 }
 
@@ -269,7 +272,6 @@ fn denied(now: Timestamp) -> Admission {
 /// # Panics
 ///
 /// When a hold is open, or the backend does not say.
-#[track_caller]
 pub async fn assert_no_open_holds<B: Backend>(books: &Books<B>) {
     match books.open_holds().await {
         Ok(0) => {}

@@ -4,27 +4,27 @@
 use serde::{Deserialize, Serialize};
 
 #[derive(Deserialize)]
-pub struct ChatRequest {
+pub(crate) struct ChatRequest {
     #[serde(default)]
-    pub model: String,
-    pub messages: Vec<Message>,
+    pub(crate) model: String,
+    pub(crate) messages: Vec<Message>,
     #[serde(default = "sixteen")]
-    pub max_tokens: u64,
+    pub(crate) max_tokens: u64,
 }
 
 #[derive(Deserialize)]
-pub struct Message {
+pub(crate) struct Message {
     #[serde(default)]
     content: serde_json::Value,
 }
 
 #[derive(Serialize)]
-pub struct ChatResponse {
+pub(crate) struct ChatResponse {
     id: &'static str,
     object: &'static str,
     model: String,
     choices: [Choice; 1],
-    pub usage: Tokens,
+    pub(crate) usage: Tokens,
 }
 
 #[derive(Serialize)]
@@ -35,21 +35,21 @@ struct Choice {
 }
 
 #[derive(Clone, Copy, Deserialize, Serialize)]
-pub struct Tokens {
-    pub prompt_tokens: u64,
-    pub completion_tokens: u64,
-    pub total_tokens: u64,
+pub(crate) struct Tokens {
+    pub(crate) prompt_tokens: u64,
+    pub(crate) completion_tokens: u64,
+    pub(crate) total_tokens: u64,
 }
 
 /// The part of an answer that tells what it used.
 #[derive(Deserialize)]
-pub struct Answer {
-    pub usage: Tokens,
+pub(crate) struct Answer {
+    pub(crate) usage: Tokens,
 }
 
 impl ChatRequest {
     /// The words in the messages: texts, and parts of type `text`.
-    pub fn words(&self) -> u64 {
+    pub(crate) fn words(&self) -> u64 {
         let count = |text: &str| text.split_whitespace().count() as u64;
         let words = self.messages.iter().map(|message| match &message.content {
             serde_json::Value::String(text) => count(text),
@@ -62,12 +62,12 @@ impl ChatRequest {
     }
 
     /// What the answer can use at most.
-    pub fn upper_bound(&self) -> u64 {
+    pub(crate) fn upper_bound(&self) -> u64 {
         self.words().saturating_add(self.max_tokens)
     }
 }
 
-pub fn complete(chat: &ChatRequest) -> ChatResponse {
+pub(crate) fn complete(chat: &ChatRequest) -> ChatResponse {
     // The longest answer that is written out; beyond that only the count goes on.
     let written = chat.max_tokens.min(64) as usize;
     ChatResponse {

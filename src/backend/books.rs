@@ -1,4 +1,6 @@
 use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::permit::Pending;
@@ -71,14 +73,27 @@ impl<B: Backend> Books<B> {
         check: Check,
     ) -> impl Future<Output = Result<Permit<B>, CheckError>> + Send + use<B> {
         let (mut pending, check) = Pending::new(&self.0, check);
-        let asked = self.0.check(check);
+        let mut asked = self.0.check(check);
         let books = self.clone();
+        // A backend that answers at once is heard at once: a future that is dropped then gives back
+        // just what it placed, and not what another request holds under the same id.
+        let heard = match Pin::new(&mut asked).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(answer) => Ok(books.admit(pending.answered(answer))),
+            Poll::Pending => Err((pending, asked)),
+        };
         async move {
-            let Admission { decision, hold } = pending.answered(asked.await)?;
-            match Denial::new(decision.clone()) {
-                Some(denial) => Err(CheckError::Denied(denial)),
-                None => Ok(Permit::new(books, decision, hold)),
+            match heard {
+                Ok(answer) => answer,
+                Err((mut pending, asked)) => books.admit(pending.answered(asked.await)),
             }
+        }
+    }
+
+    fn admit(&self, answer: Result<Admission, Error>) -> Result<Permit<B>, CheckError> {
+        let Admission { decision, hold } = answer?;
+        match Denial::new(decision.clone()) {
+            Some(denial) => Err(CheckError::Denied(denial)),
+            None => Ok(Permit::new(self.clone(), decision, hold)),
         }
     }
 
@@ -353,7 +368,8 @@ impl<B: Backend> Books<B> {
         self.0.admin().open_holds().await
     }
 
-    /// Resolves when no request is running on a hold.
+    /// Resolves when no request is running on a hold. A hold that ends by itself is noticed when the
+    /// next request ends; await it within a timeout where there are such.
     ///
     /// # Errors
     ///

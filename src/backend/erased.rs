@@ -1,5 +1,7 @@
 use std::fmt;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
 use super::{Admin, Admission, Backend, Check, Settlement, Ticket};
 use crate::Error;
@@ -25,18 +27,18 @@ impl fmt::Debug for Erased {
 
 impl Backend for Erased {
     type Check = BoxFuture<'static, Result<Admission, Error>>;
-    type Finish = BoxFuture<'static, Result<(), Error>>;
+    type Finish = ErasedFinish;
 
     fn check(&self, check: Check) -> Self::Check {
         self.0.check(check)
     }
 
     fn settle(&self, settlement: Settlement) -> Self::Finish {
-        self.0.settle(settlement)
+        ErasedFinish(Mutex::new(self.0.settle(settlement)))
     }
 
     fn release(&self, ticket: Ticket) -> Self::Finish {
-        self.0.release(ticket)
+        ErasedFinish(Mutex::new(self.0.release(ticket)))
     }
 
     fn make_id(&self) -> EventId {
@@ -49,6 +51,26 @@ impl Backend for Erased {
 
     fn admin(&self) -> &dyn Admin {
         self.0.admin()
+    }
+}
+
+/// Resolves once a settlement or release is as durable as the backend promises.
+///
+/// The mutex is never locked. It makes the future, and with it a response's body, `Sync`, which some
+/// combinators of bodies ask for.
+pub struct ErasedFinish(Mutex<BoxFuture<'static, Result<(), Error>>>);
+
+impl fmt::Debug for ErasedFinish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ErasedFinish").finish_non_exhaustive()
+    }
+}
+
+impl Future for ErasedFinish {
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(cx)
     }
 }
 

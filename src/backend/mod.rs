@@ -21,7 +21,7 @@ pub use admin::{
     TransactionQuery,
 };
 pub use books::Books;
-pub use erased::Erased;
+pub use erased::{Erased, ErasedFinish};
 pub use permit::{CheckError, Permit};
 
 /// The type of an event when none is named.
@@ -36,6 +36,9 @@ pub const DEFAULT_EVENT_TYPE: &str = "request";
 ///
 /// Named futures keep the request path free of boxes; [`Erased`] boxes them for a backend that is
 /// chosen at run time.
+///
+/// Implement it to wrap another backend. To keep books of your own, implement
+/// [`Store`](crate::store::Store) and build an [`Engine`](crate::Engine) on it.
 pub trait Backend: Clone + fmt::Debug + Send + Sync + 'static {
     /// The answer to [`check`](Self::check).
     type Check: Future<Output = Result<Admission, Error>> + Send + Unpin + 'static;
@@ -44,6 +47,9 @@ pub trait Backend: Clone + fmt::Debug + Send + Sync + 'static {
 
     /// Decides over all limits that apply and the balance, and sets the estimate aside, as one
     /// atomic step.
+    ///
+    /// Dropped before its answer, the future of an id that a caller gave releases what this check
+    /// placed or will place, and nothing else: another request may hold under the same id.
     ///
     /// # Errors
     ///
@@ -92,6 +98,8 @@ pub(crate) struct Ask {
     pub(crate) id: Option<Result<EventId, IdError>>,
     /// Whether a caller may send the same id again.
     pub(crate) given: bool,
+    /// Tells apart the checks that are sent under one given id.
+    pub(crate) attempt: u64,
     pub(crate) customer: Result<CustomerId, IdError>,
     pub(crate) event_type: Option<CompactString>,
     /// The dimensions, and the estimate if there are values.
@@ -128,6 +136,7 @@ impl Check {
         Self(Arc::new(Ask {
             id: None,
             given: false,
+            attempt: 0,
             customer: customer.try_into().map_err(Into::into),
             event_type: None,
             expected: Usage::new(),
@@ -195,6 +204,12 @@ impl Check {
         self
     }
 
+    /// Tells this check from others under the same given id.
+    pub(crate) fn with_attempt(mut self, made: &EventId) -> Self {
+        self.ask_mut().attempt = made.attempt();
+        self
+    }
+
     pub(crate) fn ask_mut(&mut self) -> &mut Ask {
         Arc::make_mut(&mut self.0)
     }
@@ -203,7 +218,8 @@ impl Check {
     pub(crate) fn ticket(&self) -> Option<Ticket> {
         match (&self.0.id, &self.0.customer) {
             (Some(Ok(id)), Ok(customer)) => {
-                Some(Ticket { id: id.clone(), customer: customer.clone(), place: None })
+                let (id, customer) = (id.clone(), customer.clone());
+                Some(Ticket { id, customer, place: None, attempt: self.0.attempt })
             }
             _ => None,
         }
@@ -246,6 +262,8 @@ pub struct Ticket {
     pub(crate) id: EventId,
     pub(crate) customer: CustomerId,
     pub(crate) place: Option<Place>,
+    /// Which of the checks that were sent under the id.
+    pub(crate) attempt: u64,
 }
 
 impl Hold {

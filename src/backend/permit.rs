@@ -133,11 +133,10 @@ impl<B: Backend> Pending<B> {
     /// Gives the check its id, before it is sent.
     pub(crate) fn new(backend: &B, check: Check) -> (Self, Check) {
         let check = match check.0.id {
-            Some(_) => check,
+            Some(_) => check.with_attempt(&backend.make_id()),
             None => check.with_id(backend.make_id()),
         };
-        let ticket = check.ticket();
-        (Self { backend: backend.clone(), ticket }, check)
+        (Self::sent(backend, &check), check)
     }
 
     /// For a check that has its id, and was sent.

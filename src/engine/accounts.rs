@@ -34,10 +34,12 @@ impl Known {
 /// A map in shards. While nothing is known of anybody, looking costs one load.
 #[derive(Debug)]
 pub(super) struct Accounts {
-    shards: Box<[RwLock<HashMap<CustomerId, Arc<Known>>>]>,
+    shards: Box<[RwLock<Shard>]>,
     count: AtomicUsize,
     hasher: RandomState,
 }
+
+type Shard = HashMap<CustomerId, Arc<Known>>;
 
 const SHARDS: usize = 64;
 
@@ -77,7 +79,7 @@ impl Accounts {
     pub(super) fn with_plans(&self) -> Vec<CustomerId> {
         let shards = self.shards.iter();
         let known = shards.map(|shard| shard.read().unwrap_or_else(PoisonError::into_inner));
-        let owners = |shard: &HashMap<CustomerId, Arc<Known>>| -> Vec<CustomerId> {
+        let owners = |shard: &Shard| -> Vec<CustomerId> {
             let planned = shard.iter().filter(|(_, known)| known.plans.is_some());
             planned.map(|(id, _)| id.clone()).collect()
         };
@@ -98,7 +100,7 @@ impl Accounts {
         all.into_iter().map(|(_, customer)| customer).collect()
     }
 
-    fn shard(&self, customer: &CustomerId) -> &RwLock<HashMap<CustomerId, Arc<Known>>> {
+    fn shard(&self, customer: &CustomerId) -> &RwLock<Shard> {
         &self.shards[self.hasher.hash_one(customer) as usize % SHARDS]
     }
 }

@@ -194,7 +194,12 @@ impl<S: Store> Admin for Engine<S> {
         lifetime: Duration,
     ) -> BoxFuture<'_, Result<Vec<bool>, Error>> {
         Box::pin(async move {
-            let keys = holds.iter().map(|(customer, id)| HoldKey { id, customer, place: None });
+            let keys = holds.iter().map(|(customer, id)| HoldKey {
+                id,
+                customer,
+                place: None,
+                attempt: None,
+            });
             self.0.store.renew(keys.collect(), lifetime, self.0.moment()).await
         })
     }
@@ -213,12 +218,22 @@ impl<S: Store> Admin for Engine<S> {
     fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             self.0.closed.store(true, Ordering::SeqCst);
-            match tokio::time::timeout(deadline, self.0.wait_until_settled()).await {
-                Ok(settled) => settled,
-                Err(_) => {
-                    let open = self.0.store.open_holds().await?;
-                    let message = format!("{open} requests still run at the deadline");
-                    Err(Error::new(ErrorKind::TimedOut, message))
+            // Checks that were about to place a hold are made to look again.
+            self.0.recount(None, &[], &|_, _| true).await?;
+            let end = tokio::time::Instant::now() + deadline;
+            // Looked at now and then too: a hold that ends by itself wakes nobody.
+            const NOW_AND_THEN: Duration = Duration::from_millis(100);
+            loop {
+                let left = end.saturating_duration_since(tokio::time::Instant::now());
+                let settled = self.0.wait_until_settled();
+                match tokio::time::timeout(left.min(NOW_AND_THEN), settled).await {
+                    Ok(settled) => return settled,
+                    Err(_) if left > NOW_AND_THEN => {}
+                    Err(_) => {
+                        let open = self.0.store.open_holds().await?;
+                        let message = format!("{open} requests still run at the deadline");
+                        return Err(Error::new(ErrorKind::TimedOut, message));
+                    }
                 }
             }
         })
@@ -231,7 +246,8 @@ impl<S: Store> Inner<S> {
         check.ask_mut().given = false;
         let mut resolved = self.validate(check)?;
         loop {
-            let mut checked = self.ask(&mut resolved, false, scope).await?;
+            let epoch = self.epoch.load(Ordering::Acquire);
+            let mut checked = self.ask(&mut resolved, epoch, false, scope).await?;
             if checked.outcome != Outcome::Stale {
                 return Ok(resolved.decide(&mut checked));
             }

@@ -66,8 +66,8 @@ impl EngineBuilder {
     }
 
     /// Hears when usage reaches a percentage that a limit [alerts at](Limit::alert_at). Called once
-    /// per limit, customer, window and percentage, in order, by the thread that settled; keep it
-    /// short.
+    /// per limit, customer, window and percentage, by the thread that settled, lower percentages
+    /// first; alerts of different threads come in any order. Keep it short.
     pub fn on_alert(mut self, hook: impl Fn(&Crossing) + Send + Sync + 'static) -> Self {
         self.on_alert = Some(Arc::new(hook));
         self

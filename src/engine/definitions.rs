@@ -11,6 +11,9 @@ use crate::policy::catalog::{
 };
 use crate::policy::{ConfigError, CounterKey, CustomerId, Limit, Meter, Timestamp};
 
+/// How many values meters may read between them: plans number them in a byte.
+const MOST_VALUES: usize = 255;
+
 /// How many counters without a limit go on being counted.
 const MOST_DORMANT: usize = 64;
 
@@ -53,6 +56,15 @@ impl Definitions {
 
     pub(super) fn put_meter(&mut self, meter: Meter) -> Result<(), ConfigError> {
         validate_meter(&meter)?;
+        if let Some(field) = &meter.field
+            && self.values.len() >= MOST_VALUES
+            && !self.values.contains(field)
+        {
+            return Err(ConfigError::new(
+                format!("meter {:?}: field", meter.id),
+                format!("is one value too many; meters may read {MOST_VALUES} between them"),
+            ));
+        }
         self.dormant.retain(|(_, rule)| rule.meter.id != meter.id);
         self.values.extend(meter.field.clone());
         self.meters.insert(meter.id.clone(), Arc::new(meter));

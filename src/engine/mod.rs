@@ -175,12 +175,13 @@ impl<S: Store> Backend for Engine<S> {
     type Finish = FinishFuture;
 
     fn check(&self, check: Check) -> Self::Check {
-        let mut resolved = match self.0.start(check) {
+        let resolved = self.0.open().and_then(|epoch| Ok((epoch, self.0.validate(check)?)));
+        let (mut epoch, mut resolved) = match resolved {
             Ok(resolved) => resolved,
             Err(error) => return CheckFuture::answered(Err(error)),
         };
         loop {
-            let mut future = self.0.ask(&mut resolved, true, Scope::Matching);
+            let mut future = self.0.ask(&mut resolved, epoch, true, Scope::Matching);
             let checked = match now(&mut future) {
                 Poll::Ready(Ok(checked)) => checked,
                 Poll::Ready(Err(error)) => return CheckFuture::answered(Err(error)),
@@ -193,6 +194,10 @@ impl<S: Store> Backend for Engine<S> {
             if checked.outcome != Outcome::Stale {
                 return CheckFuture::answered(resolved.admit(checked));
             }
+            epoch = match self.0.open() {
+                Ok(epoch) => epoch,
+                Err(closed) => return CheckFuture::answered(Err(closed)),
+            };
         }
     }
 
@@ -210,7 +215,12 @@ impl<S: Store> Backend for Engine<S> {
     }
 
     fn release(&self, ticket: Ticket) -> Self::Finish {
-        let key = HoldKey { id: &ticket.id, customer: &ticket.customer, place: ticket.place };
+        let key = HoldKey {
+            id: &ticket.id,
+            customer: &ticket.customer,
+            place: ticket.place,
+            attempt: Some(ticket.attempt),
+        };
         let mut future = self.0.store.release(key, self.0.moment());
         match now(&mut future) {
             Poll::Ready(answer) => {
@@ -267,7 +277,7 @@ impl Resolved {
             verdict: judged.verdict,
         });
         let plan = self.plan.take().unwrap_or_default();
-        Decision::new(plan, self.at, mem::take(&mut self.lines), balance)
+        Decision::new(self.customer.clone(), plan, self.at, mem::take(&mut self.lines), balance)
     }
 
     fn admit(mut self, mut checked: Checked) -> Result<Admission, Error> {
@@ -283,7 +293,8 @@ impl Resolved {
         }
         let decision = self.decide(&mut checked);
         let Self { check, id, customer, at, .. } = self;
-        let ticket = Ticket { id, customer, place: checked.place };
+        let attempt = check.0.attempt;
+        let ticket = Ticket { id, customer, place: checked.place, attempt };
         let hold = checked.place.map(|_| Hold { ticket, ask: check, at });
         Ok(Admission { decision, hold })
     }
@@ -331,11 +342,13 @@ impl<S: Store> Inner<S> {
         }
     }
 
-    fn start(&self, check: Check) -> Result<Resolved, Error> {
-        if self.closed.load(Ordering::Relaxed) {
-            return Err(Error::closed());
-        }
-        self.validate(check)
+    /// The definitions to resolve a new request by, unless nothing new is taken.
+    ///
+    /// Read before looking whether the books are being closed: closing makes what was resolved
+    /// before it stale, so no request slips in between the look and its hold.
+    fn open(&self) -> Result<u64, Error> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        if self.closed.load(Ordering::Relaxed) { Err(Error::closed()) } else { Ok(epoch) }
     }
 
     fn validate(&self, check: Check) -> Result<Resolved, Error> {
@@ -381,8 +394,7 @@ impl<S: Store> Inner<S> {
     }
 
     /// Resolves a check by the definitions of now and sends it to the store.
-    fn ask(&self, resolved: &mut Resolved, hold: bool, scope: Scope) -> S::Check {
-        let epoch = self.epoch.load(Ordering::Acquire);
+    fn ask(&self, resolved: &mut Resolved, epoch: u64, hold: bool, scope: Scope) -> S::Check {
         let now = self.moment();
         let ask = &*resolved.check.0;
         let known = self.accounts.get(&resolved.customer);
@@ -432,6 +444,7 @@ impl<S: Store> Inner<S> {
             epoch,
             now,
             id: &resolved.id,
+            attempt: ask.attempt,
             customer: &resolved.customer,
             lines: &lines,
             balance,
@@ -444,7 +457,7 @@ impl<S: Store> Inner<S> {
         let hold = &settlement.hold;
         let ask = &*hold.ask.0;
         let origin = match (settlement.unsure, hold.ticket.place) {
-            (true, _) => Origin::Unsure,
+            (true, _) => Origin::Unsure(hold.ticket.attempt),
             (false, place) => Origin::Held(place),
         };
         let customer = &hold.ticket.customer;
@@ -616,7 +629,8 @@ impl<S: Store> Future for CheckFuture<S> {
             if checked.outcome != Outcome::Stale {
                 return Poll::Ready(resolved.admit(checked));
             }
-            sent.future = sent.engine.0.ask(&mut resolved, true, Scope::Matching);
+            let epoch = sent.engine.0.open()?;
+            sent.future = sent.engine.0.ask(&mut resolved, epoch, true, Scope::Matching);
             sent.resolved = Some(resolved);
         }
     }

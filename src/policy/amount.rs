@@ -68,11 +68,13 @@ impl Amount {
     }
 
     /// The sum, held at [`MAX`](Self::MAX) or [`MIN`](Self::MIN) when it does not fit.
+    #[must_use]
     pub const fn saturating_add(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))
     }
 
     /// The difference, held at [`MAX`](Self::MAX) or [`MIN`](Self::MIN) when it does not fit.
+    #[must_use]
     pub const fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
     }

@@ -66,7 +66,60 @@ pub(crate) struct PlanLine {
     /// The counter's history is whole only after that time.
     pub(crate) since: Option<Timestamp>,
     pub(crate) limit: Option<Arc<Limit>>,
+    /// What header fields say of the limit; `None` when it is private.
+    pub(crate) shown: Option<Shown>,
     pub(crate) meter: Arc<Meter>,
+}
+
+/// The parts of a limit's header fields that are the same in every answer.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    /// `, "id";r=`, to be put after another member.
+    pub(crate) state: Box<str>,
+    /// `, "id";q=1000;w=`, or for a limit without windows `, "id";q=1000`.
+    pub(crate) policy: Box<str>,
+    /// `;qu="tokens"`, or nothing.
+    pub(crate) unit: Box<str>,
+}
+
+impl Shown {
+    fn new(meter: &Meter, limit: &Limit, cap: Amount) -> Option<Self> {
+        if limit.is_private() {
+            return None;
+        }
+        // A slug needs no escape.
+        let id = limit.id();
+        let window = if limit.period == Period::AllTime { "" } else { ";w=" };
+        let unit = meter.unit.as_deref().and_then(quoted);
+        Some(Self {
+            state: format!(", \"{id}\";r=").into(),
+            policy: format!(", \"{id}\";q={}{window}", cap.floor()).into(),
+            unit: unit.map_or_else(String::new, |unit| format!(";qu={unit}")).into(),
+        })
+    }
+
+    /// The limit's id in quotes.
+    pub(crate) fn name(&self) -> &str {
+        self.state.trim_start_matches(", ").trim_end_matches(";r=")
+    }
+}
+
+/// The text as a string of a structured field (RFC 9651, section 4.1.6); `None` for what that cannot
+/// hold.
+pub(crate) fn quoted(text: &str) -> Option<String> {
+    if !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return None;
+    }
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for character in text.chars() {
+        if matches!(character, '"' | '\\') {
+            quoted.push('\\');
+        }
+        quoted.push(character);
+    }
+    quoted.push('"');
+    Some(quoted)
 }
 
 impl PlanLine {
@@ -219,6 +272,10 @@ impl Plan {
                     .collect(),
                 since: since.get(&rule.counter).copied(),
                 limit: rule.limit.clone(),
+                shown: rule
+                    .limit
+                    .as_deref()
+                    .and_then(|limit| Shown::new(&rule.meter, limit, rule.cap)),
                 meter: Arc::clone(&rule.meter),
             });
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use compact_str::CompactString;
 use smallvec::SmallVec;
 
-use super::catalog::{Plan, PlanLine};
-use super::{Amount, Balance, Period, Timestamp, Verdict, Window};
+use super::catalog::{Plan, PlanLine, Shown};
+use super::{Amount, Balance, CustomerId, Period, Timestamp, Verdict, Window};
 
 /// The answer of a check: allowed or not, and the state of every limit and balance looked at.
 ///
@@ -17,6 +17,7 @@ pub struct Decision(Arc<Inner>);
 
 #[derive(Clone)]
 struct Inner {
+    customer: CustomerId,
     plan: Arc<Plan>,
     at: Timestamp,
     allowed: bool,
@@ -64,6 +65,7 @@ impl BalanceState {
 
 impl Decision {
     pub(crate) fn new(
+        customer: CustomerId,
         plan: Arc<Plan>,
         at: Timestamp,
         limits: SmallVec<[Looked; 6]>,
@@ -71,12 +73,17 @@ impl Decision {
     ) -> Self {
         let allowed = !limits.iter().any(|looked| looked.verdict.refuses())
             && !balance.as_ref().is_some_and(BalanceState::is_exceeded);
-        Self(Arc::new(Inner { plan, at, allowed, limits, balance }))
+        Self(Arc::new(Inner { customer, plan, at, allowed, limits, balance }))
     }
 
     /// Whether the request may run.
     pub fn is_allowed(&self) -> bool {
         self.0.allowed
+    }
+
+    /// Whom it is about.
+    pub fn customer(&self) -> &CustomerId {
+        &self.0.customer
     }
 
     /// Every limit that was looked at, those that refused first.
@@ -85,6 +92,14 @@ impl Decision {
         let refusing = all().filter(|looked| looked.verdict.refuses());
         let others = all().filter(|looked| !looked.verdict.refuses());
         refusing.chain(others).filter_map(|looked| LimitState::new(&self.0.plan, looked))
+    }
+
+    /// The limits that customers may see, in the order of the plan.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = (LimitState<'_>, &Shown)> {
+        self.0.limits.iter().filter_map(|looked| {
+            let line = self.0.plan.lines.get(looked.line as usize)?;
+            Some((LimitState { line, looked }, line.shown.as_ref()?))
+        })
     }
 
     /// The balance that was looked at.
@@ -97,6 +112,10 @@ impl Decision {
         self.0.at
     }
 
+    pub(crate) fn plan(&self) -> &Arc<Plan> {
+        &self.0.plan
+    }
+
     /// How long to wait until asking again can help: the longest wait among the limits that refused,
     /// in whole seconds, rounded up, at least one.
     ///
@@ -104,6 +123,11 @@ impl Decision {
     /// above the cap itself, a balance that is empty. One second when only running requests stand in
     /// the way.
     pub fn retry_after(&self) -> Option<Duration> {
+        self.wait().map(whole_seconds)
+    }
+
+    /// [`retry_after`](Self::retry_after), not rounded.
+    pub(crate) fn wait(&self) -> Option<Duration> {
         let mut longest = None;
         if let Some(balance) = self.balance().filter(|balance| balance.is_exceeded()) {
             match balance.verdict {
@@ -112,7 +136,7 @@ impl Decision {
             }
         }
         for limit in self.limits().take_while(LimitState::is_exceeded) {
-            longest = longest.max(Some(limit.retry_after(self.0.at)?));
+            longest = longest.max(Some(limit.wait(self.0.at)?));
         }
         longest
     }
@@ -120,6 +144,12 @@ impl Decision {
 
 /// What is asked to wait for requests that are running now.
 const SOON: Duration = Duration::from_secs(1);
+
+/// In whole seconds, rounded up, at least one.
+pub(crate) fn whole_seconds(wait: Duration) -> Duration {
+    let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
+    Duration::from_secs(seconds.max(1))
+}
 
 impl fmt::Debug for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -204,14 +234,14 @@ impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let limit = self.0.limits().find(|limit| limit.is_exceeded() && !limit.is_private());
         match (self.kind(), limit) {
-            (DenialKind::TooLarge, Some(limit)) => {
+            (_, Some(limit)) if limit.is_too_large() => {
                 write!(
                     f,
                     "the request asks for more than the limit {:?} allows at all",
                     limit.name()
                 )
             }
-            (DenialKind::LimitExceeded, Some(limit)) => {
+            (_, Some(limit)) => {
                 write!(f, "the limit {:?} of {} is reached", limit.name(), limit.limit())
             }
             (DenialKind::TooLarge | DenialKind::LimitExceeded, None) => {
@@ -230,14 +260,12 @@ impl std::error::Error for Denial {}
 pub struct LimitState<'a> {
     line: &'a PlanLine,
     looked: &'a Looked,
-    name: &'a str,
 }
 
 impl<'a> LimitState<'a> {
     fn new(plan: &'a Plan, looked: &'a Looked) -> Option<Self> {
         let line = plan.lines.get(looked.line as usize)?;
-        let name = line.limit.as_ref()?.name();
-        Some(Self { line, looked, name })
+        line.limit.is_some().then_some(Self { line, looked })
     }
 
     /// The limit's id, which headers carry.
@@ -247,12 +275,18 @@ impl<'a> LimitState<'a> {
 
     /// The limit's name, for people.
     pub fn name(&self) -> &'a str {
-        self.name
+        self.line.limit.as_ref().map_or("", |limit| limit.name())
     }
 
     /// The id of the meter it caps.
     pub fn meter(&self) -> &'a str {
         self.line.meter.id()
+    }
+
+    /// The dimensions that the limit is narrowed to, by key.
+    pub fn dimensions(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let limit = self.line.limit.as_deref();
+        limit.into_iter().flat_map(|limit| limit.dimensions().iter())
     }
 
     /// The unit of the meter, if one was given.
@@ -317,22 +351,34 @@ impl<'a> LimitState<'a> {
         self.looked.window.reset()
     }
 
-    fn retry_after(&self, at: Timestamp) -> Option<Duration> {
+    /// Which line of the decision's plan.
+    pub(crate) fn line(&self) -> u32 {
+        self.looked.line
+    }
+
+    /// Whether it refused only because of what running requests hold.
+    pub(crate) fn is_held(&self) -> bool {
+        self.looked.verdict == Verdict::Held
+    }
+
+    /// How long to wait from `at` until this limit can allow what it refused.
+    fn wait(&self, at: Timestamp) -> Option<Duration> {
         match self.looked.verdict {
             Verdict::TooLarge => None,
-            Verdict::Held => Some(SOON),
-            Verdict::Exceeded | Verdict::Within => self.until_reset(at),
+            _ => self.nanos_until_more(at).map(Duration::from_nanos),
         }
     }
 
-    /// Time from `at` until the window ends, in whole seconds, rounded up, at least one.
-    pub(crate) fn until_reset(&self, at: Timestamp) -> Option<Duration> {
-        if self.looked.window.is_all_time() {
-            return None;
+    /// Time from `at` until there may be more: the window's end, or soon when running requests hold
+    /// what is missing.
+    #[inline]
+    pub(crate) fn nanos_until_more(&self, at: Timestamp) -> Option<u64> {
+        if self.is_held() {
+            return Some(SOON.as_nanos() as u64);
         }
-        let wait = self.looked.window.end().duration_since(at);
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        Some(Duration::from_secs(seconds.max(1)))
+        let window = &self.looked.window;
+        let left = || window.end().as_nanos().saturating_sub(at.as_nanos());
+        (!window.is_all_time()).then(|| u64::try_from(left()).unwrap_or(0))
     }
 }
 

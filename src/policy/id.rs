@@ -132,6 +132,14 @@ impl EventId {
         Self(Repr::Uuid(bits))
     }
 
+    /// A number that no other made id has.
+    pub(crate) fn attempt(&self) -> u64 {
+        match self.0 {
+            Repr::Uuid(bits) => bits as u64,
+            Repr::Text(_) => 0,
+        }
+    }
+
     /// When the id was made, to the millisecond, if it is a UUID of version 7.
     pub fn made_at(&self) -> Option<Timestamp> {
         match self.0 {

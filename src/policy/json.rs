@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn amounts_go_through_json_to_the_last_digit() {
-        for text in ["0", "12", "-0.5", "0.000001", "9223372036854.775807", "-9007199254.740993"] {
+        for text in ["0", "12", "-0.5", "0.25", "9223372036854.775807", "-9007199254.740993"] {
             let amount: Amount = text.parse().unwrap();
             let json = serde_json::to_string(&amount).unwrap();
             assert_eq!(json, text);
@@ -124,6 +124,8 @@ mod tests {
             let quoted = format!("\"{text}\"");
             assert_eq!(serde_json::from_str::<Amount>(&quoted).unwrap(), amount);
         }
+        assert_eq!(serde_json::to_string(&Amount::from_millionths(1)).unwrap(), "1e-6");
+        assert_eq!(serde_json::from_str::<Amount>("1e-6").unwrap(), Amount::from_millionths(1));
         assert_eq!(serde_json::from_str::<Amount>("1e3").unwrap(), Amount::from(1_000));
         for wrong in ["null", "true", "\"\"", "\"many\"", "1e30", "[]"] {
             assert!(serde_json::from_str::<Amount>(wrong).is_err(), "{wrong}");

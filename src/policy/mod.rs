@@ -60,4 +60,4 @@ pub use usage::{Dimensions, Usage, UsageError, Values};
 pub use window::{Period, PeriodError, Window};
 
 pub(crate) use balance::Change;
-pub(crate) use decision::Looked;
+pub(crate) use decision::{Looked, whole_seconds};

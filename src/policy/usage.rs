@@ -124,6 +124,12 @@ impl Usage {
         self.is_countable() && !self.values.iter().any(|(_, amount)| amount.is_negative())
     }
 
+    /// The same amounts, those too large at the largest, as what is asked: no limit allows that much.
+    pub(crate) fn into_asked(mut self) -> Self {
+        self.problem = None;
+        self
+    }
+
     /// For each value, the larger of this and the other.
     pub(crate) fn at_least(&mut self, other: &Self) {
         for (name, amount) in other.values.iter() {

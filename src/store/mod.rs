@@ -31,8 +31,10 @@ use crate::policy::{
     RecordedEvent, Timestamp, Transaction, Usage, Verdict, Window,
 };
 
+#[cfg(feature = "embedded")]
 mod memory;
 
+#[cfg(feature = "embedded")]
 pub use memory::Memory;
 
 /// A boxed future, for what is not on the path of a request.
@@ -153,6 +155,8 @@ pub struct HoldKey<'a> {
     pub customer: &'a CustomerId,
     /// Where it is, if known; saves the store a look-up.
     pub place: Option<Place>,
+    /// Which of the checks that were sent under the id; `None` is any.
+    pub attempt: Option<u64>,
 }
 
 /// Where a store put a hold; means something to that store alone.
@@ -168,6 +172,9 @@ pub struct CheckOperation<'a> {
     pub now: Moment,
     /// The id of the hold.
     pub id: &'a EventId,
+    /// Which of the checks that were sent under the id: one that a caller gave may come twice, and
+    /// letting go of one check leaves the others alone.
+    pub attempt: u64,
     /// Who asks.
     pub customer: &'a CustomerId,
     /// The limits to judge. Lines on one counter are neighbours.
@@ -320,9 +327,9 @@ pub enum Origin {
     /// A hold was placed under the id, at that place if it is known. Counts if the hold is open, or
     /// expired and not yet settled.
     Held(Option<Place>),
-    /// A check was sent under the id and its answer never came. Counts whether or not the hold is
+    /// A check, this attempt, was sent under the id and its answer never came. Counts whether or not the hold is
     /// there; a check that arrives later places nothing.
-    Unsure,
+    Unsure(u64),
     /// The id was just made and nobody else knows it.
     Fresh,
     /// A caller gave the id: counts unless it is remembered, and is remembered.
@@ -407,8 +414,12 @@ pub struct Recount<'a> {
     /// be left alone.
     pub window: &'a (dyn Fn(&CustomerId, u32, Timestamp) -> Option<Window> + Send + Sync),
     /// What an event gives a counter, if anything.
-    pub counts: &'a (dyn Fn(&RecordedEvent, u32) -> Option<(Aggregation, Amount)> + Send + Sync),
+    pub counts: &'a Counts<'a>,
 }
+
+/// What an event gives a counter.
+pub type Counts<'a> =
+    dyn Fn(&RecordedEvent, u32) -> Option<(Aggregation, Amount)> + Send + Sync + 'a;
 
 impl fmt::Debug for Recount<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -301,6 +301,18 @@ pub(crate) async fn a_zone_that_changes_counts_the_kept_events_again(open: Open)
     assert_eq!(used_held(&books, "ada", "daily").await, (amount(20), amount(0)));
 }
 
+pub(crate) async fn a_limit_that_is_away_moves_with_its_customer(open: Open) {
+    let books = open(hundred_a_day(&noon()));
+    let chat = |tokens: u32, at: &str| Event::new("ada", "chat", total(tokens)).at(time(at));
+    books.record(chat(1, "2026-02-28T23:30:00Z")).await.unwrap();
+    books.record(chat(10, NOON)).await.unwrap();
+    assert!(books.remove_limit("daily").await.unwrap());
+    books.put_customer(Customer::new("ada").zone("Europe/Vienna")).await.unwrap();
+    books.record(chat(20, NOON)).await.unwrap();
+    books.put_limit(daily(100)).await.unwrap();
+    assert_eq!(used(&books, "ada", "daily").await, amount(31));
+}
+
 /// Two zones may agree on today and not on tomorrow, when one of them changes its clocks. An early
 /// event waits for tomorrow.
 pub(crate) async fn an_early_event_follows_its_customer_into_another_zone(open: Open) {

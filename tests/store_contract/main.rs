@@ -118,6 +118,7 @@ macro_rules! store_suite {
                     a_zone_moves_the_days_of_a_customer,
                     an_anchor_moves_the_months_of_a_customer,
                     a_zone_that_changes_counts_the_kept_events_again,
+                    a_limit_that_is_away_moves_with_its_customer,
                     an_early_event_follows_its_customer_into_another_zone,
                 ]
                 events: [

@@ -164,6 +164,21 @@ async fn more_customers_than_there_is_place_for_are_unavailable() {
     assert!(books.preview(Check::of("d")).await.unwrap().is_allowed());
 }
 
+/// It was admitted, so its settlement has a place, whoever came meanwhile.
+#[tokio::test]
+async fn a_late_settlement_counts_though_there_is_no_place_for_another_customer() {
+    let clock = noon();
+    let memory = Memory::new().max_customers(1);
+    let books = hundred_a_day(&clock).memory(memory).build().unwrap().erased();
+    let permit = admitted(&books, ask("ada", 10).hold_for(MINUTE)).await;
+    clock.advance(MINUTE);
+    assert_eq!(books.open_holds().await.unwrap(), 0);
+    spend(&books, "bob", 1).await;
+    permit.settle(total(10)).await.unwrap();
+    assert_eq!(used(&books, "ada", "daily").await, amount(10));
+    assert_eq!(failed(&books, Check::of("eve")).await.kind(), ErrorKind::Unavailable);
+}
+
 #[test]
 fn a_url_chooses_the_store() {
     let books = hundred_a_day(&noon()).open("memory:").unwrap();

@@ -1,20 +1,21 @@
 //! Starts a program of `examples/`, asks it over real HTTP, and stops it.
 
+#![allow(clippy::unwrap_used)]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 /// A running program, killed when dropped.
-pub struct Program {
+pub(crate) struct Program {
     child: Child,
     address: String,
 }
 
 impl Program {
     /// Starts it on a free port and waits until it listens.
-    pub fn start(name: &str) -> Self {
-        let mut path = PathBuf::from(std::env::current_exe().unwrap());
+    pub(crate) fn start(name: &str) -> Self {
+        let mut path = std::env::current_exe().unwrap();
         path.pop();
         path.pop();
         path.push("examples");
@@ -36,7 +37,13 @@ impl Program {
     }
 
     /// One request on a connection of its own.
-    pub fn ask(&self, method: &str, path: &str, customer: Option<&str>, body: &str) -> Answer {
+    pub(crate) fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        customer: Option<&str>,
+        body: &str,
+    ) -> Answer {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         let customer = customer.map(|id| format!("x-customer-id: {id}\r\n")).unwrap_or_default();
         write!(
@@ -67,18 +74,18 @@ impl Drop for Program {
     }
 }
 
-pub struct Answer {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {:?}", self.body))
     }
 }

@@ -110,6 +110,8 @@ pub(super) struct Hold {
     /// Tells it from a later hold that has the same id and the same place.
     pub(super) serial: u16,
     pub(super) lines: SmallVec<[(u32, Amount); 6]>,
+    /// Which of the checks that were sent under the id placed it.
+    pub(super) attempt: u64,
     pub(super) expires: Option<Duration>,
     pub(super) remember: bool,
 }
@@ -232,11 +234,18 @@ impl Account {
 
     /// Ends a hold, if it is open under that id, and is just the one at `spot` if that is known.
     /// Answers whether its id is to be remembered.
-    pub(super) fn end_hold(&mut self, id: &EventId, spot: Option<Spot>) -> Option<bool> {
+    pub(super) fn end_hold(
+        &mut self,
+        id: &EventId,
+        spot: Option<Spot>,
+        attempt: Option<u64>,
+    ) -> Option<bool> {
         let open = self.open.as_deref_mut()?;
         let is = |hold: &Option<Hold>| {
             hold.as_ref().is_some_and(|hold| {
-                hold.id == *id && spot.is_none_or(|spot| spot.serial == hold.serial)
+                hold.id == *id
+                    && spot.is_none_or(|spot| spot.serial == hold.serial)
+                    && attempt.is_none_or(|attempt| attempt == hold.attempt)
             })
         };
         let at = match spot.map(|spot| usize::from(spot.at)) {
@@ -280,7 +289,15 @@ impl Account {
     /// Drops what no running request needs: the open book, cells that were only held on, windows
     /// that have ended.
     pub(super) fn tidy(&mut self, now: i32, spare: &mut Spare) {
+        if let Some(rare) = &mut self.rare {
+            rare.ahead.retain(|cell| cell.end > now);
+            rare.alerts.retain(|(_, end, _)| *end > now);
+            if rare.ahead.is_empty() && rare.alerts.is_empty() && rare.terms.is_empty() {
+                self.rare = None;
+            }
+        }
         if self.open.as_ref().is_some_and(|open| open.live > 0) {
+            // Holds know their cells by place.
             return;
         }
         if let Some(open) = self.open.take() {
@@ -291,13 +308,6 @@ impl Account {
             self.cells.retain(is_needed);
             if self.cells.is_empty() {
                 self.cells = Vec::new();
-            }
-        }
-        if let Some(rare) = &mut self.rare {
-            rare.ahead.retain(|cell| cell.end > now);
-            rare.alerts.retain(|(_, end, _)| *end > now);
-            if rare.ahead.is_empty() && rare.alerts.is_empty() && rare.terms.is_empty() {
-                self.rare = None;
             }
         }
     }

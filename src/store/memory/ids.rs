@@ -33,7 +33,7 @@ pub(super) enum Fate {
     /// Given by a caller, and settled.
     Finished,
     /// Released before its check arrived, or its hold expired.
-    Released,
+    Released(u64),
 }
 
 /// Until when an id is remembered. By both clocks: an event is too old by wall time, which may go

@@ -6,7 +6,7 @@
 
 use std::future::{Ready, ready};
 use std::hash::BuildHasher;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -467,16 +467,21 @@ impl Memory {
                 new.insert(operation.customer);
             }
         }
-        let there = self.customers.load(std::sync::atomic::Ordering::Relaxed);
+        // Places for all of them, before the first is counted: other shards admit customers, too.
+        let there = self.customers.fetch_add(new.len(), Ordering::Relaxed);
         if there.saturating_add(new.len()) > self.max_customers {
+            self.customers.fetch_sub(new.len(), Ordering::Relaxed);
             return Err(full());
         }
         let settled =
             operations.iter().zip(charges).zip(&shard_of).map(|((operation, charge), at)| {
                 let around = self.around(hash(operation.customer));
+                let around = Around { most: usize::MAX, ..around };
                 shards[place(*at)].settle(operation, charge, around)
             });
-        Ok(settled.collect())
+        let settled = settled.collect();
+        self.customers.fetch_sub(new.len(), Ordering::Relaxed);
+        Ok(settled)
     }
 }
 

@@ -152,6 +152,7 @@ impl Shard {
         let mut hold = Hold {
             id: operation.id.clone(),
             serial,
+            attempt: operation.attempt,
             lines: SmallVec::new(),
             expires: terms
                 .lifetime
@@ -280,8 +281,9 @@ impl Shard {
         if account.is_empty() {
             self.dismiss(slot, around);
         }
-        self.walk.due = self.walk.due.min(first_end);
-        self.walk.next = self.walk.next.min(first_end);
+        self.expect(first_end);
+        // Books that only record have to drop what ended, too.
+        self.walk(now, around);
         let mut journal = locked(around.journal);
         journal.record(RecordedEvent {
             id: operation.id.clone(),
@@ -317,17 +319,22 @@ impl Shard {
         around: Around<'_>,
     ) {
         if let Some(account) = self.account(&event.customer, around) {
-            count(account, line, minute(line.window.end()), event.at, now.wall, &mut 0);
+            let end = minute(line.window.end());
+            count(account, line, end, event.at, now.wall, &mut 0);
+            self.expect(end);
         }
     }
 
     pub(super) fn release(&mut self, key: HoldKey<'_>, now: Moment, around: Around<'_>) {
-        match self.end_hold(key.customer, key.id, key.place, around) {
+        match self.end_hold(key.customer, key.id, key.place, key.attempt, around) {
             Some((slot, _)) => self.close(slot, now, around),
             // It had a hold, which has ended already.
             _ if key.place.is_some() || self.expired.take(key.customer, key.id) => {}
-            _ if self.finished.fate(key.customer, key.id).is_some() => {}
-            _ => self.finished.remember(key.customer, key.id, Fate::Released, None, now),
+            _ if self.finished.fate(key.customer, key.id) == Some(Fate::Finished) => {}
+            _ => {
+                let fate = Fate::Released(key.attempt.unwrap_or_default());
+                self.finished.remember(key.customer, key.id, fate, None, now);
+            }
         }
     }
 
@@ -387,8 +394,10 @@ impl Shard {
     fn met_before(&self, operation: &CheckOperation<'_>, slot: Option<u32>) -> Option<Outcome> {
         match self.finished.fate(operation.customer, operation.id) {
             Some(Fate::Finished) => return Some(Outcome::Finished),
-            Some(Fate::Released) => return Some(Outcome::Released),
-            None => {}
+            Some(Fate::Released(attempt)) if attempt == operation.attempt => {
+                return Some(Outcome::Released);
+            }
+            Some(Fate::Released(_)) | None => {}
         }
         // Only an id that a caller gave can come twice.
         if !operation.hold.is_some_and(|hold| hold.remember) {
@@ -406,6 +415,7 @@ impl Shard {
         customer: &CustomerId,
         id: &EventId,
         place: Option<Place>,
+        attempt: Option<u64>,
         around: Around<'_>,
     ) -> Option<(u32, bool)> {
         let (slot, spot) = match place {
@@ -414,7 +424,7 @@ impl Shard {
         };
         // Where a hold was that has expired, another customer may be by now, with the same id.
         let account = self.customers.get_mut(slot).filter(|account| account.id == *customer)?;
-        Some((slot, account.end_hold(id, spot)?))
+        Some((slot, account.end_hold(id, spot, attempt)?))
     }
 
     /// Decides whether a settlement counts, and takes its hold. Says where its customer is, and
@@ -427,8 +437,8 @@ impl Shard {
         let (customer, id) = (operation.customer, operation.id);
         let hold = match operation.origin {
             Origin::Fresh | Origin::Given => None,
-            Origin::Held(place) => self.end_hold(customer, id, place, around),
-            Origin::Unsure => self.end_hold(customer, id, None, around),
+            Origin::Held(place) => self.end_hold(customer, id, place, None, around),
+            Origin::Unsure(attempt) => self.end_hold(customer, id, None, Some(attempt), around),
         };
         if let Some((slot, remember)) = hold {
             // Of an id that a caller gave, an earlier attempt may have been settled after its own
@@ -437,17 +447,18 @@ impl Shard {
                 self.close(slot, operation.now, around);
                 return Err(SettleOutcome::Repeat);
             }
-            return Ok((slot, remember || operation.origin == Origin::Unsure));
+            let unsure = matches!(operation.origin, Origin::Unsure(_));
+            return Ok((slot, remember || unsure));
         }
         let finished = || self.finished.fate(customer, id) == Some(Fate::Finished);
         match operation.origin {
             Origin::Fresh => {}
-            Origin::Held(_) | Origin::Unsure | Origin::Given if finished() => {
+            Origin::Held(_) | Origin::Unsure(_) | Origin::Given if finished() => {
                 return Err(SettleOutcome::Repeat);
             }
             Origin::Held(_) if self.expired.take(customer, id) => {}
             Origin::Held(_) => return Err(SettleOutcome::Repeat),
-            Origin::Unsure => {}
+            Origin::Unsure(_) => {}
             Origin::Given => {
                 if self.finished.may_have_forgotten(operation.at, operation.now.wall) {
                     return Err(SettleOutcome::TooOld);
@@ -455,7 +466,12 @@ impl Shard {
             }
         }
         let slot = self.customers.find(around.hash, customer);
-        match slot.or_else(|| self.admit(customer, around)) {
+        // Who had a hold was admitted: the settlement has its place, whoever came meanwhile.
+        let most = match operation.origin {
+            Origin::Held(_) => usize::MAX,
+            _ => around.most,
+        };
+        match slot.or_else(|| self.admit(customer, Around { most, ..around })) {
             // The id of an expired hold may be a caller's, who may send it again.
             Some(slot) => Ok((slot, operation.origin != Origin::Fresh)),
             None => Err(SettleOutcome::Full),
@@ -495,9 +511,9 @@ impl Shard {
                 let hold = open.holds.iter().flatten().find(|hold| hold.id == id);
                 hold.is_some_and(|hold| hold.expires.is_some_and(|expires| expires <= due))
             });
-            if still_due && account.end_hold(&id, None).is_some() {
+            if still_due && account.end_hold(&id, None, None).is_some() {
                 let customer = account.id.clone();
-                self.expired.remember(&customer, &id, Fate::Released, None, now);
+                self.expired.remember(&customer, &id, Fate::Released(0), None, now);
                 let hash = super::hash_in_shard(&customer);
                 self.close(slot, now, Around { hash, ..around });
             }
@@ -510,6 +526,12 @@ impl Shard {
         if now >= self.walk.due {
             self.walk_on(now, around);
         }
+    }
+
+    /// There is a window that ends then.
+    fn expect(&mut self, end: i32) {
+        self.walk.due = self.walk.due.min(end);
+        self.walk.next = self.walk.next.min(end);
     }
 
     fn walk_on(&mut self, now: i32, around: Around<'_>) {
@@ -625,7 +647,7 @@ impl super::account::Cell {
 }
 
 fn alert(account: &mut Account, line: &SettleLine<'_>, used: Amount, settled: &mut Settled) {
-    if !line.alerts.first().is_some_and(|(_, due)| used >= *due) {
+    if line.alerts.first().is_none_or(|(_, due)| used < *due) {
         return;
     }
     let end = minute(line.window.end());
