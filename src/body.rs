@@ -29,10 +29,9 @@ pin_project! {
     {
         #[pin]
         inner: Inner<P, B>,
-        meter: Option<Meter<B>>,
-        ending: Option<Ending<B>>,
-        // The last frame, while its record is on the way.
-        held: Option<Frame<Bytes>>,
+        // Boxed: most bodies are passed on with nothing left to do, and should move cheaply.
+        meter: Option<Box<Meter<B>>>,
+        held: Option<Box<Held<B>>>,
         exhausted: bool,
     }
 
@@ -43,7 +42,7 @@ pin_project! {
                 && let InnerProjection::Boxed { body, drain } = this.inner.project()
                 && let (Some(body), Some(meter)) = (body.take(), this.meter.take())
             {
-                drain(body, meter);
+                drain(body, *meter);
             }
         }
     }
@@ -62,9 +61,15 @@ pin_project! {
     }
 }
 
+/// The last frame, while its record is on the way.
+struct Held<B: Backend> {
+    ending: Ending<B>,
+    frame: Option<Frame<Bytes>>,
+}
+
 impl<P, B: Backend> ResponseBody<P, B> {
-    fn new(inner: Inner<P, B>, meter: Option<Meter<B>>) -> Self {
-        Self { inner, meter, ending: None, held: None, exhausted: false }
+    fn new(inner: Inner<P, B>, meter: Option<Box<Meter<B>>>) -> Self {
+        Self { inner, meter, held: None, exhausted: false }
     }
 
     pub(crate) fn passed(body: P) -> Self {
@@ -86,7 +91,7 @@ impl<P, B: Backend> ResponseBody<P, B> {
             }
             _ => Inner::Inline { body },
         };
-        Self::new(inner, Some(meter))
+        Self::new(inner, Some(Box::new(meter)))
     }
 }
 
@@ -115,10 +120,11 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, P::Error>>> {
         let mut this = self.project();
-        if let Some(ending) = this.ending {
-            ready!(ending.poll(cx));
-            *this.ending = None;
-            return Poll::Ready(this.held.take().map(Ok));
+        if let Some(held) = this.held {
+            ready!(held.ending.poll(cx));
+            let frame = held.frame.take();
+            *this.held = None;
+            return Poll::Ready(frame.map(Ok));
         }
         if *this.exhausted {
             return Poll::Ready(None);
@@ -155,12 +161,12 @@ where
         if ending.poll(cx).is_ready() {
             return Poll::Ready(frame.map(Ok));
         }
-        (*this.ending, *this.held) = (Some(ending), frame);
+        *this.held = Some(Box::new(Held { ending, frame }));
         Poll::Pending
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ending.is_none() && self.inner.is_end_stream()
+        self.held.is_none() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -173,7 +179,8 @@ where
                 SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
             }
         };
-        let held = self.held.as_ref().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
+        let held = self.held.as_ref().and_then(|held| held.frame.as_ref()?.data_ref());
+        let held = held.map_or(0, |data| data.len() as u64);
         let mut hint = SizeHint::new();
         hint.set_lower(inner.lower().saturating_add(held));
         if let Some(upper) = inner.upper().and_then(|upper| upper.checked_add(held)) {
@@ -211,14 +218,8 @@ impl<B: Backend> Meter<B> {
         guard: Guard<B>,
         classification: Classification,
         measured: Measured,
-        headers: &HeaderMap,
-        exact: Option<u64>,
+        remaining: Option<u64>,
     ) -> Self {
-        let length = headers.get(CONTENT_LENGTH);
-        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-        // The trailers of a gRPC call are to come when its length has.
-        let has_end = classification != Classification::GrpcTrailers;
-        let remaining = length.or(exact).filter(|_| has_end);
         let mut meter =
             Self { guard, classification, known: None, watch: None, remaining, settled: None };
         match measured {
@@ -230,22 +231,14 @@ impl<B: Backend> Meter<B> {
         meter
     }
 
-    /// Ends the hold at the head.
-    pub(crate) fn settle_at_head(&mut self) {
-        self.settled = self.end(None);
+    /// For a use that was settled at the head, and whose record is still on its way.
+    pub(crate) fn settled(guard: Guard<B>, finish: B::Finish, remaining: Option<u64>) -> Self {
+        let settled = Some(finish);
+        let classification = Classification::Success;
+        Self { guard, classification, known: None, watch: None, remaining, settled }
     }
 
-    /// Whether a record that was settled at the head is still on its way.
-    pub(crate) fn has_to_wait(&self) -> bool {
-        self.settled.is_some()
-    }
-
-    /// What is left of settling at the head, if it is not done.
-    pub(crate) fn take_settled(&mut self) -> Option<B::Finish> {
-        self.settled.take()
-    }
-
-    pub(crate) fn settle_timeout(&self) -> Duration {
+    fn settle_timeout(&self) -> Duration {
         self.guard.options().settle_timeout
     }
 
@@ -261,7 +254,7 @@ impl<B: Backend> Meter<B> {
     }
 
     /// Whether the length that was told has come; a server may not ask for more.
-    pub(crate) fn is_complete(&self) -> bool {
+    fn is_complete(&self) -> bool {
         self.remaining == Some(0)
     }
 
@@ -297,6 +290,21 @@ impl<B: Backend> Meter<B> {
             self.watch = None;
         }
     }
+}
+
+/// How much a body says it brings, if that ends it.
+pub(crate) fn length(
+    classification: Classification,
+    headers: &HeaderMap,
+    body: &impl Body,
+) -> Option<u64> {
+    // The trailers of a gRPC call are to come when its length has.
+    if classification == Classification::GrpcTrailers {
+        return None;
+    }
+    let told = headers.get(CONTENT_LENGTH);
+    let told = told.and_then(|length| length.to_str().ok()?.parse().ok());
+    told.or_else(|| body.size_hint().exact())
 }
 
 impl<B: Backend> Drop for Meter<B> {

@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::backend::Backend;
-use crate::body::{Ending, Meter, ResponseBody};
+use crate::body::{Ending, Meter, ResponseBody, length, unless_done};
 use crate::classify::{self, Classification};
 use crate::guard::Guard;
 use crate::headers;
@@ -76,8 +76,10 @@ impl Refused {
 /// What goes along with a request that runs.
 pub(crate) struct Metering<B: Backend> {
     pub(crate) guard: Guard<B>,
-    /// `None` when the check was not answered.
-    pub(crate) decision: Option<Decision>,
+    /// Whether the check was answered.
+    pub(crate) is_checked: bool,
+    /// What headers tell of, unless they are off.
+    pub(crate) shown: Option<Decision>,
 }
 
 impl<S, Q, B> ResponseFuture<S, Q, B>
@@ -186,11 +188,13 @@ where
     P: Body<Data = Bytes> + Send + 'static,
     B: Backend,
 {
-    let Metering { guard, decision } = metering;
+    let Metering { mut guard, is_checked, shown } = metering;
     let (mut head, body) = response.into_parts();
-    match &decision {
-        Some(decision) => headers::write(guard.options().headers, decision, &mut head.headers),
-        None => drop(head.extensions.insert(Unmetered(()))),
+    if let Some(decision) = &shown {
+        headers::write(guard.options().headers, decision, &mut head.headers);
+    }
+    if !is_checked {
+        head.extensions.insert(Unmetered(()));
     }
     let passed =
         |head, body| Metered::Flows(Response::from_parts(head, ResponseBody::passed(body)));
@@ -202,30 +206,27 @@ where
         drop(guard);
         return passed(head, body);
     }
-    let measure = Arc::clone(&guard.options().measure);
     if let Some(started) = guard.started() {
         head.extensions.insert(started);
     }
+    let measure = &guard.options().measure;
     let measured = hook::call(|| measure.measure(&head)).unwrap_or(Measured::Missing);
     let is_known =
         classification == Classification::Success && matches!(measured, Measured::Usage(_));
-    let exact = body.size_hint().exact();
-    let mut meter = Meter::new(guard, classification, measured, &head.headers, exact);
-    let at_head = is_head || has_no_body(&head) || body.is_end_stream() || meter.is_complete();
-    if !at_head && !is_known {
+    let length = || length(classification, &head.headers, &body);
+    let ends = || is_head || has_no_body(&head) || body.is_end_stream() || length() == Some(0);
+    if !is_known && !ends() {
+        let meter = Meter::new(guard, classification, measured, length());
         return Metered::Flows(Response::from_parts(head, ResponseBody::metered(body, meter)));
     }
-    meter.settle_at_head();
-    if !meter.has_to_wait() {
-        return passed(head, body);
+    let finish = guard.end(classification, None, measured.at_head());
+    let Some(finish) = finish.and_then(unless_done) else { return passed(head, body) };
+    if ends() {
+        let ending = Ending::new(finish, guard.options().settle_timeout);
+        return Metered::Ends(Response::from_parts(head, body), ending);
     }
-    match at_head.then(|| meter.take_settled()).flatten() {
-        Some(finish) => {
-            let ending = Ending::new(finish, meter.settle_timeout());
-            Metered::Ends(Response::from_parts(head, body), ending)
-        }
-        None => Metered::Flows(Response::from_parts(head, ResponseBody::metered(body, meter))),
-    }
+    let meter = Meter::settled(guard, finish, length());
+    Metered::Flows(Response::from_parts(head, ResponseBody::metered(body, meter)))
 }
 
 /// Requests whose successful answers end with their head: nobody polls their bodies. After CONNECT a

@@ -68,8 +68,9 @@ impl<B: Backend> Guard<B> {
             Classification::Failure => false,
             Classification::GrpcTrailers => classify::trailers_succeed(trailers),
         };
-        let (reported, _) = self.reporter.reported();
-        self.finish(success, join(measured, reported))
+        let reported = self.reporter.reported();
+        // The handler's word wins.
+        self.finish(success && !reported.failed, Usage::joined(measured, reported.usage))
     }
 
     /// The client went away. `seen` is what was measured by then, and whether that is all.
@@ -78,20 +79,20 @@ impl<B: Backend> Guard<B> {
             drop(self.finish(false, None));
             return;
         }
-        let (reported, complete) = self.reporter.reported();
-        let mut usage = join(seen, reported);
+        let reported = self.reporter.reported();
+        let mut usage = Usage::joined(seen, reported.usage);
         if let Some(hold) = &self.hold
-            && !(is_final || complete || hold.ask.0.expected.is_empty())
+            && !(is_final || reported.complete || hold.ask.0.expected.is_empty())
         {
             usage.get_or_insert_default().at_least(&hold.ask.0.expected);
         }
-        drop(self.finish(true, usage));
+        drop(self.finish(!reported.failed, usage));
     }
 
     fn finish(&mut self, success: bool, usage: Option<Usage>) -> Option<B::Finish> {
         let hold = self.hold.take()?;
         let backend = self.options.books.backend();
-        if !success || self.reporter.has_failed() {
+        if !success {
             return Some(backend.release(hold.ticket));
         }
         let (mut settlement, missing) = Settlement::new(hold, usage);
@@ -113,16 +114,5 @@ impl<B: Backend> Guard<B> {
 impl<B: Backend> Drop for Guard<B> {
     fn drop(&mut self) {
         drop(self.finish(false, None));
-    }
-}
-
-/// What was measured, and what the handler said, which wins.
-fn join(measured: Option<Usage>, reported: Option<Usage>) -> Option<Usage> {
-    match (measured, reported) {
-        (Some(mut measured), Some(reported)) => {
-            measured.merge(reported);
-            Some(measured)
-        }
-        (measured, reported) => measured.or(reported),
     }
 }

@@ -8,7 +8,7 @@ use http::request::Parts;
 use http::{HeaderName, Response, response};
 use tower_layer::Layer;
 
-use crate::backend::{Backend, Books, Charge, Check, DEFAULT_EVENT_TYPE, Erased};
+use crate::backend::{Ask, Backend, Books, Charge, Check, DEFAULT_EVENT_TYPE, Erased};
 use crate::classify::{self, Classification};
 use crate::customer::Identify;
 use crate::failure::{FailurePolicy, Outage};
@@ -16,7 +16,6 @@ use crate::headers::HeaderStyle;
 use crate::hook;
 use crate::policy::{Amount, CustomerId, EventId, Usage};
 use crate::reject::{BalanceStatus, DenialStyle, Refusal};
-use crate::reporter::Reporter;
 use crate::request::HeadOnly;
 use crate::service::Limitry;
 use crate::usage::Measure;
@@ -393,15 +392,19 @@ impl<B: Backend> Options<B> {
         own.unwrap_or_else(|| classify::by_status(head))
     }
 
+    /// The balance to charge, and its price.
+    pub(crate) fn charge(&self, head: &Parts) -> Option<Charge> {
+        self.charge.as_ref().map(|charging| charging.of(head))
+    }
+
     /// What to ask the backend. `read` is what the request's body said.
     pub(crate) fn question(
         &self,
-        head: &mut Parts,
-        customer: &CustomerId,
+        head: &Parts,
+        customer: CustomerId,
+        charge: Option<Charge>,
         read: Option<Usage>,
     ) -> Result<Check, Refusal> {
-        let mut check = Check::of(customer);
-        let ask = check.ask_mut();
         let event_type = match &self.event_type {
             EventType::Fixed(event_type) => event_type.clone(),
             EventType::Of(of) => hook::call(|| of(head))
@@ -409,38 +412,40 @@ impl<B: Backend> Options<B> {
                 .unwrap_or(CompactString::const_new(DEFAULT_EVENT_TYPE)),
         };
         let expected = self.expect.as_ref().and_then(|expect| hook::call(|| expect(head)));
-        for usage in expected.into_iter().chain(read).filter(Usage::is_estimate) {
-            ask.expected.merge(usage.into_asked());
-        }
-        if let Some(header) = &self.idempotency_key
-            && let Some(value) = head.headers.get(header)
-        {
-            let key = idempotency_key(value).ok_or(Refusal::InvalidIdempotencyKey)?;
-            // Layers of one request record events of their own.
-            let id = EventId::new(format!("{event_type}:{key}"))
-                .map_err(|_| Refusal::InvalidIdempotencyKey)?;
-            ask.id = Some(Ok(id));
-            ask.given = true;
-            ask.attempt = self.books.backend().make_id().attempt();
-        } else {
-            ask.id = Some(Ok(self.books.backend().make_id()));
-        }
-        ask.event_type = Some(event_type);
-        ask.charge = self.charge.as_ref().and_then(|charging| charging.of(head)).filter(|charge| {
-            let reporter = head.extensions.get_or_insert_default::<Reporter>();
-            reporter.claim_charge(customer, &charge.balance)
-        });
-        Ok(check)
+        let asked = |usage: Usage| usage.is_estimate().then(|| usage.into_asked());
+        let expected = Usage::joined(expected.and_then(asked), read.and_then(asked));
+        let made = self.books.backend().make_id();
+        let key = self.idempotency_key.as_ref().and_then(|header| head.headers.get(header));
+        let (id, given, attempt) = match key {
+            Some(value) => {
+                let key = idempotency_key(value).ok_or(Refusal::InvalidIdempotencyKey)?;
+                // Layers of one request record events of their own.
+                let id = EventId::new(format!("{event_type}:{key}"))
+                    .map_err(|_| Refusal::InvalidIdempotencyKey)?;
+                (id, true, made.attempt())
+            }
+            None => (made, false, 0),
+        };
+        Ok(Check(Arc::new(Ask {
+            id: Some(Ok(id)),
+            given,
+            attempt,
+            customer: Ok(customer),
+            event_type: Some(event_type),
+            expected: expected.unwrap_or_default(),
+            charge,
+            lifetime: None,
+        })))
     }
 }
 
 impl Charging {
-    fn of(&self, head: &Parts) -> Option<Charge> {
+    fn of(&self, head: &Parts) -> Charge {
         let mut charge = self.charge.clone();
         if let Some(of) = &self.balance {
             charge.balance = hook::call(|| of(head)).unwrap_or_default();
         }
-        Some(charge)
+        charge
     }
 }
 

@@ -1,8 +1,10 @@
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use compact_str::CompactString;
 use http::Extensions;
+use smallvec::SmallVec;
 
 use crate::policy::{Amount, CustomerId, ToAmount, Usage};
 
@@ -23,10 +25,17 @@ use crate::policy::{Amount, CustomerId, ToAmount, Usage};
 /// ```
 #[derive(Clone, Default)]
 pub struct Reporter {
-    report: Arc<Mutex<Report>>,
+    shared: Arc<Shared>,
     /// Balances that layers further out charge for this request. Not shared with clones: a request
     /// that is tried again between two layers claims anew.
-    charged: Vec<(CustomerId, CompactString)>,
+    charged: SmallVec<[(CustomerId, CompactString); 1]>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Whether anything was said. Most requests end without, and then need no lock.
+    spoken: AtomicBool,
+    report: Mutex<Report>,
 }
 
 #[derive(Default)]
@@ -36,11 +45,21 @@ struct Report {
     failed: bool,
 }
 
+/// What a handler said.
+#[derive(Default)]
+pub(crate) struct Reported {
+    /// What was reported, if anything.
+    pub(crate) usage: Option<Usage>,
+    /// Nothing more will be.
+    pub(crate) complete: bool,
+    pub(crate) failed: bool,
+}
+
 impl Reporter {
     /// Adds to a value.
     pub fn add(&self, name: impl AsRef<str>, amount: impl ToAmount) {
         let name = name.as_ref();
-        let mut report = self.lock();
+        let mut report = self.speak();
         let before = report.usage.value(name).unwrap_or(Amount::ZERO);
         let more = Usage::of(name, amount);
         let sum = more.value(name).unwrap_or(Amount::ZERO).saturating_add(before);
@@ -49,57 +68,75 @@ impl Reporter {
 
     /// Sets a value, whatever was reported before.
     pub fn set(&self, name: impl AsRef<str>, amount: impl ToAmount) {
-        self.lock().usage.merge(Usage::of(name, amount));
+        self.speak().usage.merge(Usage::of(name, amount));
     }
 
     /// Sets a dimension of the event.
     pub fn dimension(&self, key: impl AsRef<str>, value: impl AsRef<str>) {
-        self.lock().usage.dimensions_mut().set(key.as_ref(), value.as_ref());
+        self.speak().usage.dimensions_mut().set(key.as_ref(), value.as_ref());
     }
 
     /// Sets several values and dimensions at once.
     pub fn report(&self, usage: Usage) {
-        self.lock().usage.merge(usage);
+        self.speak().usage.merge(usage);
     }
 
     /// Says that nothing more will be reported. A client that leaves after this is charged what was
     /// reported, and not the estimate.
     pub fn complete(&self) {
-        self.lock().complete = true;
+        self.speak().complete = true;
     }
 
     /// Says that the request failed, whatever its status is: nothing is recorded or charged.
     pub fn fail(&self) {
-        self.lock().failed = true;
+        self.speak().failed = true;
     }
 
-    /// The one of a layer further out, or a new one that is put there.
-    pub(crate) fn of(extensions: &mut Extensions) -> Self {
-        extensions.get_or_insert_default::<Self>().clone()
+    /// The one of a layer further out, or a new one that is put there; and whether this layer may
+    /// charge that balance of that customer, which no layer further in then does.
+    pub(crate) fn claiming(
+        extensions: &mut Extensions,
+        charge: Option<(&CustomerId, &CompactString)>,
+    ) -> (Self, bool) {
+        let claim = charge.map(|(customer, balance)| (customer.clone(), balance.clone()));
+        if let Some(outer) = extensions.get_mut::<Self>() {
+            let is_free = claim.as_ref().is_none_or(|claim| !outer.charged.contains(claim));
+            outer.charged.extend(claim.filter(|_| is_free));
+            return (outer.unclaiming(), is_free);
+        }
+        let mut new = Self::default();
+        new.charged.extend(claim);
+        let own = new.unclaiming();
+        extensions.insert(new);
+        (own, true)
     }
 
-    /// What was reported, if anything, and whether that is all.
-    pub(crate) fn reported(&self) -> (Option<Usage>, bool) {
+    /// A clone for what only listens.
+    fn unclaiming(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), charged: SmallVec::new() }
+    }
+
+    pub(crate) fn reported(&self) -> Reported {
+        if !self.shared.spoken.load(Ordering::Acquire) {
+            return Reported::default();
+        }
         let report = self.lock();
         let any = !report.usage.is_empty() || !report.usage.dimensions().is_empty();
-        (any.then(|| report.usage.clone()), report.complete)
-    }
-
-    pub(crate) fn has_failed(&self) -> bool {
-        self.lock().failed
-    }
-
-    /// Claims the charging of a balance for this request. `false` when a layer further out has.
-    pub(crate) fn claim_charge(&mut self, customer: &CustomerId, balance: &str) -> bool {
-        let claimed = self.charged.iter().any(|(who, name)| who == customer && name == balance);
-        if !claimed {
-            self.charged.push((customer.clone(), CompactString::new(balance)));
+        Reported {
+            usage: any.then(|| report.usage.clone()),
+            complete: report.complete,
+            failed: report.failed,
         }
-        !claimed
+    }
+
+    fn speak(&self) -> MutexGuard<'_, Report> {
+        let report = self.lock();
+        self.shared.spoken.store(true, Ordering::Release);
+        report
     }
 
     fn lock(&self) -> MutexGuard<'_, Report> {
-        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

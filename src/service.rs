@@ -17,6 +17,7 @@ use crate::backend::{Admission, Backend, Check, Erased};
 use crate::body::ResponseBody;
 use crate::future::{Metering, Refused, ResponseFuture, Step, ends_at_head};
 use crate::guard::Guard;
+use crate::headers::HeaderStyle;
 use crate::layer::{MissingCustomer, Options};
 use crate::observe;
 use crate::policy::Denial;
@@ -96,19 +97,22 @@ where
                 MissingCustomer::Refuse => self.refuse(Refusal::MissingCustomer, &head),
             };
         };
-        let reporter = Reporter::of(&mut head.extensions);
+        let charge = self.options.charge(&head);
+        let claim = charge.as_ref().map(|charge| (&customer, &charge.balance));
+        let (reporter, is_ours) = Reporter::claiming(&mut head.extensions, claim);
+        let charge = charge.filter(|_| is_ours);
         if self.request.reads() {
             let (options, reader) = (Arc::clone(&self.options), self.request.clone());
             return self.wait(async move {
                 let (body, expected) = reader.read(body).await;
-                let check = options.question(&mut head, &customer, expected);
+                let check = options.question(&head, customer, charge, expected);
                 match check {
                     Ok(check) => Asked::new(options, check, reporter).wait(head, body).await,
                     Err(refusal) => Step::Refuse(Refused::new(refusal, &head)),
                 }
             });
         }
-        let check = match self.options.question(&mut head, &customer, None) {
+        let check = match self.options.question(&head, customer, charge, None) {
             Ok(check) => check,
             Err(refusal) => return self.refuse(refusal, &head),
         };
@@ -226,13 +230,16 @@ impl<B: Backend> Asked<B> {
         let error = match answer {
             Ok(Admission { decision, hold }) => {
                 options.outage.is_over();
-                if let Some(denial) = Denial::new(decision.clone()) {
+                if !decision.is_allowed()
+                    && let Some(denial) = Denial::new(decision.clone())
+                {
                     return Err(Refusal::Denied(denial));
                 }
                 observe::allowed(&decision);
-                head.extensions.insert(decision.clone());
+                let shown = (options.headers != HeaderStyle::Off).then(|| decision.clone());
+                head.extensions.insert(decision);
                 let guard = Guard::new(options, hold, reporter);
-                return Ok(Metering { guard, decision: Some(decision) });
+                return Ok(Metering { guard, is_checked: true, shown });
             }
             Err(error) => error,
         };
@@ -246,7 +253,7 @@ impl<B: Backend> Asked<B> {
                     return Err(Refusal::Misconfigured);
                 };
                 let guard = Guard::unchecked(options, ticket, check, reporter);
-                return Ok(Metering { guard, decision: None });
+                return Ok(Metering { guard, is_checked: false, shown: None });
             }
             _ => Refusal::Unavailable,
         };

@@ -306,9 +306,7 @@ impl Settlement {
         let estimated = measured.is_none();
         let (usage, charge, missing) = match measured {
             Some(measured) => {
-                let mut usage = Usage::new();
-                *usage.dimensions_mut() = ask.expected.dimensions().clone();
-                usage.merge(measured);
+                let usage = measured.with_dimensions_of(&ask.expected);
                 match price(&usage) {
                     None => (usage, None, false),
                     Some(Some(price)) => (usage, Some(price), false),

@@ -246,12 +246,10 @@ impl<S: Store> Inner<S> {
         check.ask_mut().given = false;
         let mut resolved = self.validate(check)?;
         loop {
-            let future;
             let epoch = self.epoch.load(Ordering::Acquire);
-            (resolved, future) = self.ask(resolved, epoch, false, scope);
-            let checked = future.await?;
+            let mut checked = self.ask(&mut resolved, epoch, false, scope).await?;
             if checked.outcome != Outcome::Stale {
-                return Ok(resolved.decide(checked));
+                return Ok(resolved.decide(&mut checked));
             }
         }
     }
@@ -296,7 +294,9 @@ impl<S: Store> Inner<S> {
             .iter()
             .map(|event| {
                 let known = self.accounts.get(&event.customer);
-                let plan = self.plan(known.as_deref(), Some(&event.event_type));
+                let catalog = self.catalog.load();
+                let event_type = Some(event.event_type.as_str());
+                let plan = Arc::clone(Self::plan(known.as_deref(), &catalog, event_type));
                 (known, plan)
             })
             .collect();
@@ -404,9 +404,12 @@ impl<S: Store> Inner<S> {
                 let at = query.start.unwrap_or_else(|| self.now());
                 let window = self.window_of(known.as_deref(), rule.period, at);
                 let whole = (window.start(), window.end()) == (start, end);
-                let plan = self.plan(known.as_deref(), None);
-                let since = plan.lines.iter().find(|line| line.counter == rule.counter);
-                let since = since.and_then(|line| line.since);
+                let since = {
+                    let catalog = self.catalog.load();
+                    let plan = Self::plan(known.as_deref(), &catalog, None);
+                    let line = plan.lines.iter().find(|line| line.counter == rule.counter);
+                    line.and_then(|line| line.since)
+                };
                 let moved = known.as_deref().and_then(|known| known.since[rule.period.index()]);
                 let since = since.max(moved);
                 let complete = since.is_none_or(|since| window.start() > since);

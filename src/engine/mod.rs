@@ -14,6 +14,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -30,7 +31,7 @@ use crate::backend::{
 use crate::policy::catalog::{Catalog, Plan, PlanLine};
 use crate::policy::{
     Amount, BalanceState, Calendar, Crossing, CustomerId, Decision, EventId, Looked, NewBalance,
-    Timestamp, Usage, Window,
+    Timestamp, Usage, Verdict, Window,
 };
 use crate::store::{
     BalanceAsk, BalanceRef, CheckLine, CheckOperation, Checked, HoldKey, HoldTerms, Memory, Moment,
@@ -174,11 +175,30 @@ impl<S: Store> Backend for Engine<S> {
     type Finish = FinishFuture;
 
     fn check(&self, check: Check) -> Self::Check {
-        let state = match self.0.start(check) {
-            Ok((resolved, future)) => CheckState::Asked(Some(resolved), future),
-            Err(error) => CheckState::Failed(Some(error)),
+        let resolved = self.0.open().and_then(|epoch| Ok((epoch, self.0.validate(check)?)));
+        let (mut epoch, mut resolved) = match resolved {
+            Ok(resolved) => resolved,
+            Err(error) => return CheckFuture::answered(Err(error)),
         };
-        CheckFuture { engine: self.clone(), state }
+        loop {
+            let mut future = self.0.ask(&mut resolved, epoch, true, Scope::Matching);
+            let checked = match now(&mut future) {
+                Poll::Ready(Ok(checked)) => checked,
+                Poll::Ready(Err(error)) => return CheckFuture::answered(Err(error)),
+                Poll::Pending => {
+                    let (engine, resolved) = (self.clone(), Some(resolved));
+                    let sent = Box::new(Sent { engine, resolved, future });
+                    return CheckFuture(CheckState::Sent(sent));
+                }
+            };
+            if checked.outcome != Outcome::Stale {
+                return CheckFuture::answered(resolved.admit(checked));
+            }
+            epoch = match self.0.open() {
+                Ok(epoch) => epoch,
+                Err(closed) => return CheckFuture::answered(Err(closed)),
+            };
+        }
     }
 
     fn settle(&self, settlement: Settlement) -> Self::Finish {
@@ -236,40 +256,47 @@ struct Resolved {
     check: Check,
     id: EventId,
     customer: CustomerId,
-    plan: Arc<Plan>,
-    /// Which line of the plan each judged line is, whether its history is whole, and its window.
-    lines: SmallVec<[(u32, bool, Window); 6]>,
+    plan: Option<Arc<Plan>>,
+    /// The lines that apply, as yet to be judged.
+    lines: SmallVec<[Looked; 6]>,
     at: Timestamp,
 }
 
 impl Resolved {
     /// What the store's answer means.
-    fn decide(&self, checked: Checked) -> Decision {
-        let looked = checked.lines.iter().zip(&self.lines).map(|(judged, line)| Looked {
-            line: line.0,
-            complete: line.1,
-            window: line.2,
-            verdict: judged.verdict,
-            used: judged.used,
-            held: judged.held,
-        });
+    fn decide(&mut self, checked: &mut Checked) -> Decision {
+        for (line, judged) in self.lines.iter_mut().zip(&checked.lines) {
+            line.verdict = judged.verdict;
+            line.used = judged.used;
+            line.held = judged.held;
+        }
         let name = self.check.0.charge.as_ref().map(|charge| &charge.balance);
-        let balance = checked.balance.zip(name).map(|(judged, name)| BalanceState {
+        let balance = checked.balance.take().zip(name).map(|(judged, name)| BalanceState {
             name: name.clone(),
             balance: judged.balance,
             verdict: judged.verdict,
         });
-        let customer = self.customer.clone();
-        Decision::new(customer, Arc::clone(&self.plan), self.at, looked.collect(), balance)
+        let plan = self.plan.take().unwrap_or_default();
+        Decision::new(self.customer.clone(), plan, self.at, mem::take(&mut self.lines), balance)
     }
 
-    fn into_admission(self, checked: Checked) -> Admission {
-        let place = checked.place;
-        let decision = self.decide(checked);
-        let attempt = self.check.0.attempt;
-        let ticket = Ticket { id: self.id, customer: self.customer, place, attempt };
-        let hold = place.map(|_| Hold { ticket, ask: self.check, at: self.at });
-        Admission { decision, hold }
+    fn admit(mut self, mut checked: Checked) -> Result<Admission, Error> {
+        let conflict = |message| Err(Error::new(ErrorKind::Conflict, message));
+        match checked.outcome {
+            Outcome::Open => {
+                return conflict("a request with the same id is running; wait for its answer");
+            }
+            Outcome::Released => {
+                return conflict("the id was released before it was checked; use a new one");
+            }
+            _ => {}
+        }
+        let decision = self.decide(&mut checked);
+        let Self { check, id, customer, at, .. } = self;
+        let attempt = check.0.attempt;
+        let ticket = Ticket { id, customer, place: checked.place, attempt };
+        let hold = checked.place.map(|_| Hold { ticket, ask: check, at });
+        Ok(Admission { decision, hold })
     }
 }
 
@@ -298,11 +325,13 @@ impl<S: Store> Inner<S> {
     }
 
     #[inline]
-    fn plan(&self, known: Option<&Known>, event_type: Option<&str>) -> Arc<Plan> {
-        match known.and_then(|known| known.plans.as_deref()) {
-            Some(own) => Arc::clone(own.plan(event_type)),
-            None => Arc::clone(self.catalog.load().plans().plan(event_type)),
-        }
+    fn plan<'a>(
+        known: Option<&'a Known>,
+        catalog: &'a Catalog,
+        event_type: Option<&str>,
+    ) -> &'a Arc<Plan> {
+        let own = known.and_then(|known| known.plans.as_deref());
+        own.unwrap_or_else(|| catalog.plans()).plan(event_type)
     }
 
     #[inline]
@@ -311,12 +340,6 @@ impl<S: Store> Inner<S> {
             Some(known) => known.window(&self.windows, line.period, at),
             None => self.windows.window(line.period, at),
         }
-    }
-
-    /// Validates a check and sends its first operation.
-    fn start(&self, check: Check) -> Result<(Resolved, S::Check), Error> {
-        let epoch = self.open()?;
-        Ok(self.ask(self.validate(check)?, epoch, true, Scope::Matching))
     }
 
     /// The definitions to resolve a new request by, unless nothing new is taken.
@@ -364,33 +387,28 @@ impl<S: Store> Inner<S> {
             check,
             id,
             customer,
-            plan: Arc::default(),
+            plan: None,
             lines: SmallVec::new(),
             at: Timestamp::UNIX_EPOCH,
         })
     }
 
     /// Resolves a check by the definitions of now and sends it to the store.
-    fn ask(
-        &self,
-        mut resolved: Resolved,
-        epoch: u64,
-        hold: bool,
-        scope: Scope,
-    ) -> (Resolved, S::Check) {
+    fn ask(&self, resolved: &mut Resolved, epoch: u64, hold: bool, scope: Scope) -> S::Check {
         let now = self.moment();
         let ask = &*resolved.check.0;
         let known = self.accounts.get(&resolved.customer);
         let known = known.as_deref();
-        resolved.plan = self.plan(known, ask.event_type.as_deref());
+        let catalog = self.catalog.load();
+        let plan = Self::plan(known, &catalog, ask.event_type.as_deref());
         resolved.at = now.wall;
         resolved.lines.clear();
         let expected = &ask.expected;
         let asked: SmallVec<[Option<Amount>; 4]> =
-            resolved.plan.fields.iter().map(|field| expected.values().get(field)).collect();
+            plan.fields.iter().map(|field| expected.values().get(field)).collect();
         let mut lines: SmallVec<[CheckLine; 6]> = SmallVec::new();
         let mut last = None;
-        for (index, line) in resolved.plan.lines.iter().enumerate() {
+        for (index, line) in plan.lines.iter().enumerate() {
             let applies = scope == Scope::All || expected.dimensions().contain(&line.filters);
             if line.limit.is_none() || !applies {
                 continue;
@@ -407,14 +425,22 @@ impl<S: Store> Inner<S> {
                 window,
             });
             last = Some(line.counter);
-            resolved.lines.push((index as u32, complete, window));
+            resolved.lines.push(Looked {
+                line: index as u32,
+                verdict: Verdict::Within,
+                complete,
+                used: Amount::ZERO,
+                held: Amount::ZERO,
+                window,
+            });
         }
+        resolved.plan = Some(Arc::clone(plan));
         let balance = ask.charge.as_ref().map(|charge| {
             let asked = if expected.is_empty() { None } else { charge.price(expected) };
             BalanceAsk { balance: self.balance(&charge.balance), asked }
         });
         let terms = HoldTerms { lifetime: ask.lifetime, remember: ask.given };
-        let future = self.store.check(&CheckOperation {
+        self.store.check(&CheckOperation {
             epoch,
             now,
             id: &resolved.id,
@@ -423,8 +449,7 @@ impl<S: Store> Inner<S> {
             lines: &lines,
             balance,
             hold: hold.then_some(terms),
-        });
-        (resolved, future)
+        })
     }
 
     /// Sends a settlement, resolved by the definitions of now.
@@ -441,8 +466,9 @@ impl<S: Store> Inner<S> {
         let epoch = self.epoch.load(Ordering::Acquire);
         let known = self.accounts.get(customer);
         let known = known.as_deref();
-        let plan = self.plan(known, Some(event_type));
-        let lines = self.settle_lines(known, &plan, &settlement.usage, hold.at);
+        let catalog = self.catalog.load();
+        let plan = Self::plan(known, &catalog, Some(event_type));
+        let lines = self.settle_lines(known, plan, &settlement.usage, hold.at);
         self.store.settle(SettleOperation {
             epoch,
             now: self.moment(),
@@ -517,7 +543,8 @@ impl<S: Store> Inner<S> {
     fn alert(&self, customer: &CustomerId, event_type: &str, at: Timestamp, settled: &Settled) {
         let Some(on_alert) = &self.on_alert else { return };
         let known = self.accounts.get(customer);
-        let plan = self.plan(known.as_deref(), Some(event_type));
+        let catalog = self.catalog.load();
+        let plan = Self::plan(known.as_deref(), &catalog, Some(event_type));
         for (limit, percent, used) in &settled.alerts {
             let Some(line) = plan.lines.iter().find(|line| line.id() == &**limit) else { continue };
             let crossing = Crossing {
@@ -560,14 +587,24 @@ impl From<SettleOutcome> for Error {
 }
 
 /// The answer of an [`Engine`] to a check.
-pub struct CheckFuture<S: Store> {
-    engine: Engine<S>,
-    state: CheckState<S::Check>,
+pub struct CheckFuture<S: Store>(CheckState<S>);
+
+enum CheckState<S: Store> {
+    Answered(Option<Result<Admission, Error>>),
+    Sent(Box<Sent<S>>),
 }
 
-enum CheckState<F> {
-    Asked(Option<Resolved>, F),
-    Failed(Option<Error>),
+/// A check that its store did not answer at once.
+struct Sent<S: Store> {
+    engine: Engine<S>,
+    resolved: Option<Resolved>,
+    future: S::Check,
+}
+
+impl<S: Store> CheckFuture<S> {
+    fn answered(answer: Result<Admission, Error>) -> Self {
+        Self(CheckState::Answered(Some(answer)))
+    }
 }
 
 impl<S: Store> fmt::Debug for CheckFuture<S> {
@@ -580,44 +617,21 @@ impl<S: Store> Future for CheckFuture<S> {
     type Output = Result<Admission, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { engine, state } = self.get_mut();
-        loop {
-            let (resolved, future) = match state {
-                CheckState::Asked(resolved, future) => (resolved, future),
-                CheckState::Failed(error) => {
-                    let error = error.take().expect("CheckFuture polled after completion");
-                    return Poll::Ready(Err(error));
-                }
-            };
-            let checked = match ready!(Pin::new(future).poll(cx)) {
-                Ok(checked) => checked,
-                Err(error) => {
-                    *resolved = None;
-                    return Poll::Ready(Err(error));
-                }
-            };
-            let resolved = resolved.take().expect("CheckFuture polled after completion");
-            match checked.outcome {
-                Outcome::Stale => {
-                    let epoch = match engine.0.open() {
-                        Ok(epoch) => epoch,
-                        Err(closed) => return Poll::Ready(Err(closed)),
-                    };
-                    let (resolved, future) = engine.0.ask(resolved, epoch, true, Scope::Matching);
-                    *state = CheckState::Asked(Some(resolved), future);
-                }
-                Outcome::Open => {
-                    let message = "a request with the same id is running; wait for its answer";
-                    return Poll::Ready(Err(Error::new(ErrorKind::Conflict, message)));
-                }
-                Outcome::Released => {
-                    let message = "the id was released before it was checked; use a new one";
-                    return Poll::Ready(Err(Error::new(ErrorKind::Conflict, message)));
-                }
-                Outcome::Allowed | Outcome::Refused | Outcome::Finished => {
-                    return Poll::Ready(Ok(resolved.into_admission(checked)));
-                }
+        let sent = match &mut self.get_mut().0 {
+            CheckState::Answered(answer) => {
+                return Poll::Ready(answer.take().expect("CheckFuture polled after completion"));
             }
+            CheckState::Sent(sent) => sent,
+        };
+        loop {
+            let checked = ready!(Pin::new(&mut sent.future).poll(cx))?;
+            let mut resolved = sent.resolved.take().expect("CheckFuture polled after completion");
+            if checked.outcome != Outcome::Stale {
+                return Poll::Ready(resolved.admit(checked));
+            }
+            let epoch = sent.engine.0.open()?;
+            sent.future = sent.engine.0.ask(&mut resolved, epoch, true, Scope::Matching);
+            sent.resolved = Some(resolved);
         }
     }
 }

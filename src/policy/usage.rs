@@ -98,6 +98,27 @@ impl Usage {
         }
     }
 
+    /// The same, with the dimensions of `earlier` that it does not set itself.
+    pub(crate) fn with_dimensions_of(self, earlier: &Self) -> Self {
+        if earlier.dimensions.is_empty() {
+            return self;
+        }
+        let mut usage = Self { dimensions: earlier.dimensions.clone(), ..Self::default() };
+        usage.merge(self);
+        usage
+    }
+
+    /// What both say; `later` wins where both speak.
+    pub(crate) fn joined(earlier: Option<Self>, later: Option<Self>) -> Option<Self> {
+        match (earlier, later) {
+            (Some(mut earlier), Some(later)) => {
+                earlier.merge(later);
+                Some(earlier)
+            }
+            (earlier, later) => earlier.or(later),
+        }
+    }
+
     /// Whether it can be expected of a request: every amount is a number, and none is below zero.
     pub(crate) fn is_estimate(&self) -> bool {
         self.is_countable() && !self.values.iter().any(|(_, amount)| amount.is_negative())

@@ -35,6 +35,7 @@
 use http::HeaderMap;
 use http::response::Parts;
 
+use crate::hook;
 use crate::policy::Usage;
 
 #[cfg(feature = "llm")]
@@ -153,6 +154,17 @@ pub struct Reported(());
 impl Measure for Reported {
     fn measure(&self, _: &Parts) -> Measured {
         Measured::Reported
+    }
+}
+
+impl Measured {
+    /// What was used, where the response ends with its head.
+    pub(crate) fn at_head(self) -> Option<Usage> {
+        match self {
+            Self::Usage(usage) => Some(usage),
+            Self::Body(mut watch) => hook::call(|| watch.end()).flatten(),
+            Self::Missing | Self::Reported => None,
+        }
     }
 }
 

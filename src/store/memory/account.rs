@@ -81,6 +81,29 @@ pub(super) struct Open {
     pub(super) live: usize,
 }
 
+/// Open books that nobody uses, so that a request does not allocate one.
+#[derive(Debug, Default)]
+#[expect(clippy::vec_box, reason = "a book is moved by its box")]
+pub(super) struct Spare(Vec<Box<Open>>);
+
+impl Spare {
+    const MOST: usize = 16;
+
+    fn take(&mut self) -> Box<Open> {
+        self.0.pop().unwrap_or_default()
+    }
+
+    /// Takes back a book without holds. One that grew large is let go.
+    fn put(&mut self, mut open: Box<Open>) {
+        if self.0.len() < Self::MOST && !open.holds.spilled() && !open.held.spilled() {
+            open.held.clear();
+            open.holds.clear();
+            open.free.clear();
+            self.0.push(open);
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Hold {
     pub(super) id: EventId,
@@ -125,16 +148,19 @@ pub(super) fn minute(end: Timestamp) -> i32 {
     if end == Timestamp::MAX {
         return FOREVER;
     }
-    const MINUTE: i64 = 60_000_000_000;
-    let (whole, rest) = (end.as_nanos().div_euclid(MINUTE), end.as_nanos().rem_euclid(MINUTE));
-    (whole + i64::from(rest != 0)) as i32
+    match u64::try_from(end.as_nanos()) {
+        Ok(nanos) => nanos.div_ceil(MINUTE as u64) as i32,
+        Err(_) => (end.as_nanos() / MINUTE) as i32,
+    }
 }
 
 /// The minute that has begun by now: windows named by it or an earlier one have ended.
 #[inline]
 pub(super) fn minute_now(now: Timestamp) -> i32 {
-    (now.as_nanos().div_euclid(60_000_000_000)) as i32
+    now.as_nanos().div_euclid(MINUTE) as i32
 }
+
+const MINUTE: i64 = 60_000_000_000;
 
 impl Account {
     pub(super) fn new(id: CustomerId) -> Self {
@@ -206,14 +232,15 @@ impl Account {
         &mut ahead[place]
     }
 
-    /// Takes a hold out, if it is open under that id, and is just the one at `spot` if that is known.
-    pub(super) fn take_hold(
+    /// Ends a hold, if it is open under that id, and is just the one at `spot` if that is known.
+    /// Answers whether its id is to be remembered.
+    pub(super) fn end_hold(
         &mut self,
         id: &EventId,
         spot: Option<Spot>,
         attempt: Option<u64>,
-    ) -> Option<Hold> {
-        let open = self.open.as_mut()?;
+    ) -> Option<bool> {
+        let open = self.open.as_deref_mut()?;
         let is = |hold: &Option<Hold>| {
             hold.as_ref().is_some_and(|hold| {
                 hold.id == *id
@@ -225,19 +252,22 @@ impl Account {
             Some(at) if open.holds.get(at).is_some_and(is) => at,
             _ => open.holds.iter().position(is)?,
         };
-        let hold = open.holds[at].take()?;
-        open.free.push(at as u32);
+        let ended = &mut open.holds[at];
+        let hold = ended.as_ref()?;
         for (place, amount) in &hold.lines {
             let held = &mut open.held[*place as usize];
             *held = held.saturating_sub(*amount);
         }
+        let remember = hold.remember;
+        *ended = None;
+        open.free.push(at as u32);
         open.live -= 1;
-        Some(hold)
+        Some(remember)
     }
 
     /// Opens a hold and says where it is.
-    pub(super) fn put_hold(&mut self, hold: Hold) -> usize {
-        let open = self.open.get_or_insert_default();
+    pub(super) fn put_hold(&mut self, hold: Hold, spare: &mut Spare) -> usize {
+        let open = self.open.get_or_insert_with(|| spare.take());
         open.held.resize(self.cells.len(), Amount::ZERO);
         for (place, amount) in &hold.lines {
             let held = &mut open.held[*place as usize];
@@ -258,7 +288,7 @@ impl Account {
 
     /// Drops what no running request needs: the open book, cells that were only held on, windows
     /// that have ended.
-    pub(super) fn tidy(&mut self, now: i32) {
+    pub(super) fn tidy(&mut self, now: i32, spare: &mut Spare) {
         if let Some(rare) = &mut self.rare {
             rare.ahead.retain(|cell| cell.end > now);
             rare.alerts.retain(|(_, end, _)| *end > now);
@@ -266,14 +296,19 @@ impl Account {
                 self.rare = None;
             }
         }
-        match &self.open {
+        if self.open.as_ref().is_some_and(|open| open.live > 0) {
             // Holds know their cells by place.
-            Some(open) if open.live > 0 => return,
-            _ => self.open = None,
+            return;
         }
-        self.cells.retain(|cell| !cell.tag.is_untouched() && cell.end > now);
-        if self.cells.is_empty() {
-            self.cells = Vec::new();
+        if let Some(open) = self.open.take() {
+            spare.put(open);
+        }
+        let is_needed = |cell: &Cell| !cell.tag.is_untouched() && cell.end > now;
+        if !self.cells.iter().all(is_needed) {
+            self.cells.retain(is_needed);
+            if self.cells.is_empty() {
+                self.cells = Vec::new();
+            }
         }
     }
 

@@ -139,7 +139,7 @@ impl Memory {
         let hash = hash(customer);
         let around = self.around(hash);
         let mut shard = locked(self.shard(hash));
-        if read_balance(shard.known(customer, around), numbered).is_some() {
+        if read_balance(shard.known(customer, around), numbered, 0).is_some() {
             return Err(Error::new(
                 ErrorKind::Conflict,
                 format!("the customer has a balance {:?} already", terms.name),
@@ -147,7 +147,7 @@ impl Memory {
         }
         let account = shard.account(customer, around).ok_or_else(full)?;
         open_balance(account, numbered.number, terms, minute_now(at));
-        read_balance(Some(account), numbered).ok_or_else(|| no_balance(&terms.name))
+        read_balance(Some(account), numbered, 0).ok_or_else(|| no_balance(&terms.name))
     }
 
     fn change(
@@ -162,7 +162,7 @@ impl Memory {
         let mut shard = locked(self.shard(hash));
         shard.expire(change.now, around);
         let balance =
-            read_balance(shard.known(change.customer, around), numbered).ok_or_else(missing)?;
+            read_balance(shard.known(change.customer, around), numbered, 0).ok_or_else(missing)?;
         let reference = change
             .reference
             .filter(|_| kind == TransactionKind::Credit)
@@ -363,7 +363,7 @@ impl Store for Memory {
             .filter_map(|(name, number)| {
                 let default = defaults.iter().find(|default| default.name == *name);
                 let balance = BalanceRef { name, default };
-                read_balance(account, Numbered { number: *number, balance })
+                read_balance(account, Numbered { number: *number, balance }, 0)
             })
             .collect();
         balances.sort_by(|one, other| one.name.cmp(&other.name));
@@ -377,9 +377,9 @@ impl Store for Memory {
     ) -> BoxFuture<'a, Result<Vec<Transaction>, Error>> {
         let hash = hash(customer);
         let shard = locked(self.shard(hash));
-        let current = self
-            .numbered(balance)
-            .and_then(|numbered| read_balance(shard.known(customer, self.around(hash)), numbered));
+        let current = self.numbered(balance).and_then(|numbered| {
+            read_balance(shard.known(customer, self.around(hash)), numbered, 0)
+        });
         let transactions = current
             .map(|current| {
                 locked(&self.journal).transactions(customer, balance.name, current.current)

@@ -10,7 +10,9 @@ use compact_str::CompactString;
 use foldhash::HashSet;
 use smallvec::SmallVec;
 
-use super::account::{Account, FOREVER, Hold, Spot, Tag, Terms, is_ahead, minute, minute_now};
+use super::account::{
+    Account, FOREVER, Hold, Spare, Spot, Tag, Terms, is_ahead, minute, minute_now,
+};
 use super::customers::Customers;
 use super::ids::{Fate, HORIZON, Ids, LATE};
 use super::journal::Journal;
@@ -35,6 +37,7 @@ pub(super) struct Shard {
     expiring: BinaryHeap<Reverse<(Duration, u32, EventId)>>,
     /// Numbers holds.
     serial: u16,
+    spare: Spare,
     /// References that were credited, for ever.
     pub(super) references: HashSet<(CustomerId, u32, Box<str>)>,
     /// Where the walk that drops ended windows stands, and the next minute at which one is due.
@@ -66,6 +69,13 @@ pub(super) struct Numbered<'a> {
     pub(super) balance: BalanceRef<'a>,
 }
 
+impl Numbered<'_> {
+    fn name(&self) -> CompactString {
+        let default = self.balance.default.map(|terms| terms.name.clone());
+        default.unwrap_or_else(|| CompactString::new(self.balance.name))
+    }
+}
+
 impl Default for Shard {
     fn default() -> Self {
         Self {
@@ -75,6 +85,7 @@ impl Default for Shard {
             expired: Ids::for_time(LATE),
             expiring: BinaryHeap::new(),
             serial: 0,
+            spare: Spare::default(),
             references: HashSet::default(),
             walk: Walk { slot: 0, due: FOREVER, next: FOREVER },
         }
@@ -95,7 +106,8 @@ impl Shard {
             return Some(checked);
         }
         self.expire(operation.now, around);
-        self.walk(operation.now, around);
+        let now = minute_now(operation.now.wall);
+        self.walk(now, around);
         let slot = self.customers.find(around.hash, operation.customer);
         if let Some(outcome) = self.met_before(operation, slot) {
             checked.outcome = outcome;
@@ -104,16 +116,19 @@ impl Shard {
 
         let account = slot.and_then(|slot| self.customers.get(slot));
         checked.outcome = Outcome::Allowed;
+        let mut places: SmallVec<[Option<usize>; 6]> = SmallVec::new();
         let mut hint = 0;
         for line in operation.lines {
-            let judged = judge(account, line, &mut hint);
+            let (judged, place) = judge(account, line, hint);
             if judged.verdict.refuses() {
                 checked.outcome = Outcome::Refused;
             }
             checked.lines.push(judged);
+            places.push(place);
+            hint = place.map_or(hint, |place| place + 1);
         }
         if let Some(ask) = operation.balance {
-            let balance = numbered.and_then(|numbered| read_balance(account, numbered));
+            let balance = numbered.and_then(|numbered| read_balance(account, numbered, hint));
             let verdict = balance.as_ref().map_or(Verdict::Exceeded, |balance| {
                 let above = balance.current.saturating_sub(balance.minimum);
                 judge_balance(above, balance.held, ask.asked)
@@ -144,13 +159,12 @@ impl Shard {
                 .map(|lifetime| operation.now.monotonic.saturating_add(lifetime)),
             remember: terms.remember,
         };
-        let now = minute_now(operation.now.wall);
         if account.cells.is_empty() {
             let balance = usize::from(operation.balance.is_some());
             account.cells.reserve_exact(operation.lines.len() + balance);
         }
         let mut hint = 0;
-        for (line, judged) in operation.lines.iter().zip(&mut checked.lines) {
+        for ((line, judged), place) in operation.lines.iter().zip(&mut checked.lines).zip(places) {
             let amount = line.holds();
             if amount == Amount::ZERO {
                 continue;
@@ -159,8 +173,10 @@ impl Shard {
             if line.shares {
                 continue;
             }
-            let place =
-                account.claim(Tag::counter(line.counter), minute(line.window.end()), now, 0, hint);
+            let place = place.unwrap_or_else(|| {
+                let end = minute(line.window.end());
+                account.claim(Tag::counter(line.counter), end, now, 0, hint)
+            });
             hint = place + 1;
             hold.lines.push((place as u32, amount));
         }
@@ -175,7 +191,7 @@ impl Shard {
             hold.lines.push((place as u32, asked));
         }
         let expires = hold.expires;
-        let at = account.put_hold(hold);
+        let at = account.put_hold(hold, &mut self.spare);
         if let Some(expires) = expires {
             self.expiring.push(Reverse((expires, slot, operation.id.clone())));
         }
@@ -218,11 +234,15 @@ impl Shard {
         };
         let now = minute_now(operation.now.wall);
         let mut hint = 0;
+        let mut first_end = FOREVER;
         // The counter's value, if the event moved it: for the lines that share it, too.
         let mut after = None;
         for line in operation.lines {
             if !line.shares {
-                let counted = count(account, line, operation.at, operation.now.wall, &mut hint);
+                let end = minute(line.window.end());
+                first_end = first_end.min(end);
+                let counted =
+                    count(account, line, end, operation.at, operation.now.wall, &mut hint);
                 settled.saturated |= counted.is_some_and(|(_, saturated)| saturated);
                 after = counted.map(|(value, _)| value);
             }
@@ -232,9 +252,12 @@ impl Shard {
         }
         let mut transaction = None;
         if let Some((numbered, amount)) = charge {
-            let fresh = read_balance(Some(account), numbered).map(|balance| balance.current);
-            let fresh = fresh.unwrap_or(Amount::ZERO).as_millionths();
-            let place = account.claim(Tag::balance(numbered.number), FOREVER, now, fresh, hint);
+            let tag = Tag::balance(numbered.number);
+            let place = account.place(tag, FOREVER, hint).unwrap_or_else(|| {
+                let untouched = read_balance(Some(account), numbered, hint);
+                let fresh = untouched.map_or(Amount::ZERO, |balance| balance.current);
+                account.claim(tag, FOREVER, now, fresh.as_millionths(), hint)
+            });
             let cell = &mut account.cells[place];
             cell.tag = cell.tag.touched();
             let before = Amount::from_millionths(cell.value);
@@ -244,7 +267,7 @@ impl Shard {
             transaction = Some(Transaction {
                 id: operation.id.clone(),
                 customer: operation.customer.clone(),
-                balance: CompactString::new(numbered.balance.name),
+                balance: numbered.name(),
                 kind: TransactionKind::Debit,
                 amount,
                 balance_after: left,
@@ -254,14 +277,13 @@ impl Shard {
                 sequence: 0,
             });
         }
-        let first_end = account.first_end_hint(operation.lines);
-        account.tidy(now);
+        account.tidy(now, &mut self.spare);
         if account.is_empty() {
             self.dismiss(slot, around);
         }
         self.expect(first_end);
         // Books that only record have to drop what ended, too.
-        self.walk(operation.now, around);
+        self.walk(now, around);
         let mut journal = locked(around.journal);
         journal.record(RecordedEvent {
             id: operation.id.clone(),
@@ -297,13 +319,14 @@ impl Shard {
         around: Around<'_>,
     ) {
         if let Some(account) = self.account(&event.customer, around) {
-            count(account, line, event.at, now.wall, &mut 0);
-            self.expect(minute(line.window.end()));
+            let end = minute(line.window.end());
+            count(account, line, end, event.at, now.wall, &mut 0);
+            self.expect(end);
         }
     }
 
     pub(super) fn release(&mut self, key: HoldKey<'_>, now: Moment, around: Around<'_>) {
-        match self.take_hold(key.customer, key.id, key.place, key.attempt, around) {
+        match self.end_hold(key.customer, key.id, key.place, key.attempt, around) {
             Some((slot, _)) => self.close(slot, now, around),
             // It had a hold, which has ended already.
             _ if key.place.is_some() || self.expired.take(key.customer, key.id) => {}
@@ -385,23 +408,23 @@ impl Shard {
         is_open.then_some(Outcome::Open)
     }
 
-    /// Takes a hold out, and says where its customer is.
+    /// Ends a hold. Says where its customer is, and whether the id is to be remembered.
     #[inline]
-    fn take_hold(
+    fn end_hold(
         &mut self,
         customer: &CustomerId,
         id: &EventId,
         place: Option<Place>,
         attempt: Option<u64>,
         around: Around<'_>,
-    ) -> Option<(u32, Hold)> {
+    ) -> Option<(u32, bool)> {
         let (slot, spot) = match place {
             Some(place) => (slot_of(place), Some(spot_of(place))),
             None => (self.customers.find(around.hash, customer)?, None),
         };
         // Where a hold was that has expired, another customer may be by now, with the same id.
         let account = self.customers.get_mut(slot).filter(|account| account.id == *customer)?;
-        Some((slot, account.take_hold(id, spot, attempt)?))
+        Some((slot, account.end_hold(id, spot, attempt)?))
     }
 
     /// Decides whether a settlement counts, and takes its hold. Says where its customer is, and
@@ -414,18 +437,18 @@ impl Shard {
         let (customer, id) = (operation.customer, operation.id);
         let hold = match operation.origin {
             Origin::Fresh | Origin::Given => None,
-            Origin::Held(place) => self.take_hold(customer, id, place, None, around),
-            Origin::Unsure(attempt) => self.take_hold(customer, id, None, Some(attempt), around),
+            Origin::Held(place) => self.end_hold(customer, id, place, None, around),
+            Origin::Unsure(attempt) => self.end_hold(customer, id, None, Some(attempt), around),
         };
-        if let Some((slot, hold)) = hold {
+        if let Some((slot, remember)) = hold {
             // Of an id that a caller gave, an earlier attempt may have been settled after its own
             // hold had expired.
-            if hold.remember && self.finished.fate(customer, id) == Some(Fate::Finished) {
+            if remember && self.finished.fate(customer, id) == Some(Fate::Finished) {
                 self.close(slot, operation.now, around);
                 return Err(SettleOutcome::Repeat);
             }
             let unsure = matches!(operation.origin, Origin::Unsure(_));
-            return Ok((slot, hold.remember || unsure));
+            return Ok((slot, remember || unsure));
         }
         let finished = || self.finished.fate(customer, id) == Some(Fate::Finished);
         match operation.origin {
@@ -470,7 +493,7 @@ impl Shard {
 
     fn close(&mut self, slot: u32, now: Moment, around: Around<'_>) {
         let Some(account) = self.customers.get_mut(slot) else { return };
-        account.tidy(minute_now(now.wall));
+        account.tidy(minute_now(now.wall), &mut self.spare);
         if account.is_empty() {
             self.dismiss(slot, around);
         }
@@ -488,7 +511,7 @@ impl Shard {
                 let hold = open.holds.iter().flatten().find(|hold| hold.id == id);
                 hold.is_some_and(|hold| hold.expires.is_some_and(|expires| expires <= due))
             });
-            if still_due && account.take_hold(&id, None, None).is_some() {
+            if still_due && account.end_hold(&id, None, None).is_some() {
                 let customer = account.id.clone();
                 self.expired.remember(&customer, &id, Fate::Released(0), None, now);
                 let hash = super::hash_in_shard(&customer);
@@ -499,8 +522,7 @@ impl Shard {
 
     /// Drops ended windows of a few customers, once some are due.
     #[inline]
-    fn walk(&mut self, now: Moment, around: Around<'_>) {
-        let now = minute_now(now.wall);
+    fn walk(&mut self, now: i32, around: Around<'_>) {
         if now >= self.walk.due {
             self.walk_on(now, around);
         }
@@ -531,7 +553,7 @@ impl Shard {
 
     fn tidy(&mut self, slot: u32, now: i32, around: Around<'_>) -> i32 {
         let Some(account) = self.customers.get_mut(slot) else { return FOREVER };
-        account.tidy(now);
+        account.tidy(now, &mut self.spare);
         if account.is_empty() {
             let hash = super::hash_in_shard(&account.id);
             self.dismiss(slot, Around { hash, ..around });
@@ -541,23 +563,23 @@ impl Shard {
     }
 }
 
-fn judge(account: Option<&Account>, line: &CheckLine, hint: &mut usize) -> JudgedLine {
+/// Judges one limit, and says where its counter is.
+#[inline]
+fn judge(account: Option<&Account>, line: &CheckLine, hint: usize) -> (JudgedLine, Option<usize>) {
     let tag = Tag::counter(line.counter);
     let end = minute(line.window.end());
-    let place = account.and_then(|account| account.place(tag, end, *hint));
+    // A line that shares the counter of the one before finds it just before the hint.
+    let hint = hint.saturating_sub(usize::from(line.shares));
+    let place = account.and_then(|account| account.place(tag, end, hint));
     let (used, held) = match (account, place) {
         (Some(account), Some(place)) => {
-            *hint = place + usize::from(!line.shares);
             (Amount::from_millionths(account.cells[place].value), account.held(place))
         }
         (Some(account), None) => (account.value(tag, end).unwrap_or(Amount::ZERO), Amount::ZERO),
         (None, _) => (Amount::ZERO, Amount::ZERO),
     };
-    JudgedLine {
-        verdict: judge_limit(line.aggregation, line.cap, used, held, line.asked),
-        used,
-        held,
-    }
+    let verdict = judge_limit(line.aggregation, line.cap, used, held, line.asked);
+    (JudgedLine { verdict, used, held }, place)
 }
 
 /// Moves one counter. Answers its value, and whether it did not fit; `None` for a window that has
@@ -565,13 +587,13 @@ fn judge(account: Option<&Account>, line: &CheckLine, hint: &mut usize) -> Judge
 fn count(
     account: &mut Account,
     line: &SettleLine<'_>,
+    end: i32,
     at: Timestamp,
     wall: Timestamp,
     hint: &mut usize,
 ) -> Option<(Amount, bool)> {
     let now = minute_now(wall);
     let tag = Tag::counter(line.counter);
-    let end = minute(line.window.end());
     if is_ahead(&line.window, wall) {
         if line.aggregation == Aggregation::Latest {
             let time = account.claim_ahead(tag.time(), end);
@@ -624,13 +646,6 @@ impl super::account::Cell {
     }
 }
 
-impl Account {
-    /// When the first window that these lines touch ends.
-    fn first_end_hint(&self, lines: &[SettleLine<'_>]) -> i32 {
-        lines.iter().map(|line| minute(line.window.end())).min().unwrap_or(FOREVER)
-    }
-}
-
 fn alert(account: &mut Account, line: &SettleLine<'_>, used: Amount, settled: &mut Settled) {
     if line.alerts.first().is_none_or(|(_, due)| used < *due) {
         return;
@@ -652,32 +667,30 @@ fn alert(account: &mut Account, line: &SettleLine<'_>, used: Amount, settled: &m
 }
 
 /// A customer's balance: as kept, or the default that was never touched.
-pub(super) fn read_balance(account: Option<&Account>, numbered: Numbered<'_>) -> Option<Balance> {
+pub(super) fn read_balance(
+    account: Option<&Account>,
+    numbered: Numbered<'_>,
+    hint: usize,
+) -> Option<Balance> {
     let tag = Tag::balance(numbered.number);
     let terms = account.and_then(|account| terms(account, numbered.number));
     let (unit, minimum, initial) = match (terms, numbered.balance.default) {
-        (Some(terms), _) => (terms.unit.as_str(), terms.minimum, Amount::ZERO),
+        (Some(terms), _) => (&terms.unit, terms.minimum, Amount::ZERO),
         (None, Some(default)) => (
-            default.unit.as_str(),
+            &default.unit,
             default.minimum.unwrap_or(Amount::ZERO),
             default.initial.unwrap_or(Amount::ZERO),
         ),
         (None, None) => return None,
     };
-    let place = account.and_then(|account| account.place(tag, FOREVER, usize::MAX));
+    let place = account.and_then(|account| account.place(tag, FOREVER, hint));
     let (current, held) = match (account, place) {
         (Some(account), Some(place)) => {
             (Amount::from_millionths(account.cells[place].value), account.held(place))
         }
         _ => (initial, Amount::ZERO),
     };
-    Some(Balance {
-        name: CompactString::new(numbered.balance.name),
-        unit: CompactString::new(unit),
-        current,
-        minimum,
-        held,
-    })
+    Some(Balance { name: numbered.name(), unit: unit.clone(), current, minimum, held })
 }
 
 fn terms(account: &Account, number: u32) -> Option<&Terms> {
