@@ -388,7 +388,7 @@ mod tests {
                 "type": "https://iana.org/assignments/http-problem-types#quota-exceeded",
                 "title": "Request cannot be satisfied as assigned quota has been exceeded",
                 "status": 429,
-                "detail": "The limit \"Daily \\\"tokens\\\"\" of 100.5 is reached. \
+                "detail": "The limit \"Daily \\\"tokens\\\"\" of 100.5 has no room for this request. \
                            Please try again in 40s.",
                 "reason": "limit_exceeded",
                 "violated-policies": ["daily"],
@@ -509,7 +509,7 @@ mod tests {
         assert_eq!(
             body,
             json!({"error": {
-                "message": "The limit \"daily\" of 100 is reached. Please try again in 40s.",
+                "message": "The limit \"daily\" of 100 has no room for this request. Please try again in 40s.",
                 "type": "tokens", "param": null, "code": "rate_limit_exceeded",
             }})
         );
@@ -539,7 +539,7 @@ mod tests {
             json!({"type": "error", "error": {
                 "type": "rate_limit_error",
                 "message":
-                    "The limit \"monthly\" of 100 is reached. Please try again in 2505640s.",
+                    "The limit \"monthly\" of 100 has no room for this request. Please try again in 2505640s.",
             }})
         );
         let (status, _, body) = answer(&short(0), DenialStyle::Anthropic);

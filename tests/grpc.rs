@@ -606,7 +606,7 @@ mod refusals {
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert_eq!(
             status.message(),
-            "The limit \"Daily tokens\" of 100 is reached. Please try again in 30s."
+            "The limit \"Daily tokens\" of 100 has no room for this request. Please try again in 30s."
         );
         assert_eq!(reason(&status), "QUOTA_EXCEEDED");
         assert_eq!(waits(&status), (Some(30), Some("30000")));
@@ -642,7 +642,8 @@ mod refusals {
         spend(&books, 1).await;
         let mut client = serve(metered(&books).estimate(|_| tokens(1))).await;
         let status = client.complete(prompt("hello", 1)).await.unwrap_err();
-        let expected = "The limit \"Tägliche 100 % \u{1F600}\\n\" of 1 is reached.";
+        let expected =
+            "The limit \"Tägliche 100 % \u{1F600}\\n\" of 1 has no room for this request.";
         assert!(status.message().starts_with(expected), "{}", status.message());
     }
 

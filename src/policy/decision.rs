@@ -242,10 +242,15 @@ impl fmt::Display for Denial {
                 )
             }
             (_, Some(limit)) => {
-                write!(f, "the limit {:?} of {} is reached", limit.name(), limit.limit())
+                write!(
+                    f,
+                    "the limit {:?} of {} has no room for this request",
+                    limit.name(),
+                    limit.limit()
+                )
             }
             (DenialKind::TooLarge | DenialKind::LimitExceeded, None) => {
-                f.write_str("a usage limit is reached")
+                f.write_str("a usage limit has no room for this request")
             }
             (DenialKind::BalanceShort, _) => f.write_str("the prepaid balance is too low"),
             (DenialKind::NoBalance, _) => f.write_str("there is no such prepaid balance"),

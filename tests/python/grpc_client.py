@@ -69,7 +69,7 @@ def test_unary(complete):
         lambda: complete(("Say hello", 1), metadata=as_customer("py_unary"))
     )
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, error
-    assert error.details().startswith('The limit "Daily token limit" of 100 is reached.'), error
+    assert error.details().startswith('The limit "Daily token limit" of 100 has no room for this request.'), error
     (violation,) = details["QuotaFailure"]["violations"]
     assert violation == {
         "subject": "customer:py_unary",
