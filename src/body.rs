@@ -17,7 +17,7 @@ use crate::classify::Classification;
 use crate::guard::Guard;
 use crate::layer::Disconnect;
 use crate::policy::Usage;
-use crate::usage::{Measured, Watch};
+use crate::usage::{self, Measured, Watch};
 use crate::{hook, observe};
 
 pin_project! {
@@ -263,10 +263,13 @@ impl<B: Backend> Meter<B> {
         if !self.guard.is_open() {
             return self.settled.take();
         }
-        let measured = match self.watch.take() {
-            Some(mut watch) => hook::call(|| watch.end()).flatten(),
-            None => self.known.take(),
+        let (measured, failed) = match self.watch.take() {
+            Some(watch) => usage::end(watch),
+            None => (self.known.take(), false),
         };
+        if failed {
+            self.classification = Classification::Failure;
+        }
         self.guard.end(self.classification, trailers, measured).and_then(unless_done)
     }
 
@@ -308,6 +311,11 @@ impl<B: Backend> Drop for Meter<B> {
         }
         if std::thread::panicking() {
             // The body itself panicked, or something around it: no client has left.
+            return self.fail();
+        }
+        if let Some(watch) = &self.watch
+            && hook::call(|| watch.has_failed()) == Some(true)
+        {
             return self.fail();
         }
         let seen = self.watch.as_mut().and_then(|watch| hook::call(|| watch.seen()));

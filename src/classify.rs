@@ -18,18 +18,18 @@ pub enum Classification {
 
 /// The default: 2xx and 101 are a success, and a gRPC call is one if its `grpc-status` is 0,
 /// whatever the HTTP status says.
+///
+/// In grpc-web the trailers are a part of the body, which is not read: there a call is a success
+/// unless its head tells otherwise. Translate it outside of the layer, which then sees plain gRPC.
 pub fn by_status(response: &Parts) -> Classification {
-    if is_grpc(&response.headers) {
-        return match response.headers.get(GRPC_STATUS) {
-            Some(status) if status.as_bytes() == b"0" => Classification::Success,
-            Some(_) => Classification::Failure,
-            None => Classification::GrpcTrailers,
-        };
-    }
-    if response.status.is_success() || response.status == StatusCode::SWITCHING_PROTOCOLS {
-        Classification::Success
-    } else {
-        Classification::Failure
+    let headers = &response.headers;
+    match headers.get(GRPC_STATUS).filter(|_| after_grpc(headers).is_some()) {
+        Some(status) if status.as_bytes() == b"0" => Classification::Success,
+        Some(_) => Classification::Failure,
+        None if is_grpc(headers) => Classification::GrpcTrailers,
+        None if response.status.is_success() => Classification::Success,
+        None if response.status == StatusCode::SWITCHING_PROTOCOLS => Classification::Success,
+        None => Classification::Failure,
     }
 }
 
@@ -39,13 +39,20 @@ pub(crate) fn trailers_succeed(trailers: Option<&HeaderMap>) -> bool {
     status.is_some_and(|status| status.as_bytes() == b"0")
 }
 
-/// gRPC proper. In grpc-web the trailers are part of the body, so there the HTTP status decides.
+/// Whether these headers of a gRPC answer are its trailers, too.
+#[cfg(feature = "grpc")]
+pub(crate) fn is_trailers_only(headers: &HeaderMap) -> bool {
+    headers.contains_key(GRPC_STATUS)
+}
+
+/// gRPC proper, and not grpc-web.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    let Some(content_type) = headers.get(CONTENT_TYPE) else { return false };
-    match content_type.as_bytes().strip_prefix(b"application/grpc") {
-        Some(rest) => matches!(rest.first(), None | Some(b'+' | b';')),
-        None => false,
-    }
+    after_grpc(headers).is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// What follows in a content type that is one of gRPC's.
+fn after_grpc(headers: &HeaderMap) -> Option<&[u8]> {
+    headers.get(CONTENT_TYPE)?.as_bytes().strip_prefix(b"application/grpc")
 }
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");

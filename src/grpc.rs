@@ -6,6 +6,29 @@
 //! `grpc-retry-pushback-ms` tells clients that retry by themselves how long to wait, up to a minute,
 //! and not to retry beyond.
 //!
+//! Identity comes from the metadata, which are the request's headers, and the kind of call from the
+//! path:
+//!
+//! ```
+//! use tower_limitry::{Engine, LimitryLayer, customer, usage};
+//!
+//! let books = Engine::builder().build()?;
+//! let metered =
+//!     LimitryLayer::new(books, customer::trusted_header("x-customer-id"), usage::reported())
+//!         .event_type_of(|call| match call.uri.path() {
+//!             "/pretend.v1.Model/Stream" => "model.stream",
+//!             _ => "model.complete",
+//!         })
+//!         .skip(|call| call.uri.path().starts_with("/grpc.")); // health and reflection
+//! # let _ = metered;
+//! # Ok::<_, tower_limitry::Error>(())
+//! ```
+//!
+//! In tonic the layer goes around the whole server (`Server::builder().layer(metered)`) or around one
+//! service of it (`metered.named_layer(service)`, with `tonic::service::LayerExt`). Handlers find the
+//! [`Reporter`](crate::Reporter) in `request.extensions()`. The layer that translates grpc-web belongs
+//! outside of this one. A client that cancels has gone away: see [`Disconnect`](crate::Disconnect).
+//!
 //! | refusal | `grpc-status` | `ErrorInfo.reason` |
 //! |---|---|---|
 //! | a limit | 8 `RESOURCE_EXHAUSTED` | `QUOTA_EXCEEDED` |
@@ -38,8 +61,10 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// The trailers-only answer to a refused call.
-pub(crate) fn response(refusal: &Refusal) -> Response<Bytes> {
+/// The answer to a refused call, as the layer gives it, but without `RateLimit` fields: trailers only.
+/// For handlers that check by themselves; in tonic,
+/// `Status::from_header_map(response.headers())` makes a status of it.
+pub fn response(refusal: &Refusal) -> Response<Bytes> {
     let (code, reason) = status(refusal);
     let message = refusal.message();
     let mut response = Response::new(Bytes::new());

@@ -6,6 +6,7 @@ use crate::layer::{Disconnect, MissingUsage, Options};
 use crate::observe;
 use crate::policy::Usage;
 use crate::reporter::Reporter;
+use crate::usage::Started;
 use http::HeaderMap;
 
 /// Ends one request's hold exactly once: settles it, or releases it. Dropped, it releases: the inner
@@ -16,11 +17,14 @@ pub(crate) struct Guard<B: Backend> {
     /// The check was not answered, and the request runs unchecked.
     unchecked: bool,
     reporter: Reporter,
+    /// For usage that is measured in time.
+    started: Option<Started>,
 }
 
 impl<B: Backend> Guard<B> {
     pub(crate) fn new(options: Arc<Options<B>>, hold: Option<Hold>, reporter: Reporter) -> Self {
-        Self { options, hold, unchecked: false, reporter }
+        let started = options.measure.is_timed().then(Started::now);
+        Self { options, hold, unchecked: false, reporter, started }
     }
 
     /// For a request that runs although its check was not answered: its use is recorded all the
@@ -33,11 +37,17 @@ impl<B: Backend> Guard<B> {
     ) -> Self {
         let at = options.books.backend().now();
         let hold = Some(Hold { ticket, ask, at });
-        Self { options, hold, unchecked: true, reporter }
+        let mut guard = Self::new(options, hold, reporter);
+        guard.unchecked = true;
+        guard
     }
 
     pub(crate) fn options(&self) -> &Options<B> {
         &self.options
+    }
+
+    pub(crate) fn started(&self) -> Option<Started> {
+        self.started
     }
 
     /// Whether there is anything to end.

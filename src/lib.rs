@@ -106,8 +106,10 @@
 //! |---|---|---|
 //! | `embedded` | yes | the engine in this process, with the memory store |
 //! | `json` | yes | estimates from JSON requests, usage from JSON responses, serde forms |
+//! | `llm` | | what language models used, and values of any JSON answer by their pointers ([`usage`]) |
+//! | `decompress` | | the same from compressed answers |
 //! | `axum` | | extractors and responses for axum handlers |
-//! | `grpc` | | refusals as gRPC clients understand them |
+//! | `grpc` | | refusals as gRPC clients understand them, usage from trailers and messages |
 //! | `bearer` | | customers by their hashed bearer key |
 //! | `tracing` | | spans and events |
 //! | `metrics` | | counters through the `metrics` facade |

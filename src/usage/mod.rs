@@ -11,8 +11,26 @@
 //!
 //! // From what the handler reports as it goes.
 //! let reported = usage::reported();
-//! # let _ = (bytes, reported);
+//!
+//! // Once for each request, and the time that it took.
+//! let both = (usage::constant("calls", 1), usage::duration("seconds"));
+//! # let _ = (bytes, reported, both);
 //! ```
+//!
+//! | where it is told | measure |
+//! |---|---|
+//! | in the answer of a language model | `llm` or one API by its name, feature `llm` |
+//! | at a place in JSON, of a body or a stream | `json_pointer`, feature `llm` |
+//! | in a JSON object, by your closure | `json`, of a stream `final_json` |
+//! | in a header or trailer | [`header()`], [`trailer`], or your closure over the head |
+//! | by your handler | [`reported`] |
+//! | nowhere: it is counted | [`bytes_out`], [`frames`], `grpc_messages`, [`duration()`], [`constant`] |
+//!
+//! Two measures in a tuple make one. A body is read while it passes, in frames of any size: none is
+//! changed, held back or kept, and what is kept of its text is bounded. Compressed bodies are read with
+//! the feature `decompress`; without it, or under an encoding that is not known (gzip, deflate, br and
+//! zstd are), their usage is missing. What a request's own body weighed is not seen here: a handler can
+//! report it.
 
 use http::HeaderMap;
 use http::response::Parts;
@@ -20,11 +38,48 @@ use http::response::Parts;
 use crate::hook;
 use crate::policy::Usage;
 
+#[cfg(feature = "llm")]
+mod blocks;
+mod both;
+#[cfg(feature = "llm")]
+mod capture;
+mod count;
+#[cfg(feature = "decompress")]
+mod decode;
+mod duration;
+#[cfg(feature = "llm")]
+mod encoding;
+#[cfg(feature = "llm")]
+mod fields;
+#[cfg(feature = "llm")]
+mod final_json;
+#[cfg(feature = "llm")]
+mod framing;
+#[cfg(feature = "grpc")]
+mod grpc;
+mod head;
 #[cfg(feature = "json")]
 mod json;
+#[cfg(feature = "llm")]
+mod llm;
+#[cfg(feature = "llm")]
+mod pointer;
+#[cfg(feature = "llm")]
+mod scan;
 
+pub use count::{Count, bytes_out, frames};
+pub use duration::{Duration, Started, duration};
+#[cfg(feature = "llm")]
+pub use final_json::{FinalJson, final_json};
+#[cfg(feature = "grpc")]
+pub use grpc::{GrpcMessages, GrpcTrailers, grpc_messages, grpc_trailer, grpc_trailers};
+pub use head::{Constant, Field, constant, header, trailer};
 #[cfg(feature = "json")]
 pub use json::{Json, json};
+#[cfg(feature = "llm")]
+pub use llm::{Llm, anthropic, bedrock, cohere, gemini, llama_cpp, llm, ollama, openai};
+#[cfg(feature = "llm")]
+pub use pointer::{JsonPointers, json_pointer};
 
 /// Measures a response. Implemented for closures from the response's head to its usage.
 ///
@@ -32,6 +87,12 @@ pub use json::{Json, json};
 pub trait Measure: Send + Sync + 'static {
     /// Looks at the head of a response and says what was used, or where that will be told.
     fn measure(&self, response: &Parts) -> Measured;
+
+    /// Whether it has to know when the request was let through: then that is in the extensions of the
+    /// head, as [`Started`].
+    fn is_timed(&self) -> bool {
+        false
+    }
 }
 
 /// Where the usage of a response is.
@@ -59,6 +120,11 @@ pub trait Watch: Send + Sync {
 
     /// The usage, now that the body has ended.
     fn end(&mut self) -> Option<Usage>;
+
+    /// Whether the body says that the request has failed, as by an error event within its stream.
+    fn has_failed(&self) -> bool {
+        false
+    }
 
     /// What was seen so far of a body that ended early, and whether that is all there is.
     fn seen(&mut self) -> (Option<Usage>, bool) {
@@ -92,14 +158,20 @@ impl Measure for Reported {
 }
 
 impl Measured {
-    /// What was used, where the response ends with its head.
-    pub(crate) fn at_head(self) -> Option<Usage> {
+    /// What was used where the response ends with its head, and whether it says that it failed.
+    pub(crate) fn at_head(self) -> (Option<Usage>, bool) {
         match self {
-            Self::Usage(usage) => Some(usage),
-            Self::Body(mut watch) => hook::call(|| watch.end()).flatten(),
-            Self::Missing | Self::Reported => None,
+            Self::Usage(usage) => (Some(usage), false),
+            Self::Body(watch) => end(watch),
+            Self::Missing | Self::Reported => (None, false),
         }
     }
+}
+
+/// What a body that has ended told, and whether it says that the request failed.
+pub(crate) fn end(mut watch: Box<dyn Watch>) -> (Option<Usage>, bool) {
+    let measured = hook::call(|| watch.end()).flatten();
+    (measured, hook::call(|| watch.has_failed()) == Some(true))
 }
 
 impl std::fmt::Debug for Measured {

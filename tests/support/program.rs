@@ -1,6 +1,6 @@
 //! Starts a program of `examples/`, asks it over real HTTP, and stops it.
 
-#![allow(clippy::unwrap_used)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -34,6 +34,11 @@ impl Program {
         // What follows is for people; it must not fill the pipe.
         std::thread::spawn(move || lines.for_each(drop));
         Self { child, address }
+    }
+
+    /// Where it listens: host and port.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     /// One request on a connection of its own.
