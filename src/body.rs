@@ -17,7 +17,7 @@ use crate::classify::Classification;
 use crate::guard::Guard;
 use crate::layer::Disconnect;
 use crate::policy::Usage;
-use crate::usage::{Measured, Watch};
+use crate::usage::{self, Measured, Watch};
 use crate::{hook, observe};
 
 pin_project! {
@@ -263,16 +263,13 @@ impl<B: Backend> Meter<B> {
         if !self.guard.is_open() {
             return self.settled.take();
         }
-        let measured = match self.watch.take() {
-            Some(mut watch) => {
-                let measured = hook::call(|| watch.end()).flatten();
-                if hook::call(|| watch.has_failed()) == Some(true) {
-                    self.classification = Classification::Failure;
-                }
-                measured
-            }
-            None => self.known.take(),
+        let (measured, failed) = match self.watch.take() {
+            Some(watch) => usage::end(watch),
+            None => (self.known.take(), false),
         };
+        if failed {
+            self.classification = Classification::Failure;
+        }
         self.guard.end(self.classification, trailers, measured).and_then(unless_done)
     }
 

@@ -219,7 +219,9 @@ where
         let meter = Meter::new(guard, classification, measured, length());
         return Metered::Flows(Response::from_parts(head, ResponseBody::metered(body, meter)));
     }
-    let finish = guard.end(classification, None, measured.at_head());
+    let (measured, failed) = measured.at_head();
+    let classification = if failed { Classification::Failure } else { classification };
+    let finish = guard.end(classification, None, measured);
     let Some(finish) = finish.and_then(unless_done) else { return passed(head, body) };
     if ends() {
         let ending = Ending::new(finish, guard.options().settle_timeout);

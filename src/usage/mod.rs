@@ -158,14 +158,20 @@ impl Measure for Reported {
 }
 
 impl Measured {
-    /// What was used, where the response ends with its head.
-    pub(crate) fn at_head(self) -> Option<Usage> {
+    /// What was used where the response ends with its head, and whether it says that it failed.
+    pub(crate) fn at_head(self) -> (Option<Usage>, bool) {
         match self {
-            Self::Usage(usage) => Some(usage),
-            Self::Body(mut watch) => hook::call(|| watch.end()).flatten(),
-            Self::Missing | Self::Reported => None,
+            Self::Usage(usage) => (Some(usage), false),
+            Self::Body(watch) => end(watch),
+            Self::Missing | Self::Reported => (None, false),
         }
     }
+}
+
+/// What a body that has ended told, and whether it says that the request failed.
+pub(crate) fn end(mut watch: Box<dyn Watch>) -> (Option<Usage>, bool) {
+    let measured = hook::call(|| watch.end()).flatten();
+    (measured, hook::call(|| watch.has_failed()) == Some(true))
 }
 
 impl std::fmt::Debug for Measured {
