@@ -111,7 +111,7 @@
 //! | `axum` | | extractors and responses for axum handlers |
 //! | `grpc` | | refusals as gRPC clients understand them, usage from trailers and messages |
 //! | `bearer` | | customers by their hashed bearer key |
-//! | `tracing` | | spans and events |
+//! | `tracing` | | events: decisions, failures, what was not counted as usual |
 //! | `metrics` | | counters through the `metrics` facade |
 //! | `test-util` | | for your tests: a clock moved by hand, a backend that does what it is told |
 //! | `full` | | all of these |

@@ -1,5 +1,5 @@
-//! What operators see: spans and events under `tracing`, counters under `metrics`. Customer ids go
-//! on spans and events only, never on a metric.
+//! What operators see: events under `tracing`, counters under `metrics`. Customer ids go on events
+//! only, never on a metric.
 
 #[cfg(feature = "metrics")]
 use metrics::counter;

@@ -42,7 +42,8 @@ impl Clock for SystemClock {
 /// Wall time that never goes backwards, so that no window opens twice.
 ///
 /// When the clock is set back, this time goes on from where it was at half speed until the clock has
-/// caught up. When the clock is set forward, it follows at once.
+/// caught up. When the clock is set forward, it follows at once; so a jump far ahead and back again
+/// leaves it ahead for twice the jump, and only a restart brings it back.
 #[derive(Debug)]
 pub(crate) struct Steady {
     /// The latest time given, to the millisecond and never behind a minute that has begun.
@@ -153,7 +154,7 @@ mod manual {
         /// Lets time pass on both clocks.
         pub fn advance(&self, by: Duration) {
             let mut hands = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            *hands = (hands.0.saturating_add(by), hands.1 + by);
+            *hands = (hands.0.saturating_add(by), hands.1.saturating_add(by));
         }
 
         /// Sets the wall clock, forwards or backwards, as if somebody had set the machine's; no time
