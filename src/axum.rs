@@ -52,7 +52,8 @@ impl<S: Sync> FromRequestParts<S> for Decision {
     type Rejection = NotMetered;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, NotMetered> {
-        parts.extensions.get().cloned().ok_or(NotMetered("Decision"))
+        let reporter = parts.extensions.get::<Reporter>();
+        reporter.and_then(Reporter::decision).ok_or(NotMetered("Decision"))
     }
 }
 

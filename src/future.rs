@@ -10,13 +10,12 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Decision};
 use crate::body::{Ending, Meter, ResponseBody, length, unless_done};
 use crate::classify::{self, Classification};
 use crate::guard::Guard;
 use crate::headers;
 use crate::layer::Options;
-use crate::policy::Decision;
 use crate::reject::{self, Refusal};
 use crate::service::Unmetered;
 use crate::usage::Measured;

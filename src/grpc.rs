@@ -47,7 +47,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, Response};
 
-use crate::policy::{Decision, DenialKind};
+use crate::backend::{Decision, DenialKind};
 use crate::reject::Refusal;
 
 /// Whose reasons they are.

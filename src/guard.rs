@@ -1,11 +1,11 @@
 use std::sync::Arc;
 
-use crate::backend::{Backend, Check, Hold, Settlement, Ticket};
+use crate::backend::{Backend, Flight, Hold, Settlement, Ticket};
 use crate::classify::{self, Classification};
 use crate::layer::{Disconnect, MissingUsage, Options};
 use crate::observe;
 use crate::policy::Usage;
-use crate::reporter::Reporter;
+use crate::reporter::Reported;
 use crate::usage::Started;
 use http::HeaderMap;
 
@@ -16,15 +16,20 @@ pub(crate) struct Guard<B: Backend> {
     hold: Option<Hold>,
     /// The check was not answered, and the request runs unchecked.
     unchecked: bool,
-    reporter: Reporter,
+    /// Of a layer further out, which handlers report to.
+    outer: Option<Arc<Flight>>,
     /// For usage that is measured in time.
     started: Option<Started>,
 }
 
 impl<B: Backend> Guard<B> {
-    pub(crate) fn new(options: Arc<Options<B>>, hold: Option<Hold>, reporter: Reporter) -> Self {
+    pub(crate) fn new(
+        options: Arc<Options<B>>,
+        hold: Option<Hold>,
+        outer: Option<Arc<Flight>>,
+    ) -> Self {
         let started = options.measure.is_timed().then(Started::now);
-        Self { options, hold, unchecked: false, reporter, started }
+        Self { options, hold, unchecked: false, outer, started }
     }
 
     /// For a request that runs although its check was not answered: its use is recorded all the
@@ -32,12 +37,11 @@ impl<B: Backend> Guard<B> {
     pub(crate) fn unchecked(
         options: Arc<Options<B>>,
         ticket: Ticket,
-        ask: Check,
-        reporter: Reporter,
+        outer: Option<Arc<Flight>>,
     ) -> Self {
         let at = options.books.backend().now();
-        let hold = Some(Hold { ticket, ask, at });
-        let mut guard = Self::new(options, hold, reporter);
+        let hold = Some(Hold { ticket, at });
+        let mut guard = Self::new(options, hold, outer);
         guard.unchecked = true;
         guard
     }
@@ -68,7 +72,7 @@ impl<B: Backend> Guard<B> {
             Classification::Failure => false,
             Classification::GrpcTrailers => classify::trailers_succeed(trailers),
         };
-        let reported = self.reporter.reported();
+        let reported = self.reported();
         // The handler's word wins.
         self.finish(success && !reported.failed, Usage::joined(measured, reported.usage))
     }
@@ -79,14 +83,21 @@ impl<B: Backend> Guard<B> {
             drop(self.finish(false, None));
             return;
         }
-        let reported = self.reporter.reported();
+        let reported = self.reported();
         let mut usage = Usage::joined(seen, reported.usage);
         if let Some(hold) = &self.hold
-            && !(is_final || reported.complete || hold.ask.0.expected.is_empty())
+            && !(is_final || reported.complete || hold.check().ask().expected.is_empty())
         {
-            usage.get_or_insert_default().at_least(&hold.ask.0.expected);
+            usage.get_or_insert_default().at_least(&hold.check().ask().expected);
         }
         drop(self.finish(!reported.failed, usage));
+    }
+
+    /// What the handler said, unless the hold has ended.
+    fn reported(&self) -> Reported {
+        let own = self.hold.as_ref().map(|hold| &hold.check().0);
+        let flight = self.outer.as_ref().or(own);
+        flight.map(|flight| flight.report.reported()).unwrap_or_default()
     }
 
     fn finish(&mut self, success: bool, usage: Option<Usage>) -> Option<B::Finish> {

@@ -8,8 +8,9 @@ use http::header::Entry;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
+use crate::backend::{Decision, LimitState, whole_seconds};
 use crate::policy::catalog::{Plan, quoted};
-use crate::policy::{Amount, Balance, Decision, LimitState, Timestamp, whole_seconds};
+use crate::policy::{Amount, Balance, Timestamp};
 
 /// Which header fields tell customers what they have left.
 ///
@@ -103,7 +104,7 @@ struct Policies {
 }
 
 /// Lines of a plan, with the lengths of their windows in nanoseconds.
-type Lines = SmallVec<[(u32, u64); 6]>;
+type Lines = SmallVec<[(u16, u64); 6]>;
 
 impl Lists {
     const fn new() -> Self {

@@ -1,6 +1,7 @@
 //! JSON (RFC 8259) of decisions. Amounts are written as they are, never by way of a float.
 
-use crate::policy::{Amount, BalanceState, Decision, LimitState};
+use crate::backend::{BalanceState, Decision, LimitState};
+use crate::policy::Amount;
 
 impl Decision {
     /// The decision as JSON, for the customer it is about: the limits and the balance as the API
@@ -202,6 +203,43 @@ mod tests {
             let mut out = String::new();
             write_string(&text, &mut out);
             prop_assert_eq!(serde_json::from_str::<String>(&out).unwrap(), text);
+        }
+    }
+}
+
+#[cfg(feature = "json")]
+mod serde_forms {
+    use serde::Serialize;
+    use serde::ser::{SerializeStruct, Serializer};
+
+    use crate::backend::{Decision, LimitState};
+
+    /// An entry as in a check answer of the API, with what is held beside it.
+    impl Serialize for LimitState<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let mut entry = serializer.serialize_struct("LimitState", 10)?;
+            entry.serialize_field("id", self.id())?;
+            entry.serialize_field("name", self.name())?;
+            entry.serialize_field("meterId", self.meter())?;
+            entry.serialize_field("period", self.period().as_str())?;
+            entry.serialize_field("limit", &self.limit())?;
+            entry.serialize_field("used", &self.used())?;
+            entry.serialize_field("held", &self.held())?;
+            entry.serialize_field("remaining", &self.remaining())?;
+            entry.serialize_field("exceeded", &self.is_exceeded())?;
+            entry.serialize_field("reset", &self.reset())?;
+            entry.end()
+        }
+    }
+
+    /// The check answer of the API: `allowed`, and `limits` without private ones.
+    impl Serialize for Decision {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let mut decision = serializer.serialize_struct("Decision", 2)?;
+            decision.serialize_field("allowed", &self.is_allowed())?;
+            let shown: Vec<_> = self.limits().filter(|limit| !limit.is_private()).collect();
+            decision.serialize_field("limits", &shown)?;
+            decision.end()
         }
     }
 }

@@ -414,7 +414,8 @@ impl<B: Backend> Options<B> {
         let expected = self.expect.as_ref().and_then(|expect| hook::call(|| expect(head)));
         let asked = |usage: Usage| usage.is_estimate().then(|| usage.into_asked());
         let expected = Usage::joined(expected.and_then(asked), read.and_then(asked));
-        let made = self.books.backend().make_id();
+        let at = self.books.backend().now();
+        let made = self.books.backend().make_id(at);
         let key = self.idempotency_key.as_ref().and_then(|header| head.headers.get(header));
         let (id, given, attempt) = match key {
             Some(value) => {
@@ -426,16 +427,18 @@ impl<B: Backend> Options<B> {
             }
             None => (made, false, 0),
         };
-        Ok(Check(Arc::new(Ask {
-            id: Some(Ok(id)),
+        Ok(Check::new(Ask {
+            id,
             given,
             attempt,
-            customer: Ok(customer),
+            at: Some(at),
+            customer,
+            problem: None,
             event_type: Some(event_type),
             expected: expected.unwrap_or_default(),
             charge,
             lifetime: None,
-        })))
+        }))
     }
 }
 

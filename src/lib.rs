@@ -125,6 +125,8 @@ pub mod axum;
 pub mod backend;
 mod body;
 pub mod classify;
+#[cfg_attr(not(feature = "embedded"), expect(dead_code))]
+mod clock;
 pub mod customer;
 #[cfg(feature = "embedded")]
 pub mod engine;
@@ -149,7 +151,7 @@ pub mod store;
 pub mod test_util;
 pub mod usage;
 
-pub use backend::{Books, Check, CheckError, Permit};
+pub use backend::{Books, Check, CheckError, Decision, Denial, LimitState, Permit};
 pub use body::ResponseBody;
 #[cfg(feature = "embedded")]
 pub use engine::Engine;
@@ -158,9 +160,7 @@ pub use failure::FailurePolicy;
 pub use future::ResponseFuture;
 pub use headers::HeaderStyle;
 pub use layer::{Disconnect, LimitryLayer, MissingCustomer, MissingUsage};
-pub use policy::{
-    Amount, CustomerId, Decision, Denial, Event, Limit, LimitState, Meter, NewBalance, Usage,
-};
+pub use policy::{Amount, CustomerId, Event, Limit, Meter, NewBalance, Usage};
 pub use reject::{BalanceStatus, DenialStyle, Refusal};
 pub use reporter::Reporter;
 pub use service::{Limitry, Unmetered};

@@ -4,7 +4,7 @@
 #[cfg(feature = "metrics")]
 use metrics::counter;
 
-use crate::policy::Decision;
+use crate::backend::Decision;
 use crate::reject::Refusal;
 
 /// Usage could not be measured, or a price not be told.

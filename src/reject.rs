@@ -6,9 +6,9 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
+use crate::backend::{Denial, DenialKind, LimitState};
 use crate::headers::{self, HeaderStyle, retry_after};
 use crate::json::{Object, write_array, write_integer, write_members, write_string};
-use crate::policy::{Denial, DenialKind, LimitState};
 use crate::{CheckError, ErrorKind};
 
 /// Why a request was answered without reaching the service.

@@ -13,14 +13,13 @@ use tokio::time::timeout;
 use tower_service::Service;
 
 use crate::backend::permit::Pending;
-use crate::backend::{Admission, Backend, Check, Erased};
+use crate::backend::{Admission, Backend, Check, Denial, Erased};
 use crate::body::ResponseBody;
 use crate::future::{Metering, Refused, ResponseFuture, Step, ends_at_head};
 use crate::guard::Guard;
 use crate::headers::HeaderStyle;
 use crate::layer::{MissingCustomer, Options};
 use crate::observe;
-use crate::policy::Denial;
 use crate::reject::Refusal;
 use crate::reporter::Reporter;
 use crate::request::{HeadOnly, ReadRequest};
@@ -97,17 +96,18 @@ where
                 MissingCustomer::Refuse => self.refuse(Refusal::MissingCustomer, &head),
             };
         };
-        let charge = self.options.charge(&head);
-        let claim = charge.as_ref().map(|charge| (&customer, &charge.balance));
-        let (reporter, is_ours) = Reporter::claiming(&mut head.extensions, claim);
-        let charge = charge.filter(|_| is_ours);
+        // A layer further out may charge the balance for this request.
+        let charge = self
+            .options
+            .charge(&head)
+            .filter(|charge| !Reporter::charges(&head.extensions, &customer, &charge.balance));
         if self.request.reads() {
             let (options, reader) = (Arc::clone(&self.options), self.request.clone());
             return self.wait(async move {
                 let (body, expected) = reader.read(body).await;
                 let check = options.question(&head, customer, charge, expected);
                 match check {
-                    Ok(check) => Asked::new(options, check, reporter).wait(head, body).await,
+                    Ok(check) => Asked::new(options, check).wait(head, body).await,
                     Err(refusal) => Step::Refuse(Refused::new(refusal, &head)),
                 }
             });
@@ -116,7 +116,7 @@ where
             Ok(check) => check,
             Err(refusal) => return self.refuse(refusal, &head),
         };
-        let mut asked = Asked::new(Arc::clone(&self.options), check, reporter);
+        let mut asked = Asked::new(Arc::clone(&self.options), check);
         let body = R::pass(body);
         // A backend in this process answers at once. Then the inner service that was polled ready is
         // called here, and nothing is boxed or cloned.
@@ -170,14 +170,13 @@ impl<S, B: Backend, R> Limitry<S, B, R> {
 struct Asked<B: Backend> {
     options: Arc<Options<B>>,
     check: Check,
-    reporter: Reporter,
     answer: B::Check,
 }
 
 impl<B: Backend> Asked<B> {
-    fn new(options: Arc<Options<B>>, check: Check, reporter: Reporter) -> Self {
+    fn new(options: Arc<Options<B>>, check: Check) -> Self {
         let answer = options.books.backend().check(check.clone());
-        Self { options, check, reporter, answer }
+        Self { options, check, answer }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Admission, Error>> {
@@ -226,19 +225,18 @@ impl<B: Backend> Asked<B> {
         answer: Result<Admission, Error>,
         head: &mut Parts,
     ) -> Result<Metering<B>, Refusal> {
-        let Self { options, check, reporter, .. } = self;
+        let Self { options, check, .. } = self;
         let error = match answer {
             Ok(Admission { decision, hold }) => {
                 options.outage.is_over();
-                if !decision.is_allowed()
-                    && let Some(denial) = Denial::new(decision.clone())
-                {
-                    return Err(Refusal::Denied(denial));
-                }
+                let decision = match Denial::of(decision) {
+                    Ok(denial) => return Err(Refusal::Denied(denial)),
+                    Err(allowed) => allowed,
+                };
                 observe::allowed(&decision);
                 let shown = (options.headers != HeaderStyle::Off).then(|| decision.clone());
-                head.extensions.insert(decision);
-                let guard = Guard::new(options, hold, reporter);
+                let outer = Reporter::leave(&mut head.extensions, decision.into_flight());
+                let guard = Guard::new(options, hold, outer);
                 return Ok(Metering { guard, is_checked: true, shown });
             }
             Err(error) => error,
@@ -249,10 +247,8 @@ impl<B: Backend> Asked<B> {
             _ if options.outage.passes(options.failure()) => {
                 observe::failure("open", &error);
                 head.extensions.insert(Unmetered(()));
-                let Some(ticket) = check.ticket() else {
-                    return Err(Refusal::Misconfigured);
-                };
-                let guard = Guard::unchecked(options, ticket, check, reporter);
+                let outer = Reporter::leave(&mut head.extensions, Arc::clone(&check.0));
+                let guard = Guard::unchecked(options, check.ticket(), outer);
                 return Ok(Metering { guard, is_checked: false, shown: None });
             }
             _ => Refusal::Unavailable,

@@ -25,14 +25,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use smallvec::smallvec;
 use tokio::sync::Notify;
 
-use crate::backend::{Admin, Admission, Backend, Books, Check, Settlement, Ticket};
+use crate::backend::{
+    Admin, Admission, Answer as Answered, Backend, Books, Check, Settlement, Ticket,
+};
 use crate::engine::Engine;
 pub use crate::engine::ManualClock;
 use crate::policy::catalog::{CounterNumbers, Plans, Rule};
 use crate::policy::{
-    Amount, CustomerId, Decision, EventId, Limit, Looked, Meter, Timestamp, Usage, Verdict, Window,
+    Aggregation, Amount, CustomerId, EventId, Limit, Meter, Timestamp, Usage, Verdict, Window,
 };
-use crate::store::BoxFuture;
+use crate::store::{BoxFuture, CheckLine, Judged};
 use crate::{Error, ErrorKind};
 
 /// A backend that does what it is told. Clones share the script.
@@ -186,14 +188,12 @@ impl Backend for Scripted {
         let this = self.clone();
         let answer = {
             let mut script = self.script();
-            if let Ok(customer) = &check.0.customer {
-                script.calls.push(Call::Check(customer.clone()));
-            }
+            script.calls.push(Call::Check(check.ask().customer.clone()));
             script.check
         };
         match answer {
             Answer::Obey => Box::pin(self.0.engine.check(check)),
-            Answer::Deny => Box::pin(ready(Ok(denied(&check, self.0.engine.now())))),
+            Answer::Deny => Box::pin(ready(Ok(denied(check, self.0.engine.now())))),
             Answer::Fail(kind) => Box::pin(ready(Err(scripted(kind)))),
             Answer::LoseAnswer => {
                 let asked = self.0.engine.check(check);
@@ -227,8 +227,8 @@ impl Backend for Scripted {
         self.finish(move |engine| engine.release(ticket))
     }
 
-    fn make_id(&self) -> EventId {
-        self.0.engine.make_id()
+    fn make_id(&self, at: Timestamp) -> EventId {
+        self.0.engine.make_id(at)
     }
 
     fn now(&self) -> Timestamp {
@@ -245,26 +245,19 @@ fn scripted(kind: ErrorKind) -> Error {
 }
 
 /// A limit of one call a minute, reached.
-fn denied(check: &Check, now: Timestamp) -> Admission {
+fn denied(check: Check, now: Timestamp) -> Admission {
     let meter = Arc::new(Meter::count("scripted"));
     let limit = Limit::per_minute("scripted", "scripted", 1).named("Scripted limit");
     let rule = Rule::new(&meter, limit, &mut CounterNumbers::default());
     let plans = Plans::compile(&[rule], &Default::default());
     let start = now.as_nanos() - now.as_nanos().rem_euclid(60_000_000_000);
     let end = start.saturating_add(60_000_000_000);
-    let looked = Looked {
-        line: 0,
-        verdict: Verdict::Exceeded,
-        complete: true,
-        used: Amount::ONE,
-        held: Amount::ZERO,
-        window: Window::new(Timestamp::from_nanos(start), Timestamp::from_nanos(end)),
-    };
-    let nobody = || CustomerId::new("?").expect("one byte is an id");
-    let customer = check.0.customer.clone().unwrap_or_else(|_| nobody());
+    let window = Window::new(Timestamp::from_nanos(start), Timestamp::from_nanos(end));
+    let mut line = CheckLine::new(0, Aggregation::Count, Amount::ONE, None, window);
+    line.judged = Judged { verdict: Verdict::Exceeded, used: Amount::ONE, held: Amount::ZERO };
     let plan = Arc::clone(plans.plan(None));
-    let decision = Decision::new(customer, plan, now, smallvec![looked], None);
-    Admission { decision, hold: None }
+    let answer = Answered::new(plan, 0, now, smallvec![line], None);
+    Admission { decision: check.answered(answer), hold: None }
 }
 
 /// Asserts that no request holds anything: every hold was settled, released, or has expired.

@@ -377,8 +377,8 @@ mod a_check_that_arrives_late {
             self.engine.release(ticket)
         }
 
-        fn make_id(&self) -> EventId {
-            self.engine.make_id()
+        fn make_id(&self, at: Timestamp) -> EventId {
+            self.engine.make_id(at)
         }
 
         fn now(&self) -> Timestamp {

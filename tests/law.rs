@@ -24,8 +24,8 @@ use tower_limitry::policy::{
     Window,
 };
 use tower_limitry::store::{
-    CheckLine, CheckOperation, HoldKey, HoldTerms, Memory, Moment, Origin, Outcome, SettleLine,
-    SettleOperation, SettleOutcome, Store,
+    CheckLine, CheckOperation, HoldKey, HoldTerms, Judged, Memory, Moment, Origin, Outcome,
+    SettleLine, SettleOperation, SettleOutcome, Store,
 };
 use tower_limitry::{Books, Check, CheckError, Engine, ErrorKind, Event, Limit, NewBalance, Usage};
 
@@ -760,20 +760,14 @@ mod one_hold {
         store: &'a Memory,
         id: EventId,
         customer: CustomerId,
-        now: Moment,
+        now: Moment<'static>,
         given: bool,
     }
 
     impl Bench<'_> {
-        fn check(&self, hold: bool) -> tower_limitry::store::Checked {
-            let line = CheckLine {
-                counter: 0,
-                shares: false,
-                aggregation: Aggregation::Sum,
-                cap: amount(100),
-                asked: Some(amount(10)),
-                window: Window::ALL_TIME,
-            };
+        fn check(&self, hold: bool) -> (tower_limitry::store::Checked, Judged) {
+            let (cap, asked) = (amount(100), Some(amount(10)));
+            let mut line = CheckLine::new(0, Aggregation::Sum, cap, asked, Window::ALL_TIME);
             let terms = HoldTerms { lifetime: Some(LIFETIME), remember: self.given };
             let looker = EventId::new("looker").unwrap();
             let operation = CheckOperation {
@@ -782,11 +776,11 @@ mod one_hold {
                 id: if hold { &self.id } else { &looker },
                 attempt: 0,
                 customer: &self.customer,
-                lines: &[line],
+                lines: std::slice::from_mut(&mut line),
                 balance: None,
                 hold: hold.then_some(terms),
             };
-            block_on(self.store.check(&operation)).unwrap()
+            (block_on(self.store.check(operation)).unwrap(), line.judged)
         }
 
         fn settle(&self, origin: Origin) -> SettleOutcome {
@@ -806,7 +800,7 @@ mod one_hold {
                 customer: &self.customer,
                 origin,
                 event_type: "request",
-                usage: &total(7),
+                usage: &mut total(7),
                 at: time(NOON),
                 lines: &[line],
                 charge: None,
@@ -819,8 +813,8 @@ mod one_hold {
         }
 
         fn used_held(&self) -> (Amount, Amount) {
-            let line = self.check(false).lines[0];
-            (line.used, line.held)
+            let (_, judged) = self.check(false);
+            (judged.used, judged.held)
         }
     }
 
@@ -839,14 +833,14 @@ mod one_hold {
             store,
             id: EventId::new("order-1").unwrap(),
             customer: CustomerId::new(format!("acct_{number}")).unwrap(),
-            now: Moment { wall: time(NOON), monotonic: Duration::from_secs(number as u64 * 400) },
+            now: Moment::new(time(NOON), Duration::from_secs(number as u64 * 400)),
             given,
         };
         let mut fate = Fate::default();
         for step in steps {
             match step {
                 Ask => {
-                    let outcome = bench.check(true).outcome;
+                    let outcome = bench.check(true).0.outcome;
                     let expected = if fate.finished {
                         Outcome::Finished
                     } else if fate.released_before {
@@ -890,8 +884,9 @@ mod one_hold {
                     assert_eq!(lives, [fate.open], "{steps:?}: {fate:?}");
                 }
                 Expire => {
-                    bench.now.monotonic += LIFETIME;
-                    bench.now.wall = bench.now.wall.saturating_add(LIFETIME);
+                    let Bench { now, .. } = &mut bench;
+                    let later = now.wall().saturating_add(LIFETIME);
+                    *now = Moment::new(later, now.monotonic() + LIFETIME);
                     fate.expired |= fate.open;
                     fate.open = false;
                 }
@@ -942,10 +937,10 @@ mod one_hold {
                 store: &store,
                 id: EventId::new("order-1").unwrap(),
                 customer: CustomerId::new(format!("acct_{number}")).unwrap(),
-                now: Moment { wall: time(NOON), monotonic: Duration::ZERO },
+                now: Moment::new(time(NOON), Duration::ZERO),
                 given: true,
             };
-            let checked = bench.check(true);
+            let (checked, _) = bench.check(true);
             assert_eq!(checked.outcome, Outcome::Allowed);
             let recorded = on_threads(steps.len(), |at| match steps[at] {
                 Release => {

@@ -1378,13 +1378,13 @@ mod extensions {
     async fn the_service_finds_decision_and_reporter() {
         let books = books();
         let service = layer(&books).layer(service_fn(|request: Request<Empty<Bytes>>| {
-            let decision = request.extensions().get::<Decision>().unwrap();
+            let reporter = request.extensions().get::<Reporter>().unwrap();
+            let decision = reporter.decision().unwrap();
             let daily = decision.limits().next().unwrap();
             assert_eq!(
                 (daily.id(), daily.held(), daily.remaining()),
                 ("daily", 10.into(), 990.into())
             );
-            let reporter = request.extensions().get::<Reporter>().unwrap();
             reporter.add("tokens", 2);
             reporter.add("tokens", 3);
             reporter.dimension("model", "large");
@@ -1404,8 +1404,8 @@ mod extensions {
         let service =
             layer(&Books::new(backend)).layer(service_fn(|request: Request<Empty<Bytes>>| {
                 assert!(request.extensions().get::<Unmetered>().is_some());
-                assert!(request.extensions().get::<Decision>().is_none());
-                assert!(request.extensions().get::<Reporter>().is_some());
+                let reporter = request.extensions().get::<Reporter>().unwrap();
+                assert!(reporter.decision().is_none());
                 ready(Ok::<_, Infallible>(ok("hello")))
             }));
         let response = service.oneshot(request()).await.unwrap();

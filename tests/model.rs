@@ -18,10 +18,10 @@ use support::*;
 use tower_limitry::backend::{Customer, MeterQuery, Permit};
 use tower_limitry::engine::ManualClock;
 use tower_limitry::policy::{
-    Aggregation, Amount, Calendar, Credit, Debit, Decision, Period, Timestamp, Window,
+    Aggregation, Amount, Calendar, Credit, Debit, Period, Timestamp, Window,
 };
 use tower_limitry::{
-    Books, Check, CheckError, Engine, ErrorKind, Event, Limit, Meter, NewBalance, Usage,
+    Books, Check, CheckError, Decision, Engine, ErrorKind, Event, Limit, Meter, NewBalance, Usage,
 };
 
 const CUSTOMERS: [&str; 3] = ["ada", "bob", "eve"];

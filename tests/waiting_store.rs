@@ -109,11 +109,11 @@ impl Store for Waiting {
     type Settle = BoxFuture<'static, Result<Settled, Error>>;
     type Release = BoxFuture<'static, Result<(), Error>>;
 
-    fn check(&self, operation: &CheckOperation<'_>) -> Self::Check {
-        let (epoch, now, hold) = (operation.epoch, operation.now, operation.hold);
+    fn check(&self, operation: CheckOperation<'_>) -> Self::Check {
+        let (epoch, now, hold) = (operation.epoch, operation.now.read(), operation.hold);
         let (id, customer) = (operation.id.clone(), operation.customer.clone());
         let attempt = operation.attempt;
-        let lines: Vec<CheckLine> = operation.lines.to_vec();
+        let mut lines: Vec<CheckLine> = operation.lines.to_vec();
         let balance = operation
             .balance
             .map(|ask| (ask.balance.name.to_owned(), ask.balance.default.cloned(), ask.asked));
@@ -124,26 +124,27 @@ impl Store for Waiting {
                     balance: BalanceRef { name, default: default.as_ref() },
                     asked: *asked,
                 });
-                let (id, customer, lines) = (&id, &customer, &*lines);
-                at_once(memory.check(&CheckOperation {
+                let mut checked = at_once(memory.check(CheckOperation {
                     epoch,
                     now,
-                    id,
+                    id: &id,
                     attempt,
-                    customer,
-                    lines,
+                    customer: &customer,
+                    lines: &mut lines,
                     balance,
                     hold,
-                }))
+                }))?;
+                checked.judged = lines.iter().map(|line| line.judged).collect();
+                Ok(checked)
             },
         )
     }
 
     fn settle(&self, operation: SettleOperation<'_>) -> Self::Settle {
         let (epoch, now, origin, at) =
-            (operation.epoch, operation.now, operation.origin, operation.at);
+            (operation.epoch, operation.now.read(), operation.origin, operation.at);
         let (id, customer) = (operation.id.clone(), operation.customer.clone());
-        let (event_type, usage) = (operation.event_type.to_owned(), operation.usage.clone());
+        let (event_type, mut usage) = (operation.event_type.to_owned(), operation.usage.clone());
         let lines: Vec<_> = operation
             .lines
             .iter()
@@ -172,7 +173,7 @@ impl Store for Waiting {
                     customer: &customer,
                     origin,
                     event_type: &event_type,
-                    usage: &usage,
+                    usage: &mut usage,
                     at,
                     lines: &lines,
                     charge: None,
@@ -181,9 +182,9 @@ impl Store for Waiting {
         )
     }
 
-    fn release(&self, key: HoldKey<'_>, now: Moment) -> Self::Release {
+    fn release(&self, key: HoldKey<'_>, now: Moment<'_>) -> Self::Release {
         let (id, customer, place) = (key.id.clone(), key.customer.clone(), key.place);
-        let attempt = key.attempt;
+        let (attempt, now) = (key.attempt, now.read());
         self.send(
             |inner| &inner.releases,
             move |memory| {
@@ -204,7 +205,7 @@ impl Store for Waiting {
         &'a self,
         keys: Vec<HoldKey<'a>>,
         lifetime: Duration,
-        now: Moment,
+        now: Moment<'a>,
     ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
         self.0.memory.renew(keys, lifetime, now)
     }
@@ -230,7 +231,7 @@ impl Store for Waiting {
         &'a self,
         customer: &'a CustomerId,
         defaults: &'a [NewBalance],
-        now: Moment,
+        now: Moment<'a>,
     ) -> BoxFuture<'a, Result<Vec<Balance>, Error>> {
         self.0.memory.balances(customer, defaults, now)
     }
@@ -266,7 +267,7 @@ impl Store for Waiting {
         self.0.memory.recount(change)
     }
 
-    fn sweep(&self, now: Moment) -> BoxFuture<'_, Result<(), Error>> {
+    fn sweep<'a>(&'a self, now: Moment<'a>) -> BoxFuture<'a, Result<(), Error>> {
         self.0.memory.sweep(now)
     }
 

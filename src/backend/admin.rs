@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use compact_str::CompactString;
 
-use super::Check;
+use super::{Check, Decision};
 use crate::Error;
 use crate::policy::{
-    Aggregation, Amount, Balance, Credit, Credited, CustomerId, Debit, Debited, Decision,
-    Dimensions, Event, EventId, IdError, Limit, Meter, NewBalance, RecordedEvent, Timestamp,
-    Transaction,
+    Aggregation, Amount, Balance, Credit, Credited, CustomerId, Debit, Debited, Dimensions, Event,
+    EventId, IdError, Limit, Meter, NewBalance, RecordedEvent, Timestamp, Transaction,
 };
 use crate::store::BoxFuture;
 

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::permit::Pending;
 use super::{
-    Admission, Backend, Check, CheckError, Customer, Erased, EventQuery, MeterQuery, MeterReading,
-    Page, PageRequest, Permit, Recorded, TransactionQuery,
+    Admission, Backend, Check, CheckError, Customer, Decision, Denial, Erased, EventQuery,
+    MeterQuery, MeterReading, Page, PageRequest, Permit, Recorded, TransactionQuery,
 };
 use crate::Error;
 use crate::policy::{
-    Balance, Credit, Credited, CustomerId, Debit, Debited, Decision, Denial, Event, EventId,
-    IdError, Limit, Meter, NewBalance, RecordedEvent, Transaction,
+    Balance, Credit, Credited, CustomerId, Debit, Debited, Event, EventId, IdError, Limit, Meter,
+    NewBalance, RecordedEvent, Transaction,
 };
 
 /// The handle on the books, whatever keeps them: for the layer, for handlers and for admin code.
@@ -91,9 +91,9 @@ impl<B: Backend> Books<B> {
 
     fn admit(&self, answer: Result<Admission, Error>) -> Result<Permit<B>, CheckError> {
         let Admission { decision, hold } = answer?;
-        match Denial::new(decision.clone()) {
-            Some(denial) => Err(CheckError::Denied(denial)),
-            None => Ok(Permit::new(self.clone(), decision, hold)),
+        match Denial::of(decision) {
+            Ok(denial) => Err(CheckError::Denied(denial)),
+            Err(allowed) => Ok(Permit::new(self.clone(), allowed, hold)),
         }
     }
 

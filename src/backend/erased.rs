@@ -41,8 +41,8 @@ impl Backend for Erased {
         ErasedFinish(Mutex::new(self.0.release(ticket)))
     }
 
-    fn make_id(&self) -> EventId {
-        self.0.make_id()
+    fn make_id(&self, at: Timestamp) -> EventId {
+        self.0.make_id(at)
     }
 
     fn now(&self) -> Timestamp {
@@ -78,7 +78,7 @@ trait AnyBackend: fmt::Debug + Send + Sync {
     fn check(&self, check: Check) -> BoxFuture<'static, Result<Admission, Error>>;
     fn settle(&self, settlement: Settlement) -> BoxFuture<'static, Result<(), Error>>;
     fn release(&self, ticket: Ticket) -> BoxFuture<'static, Result<(), Error>>;
-    fn make_id(&self) -> EventId;
+    fn make_id(&self, at: Timestamp) -> EventId;
     fn now(&self) -> Timestamp;
     fn admin(&self) -> &dyn Admin;
 }
@@ -96,8 +96,8 @@ impl<B: Backend> AnyBackend for B {
         Box::pin(Backend::release(self, ticket))
     }
 
-    fn make_id(&self) -> EventId {
-        Backend::make_id(self)
+    fn make_id(&self, at: Timestamp) -> EventId {
+        Backend::make_id(self, at)
     }
 
     fn now(&self) -> Timestamp {

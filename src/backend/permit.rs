@@ -1,11 +1,11 @@
 use std::fmt;
 
-use super::{Backend, Books, Check, Erased, Hold, Settlement, Ticket};
+use super::{Backend, Books, Check, Decision, Denial, Erased, Hold, Settlement, Ticket};
 use crate::Error;
 #[cfg(doc)]
 use crate::ErrorKind;
 use crate::observe;
-use crate::policy::{Decision, Denial, EventId, Usage};
+use crate::policy::{EventId, Usage};
 
 /// An allowed check in your hands: settle it, or drop it and it releases.
 ///
@@ -132,16 +132,15 @@ pub(crate) struct Pending<B: Backend> {
 impl<B: Backend> Pending<B> {
     /// Gives the check its id, before it is sent.
     pub(crate) fn new(backend: &B, check: Check) -> (Self, Check) {
-        let check = match check.0.id {
-            Some(_) => check.with_attempt(&backend.make_id()),
-            None => check.with_id(backend.make_id()),
-        };
+        let at = backend.now();
+        let mut check = check.stamped(backend.make_id(at));
+        check.ask_mut().at = Some(at);
         (Self::sent(backend, &check), check)
     }
 
     /// For a check that has its id, and was sent.
     pub(crate) fn sent(backend: &B, check: &Check) -> Self {
-        Self { backend: backend.clone(), ticket: check.ticket() }
+        Self { backend: backend.clone(), ticket: Some(check.ticket()) }
     }
 
     /// Somebody else ends the hold from here on, or there is none.

@@ -10,13 +10,13 @@ use super::definitions::{Definitions, owner};
 use super::windows::Windows;
 use super::{Engine, Inner, Scope};
 use crate::backend::{
-    Admin, Check, Customer, EventQuery, MeterQuery, MeterReading, Page, PageRequest, Recorded,
-    TransactionQuery,
+    Admin, Check, Customer, Decision, EventQuery, MeterQuery, MeterReading, Page, PageRequest,
+    Recorded, TransactionQuery,
 };
 use crate::policy::catalog::{Plan, Rule};
 use crate::policy::{
     Aggregation, Amount, Balance, Calendar, Change, Credit, Credited, CustomerId, Debit, Debited,
-    Decision, Event, EventId, IdError, Limit, Meter, NewBalance, Period, RecordedEvent, Timestamp,
+    Event, EventId, IdError, Limit, Meter, NewBalance, Period, RecordedEvent, Timestamp,
     Transaction, Usage, Window,
 };
 use crate::store::{
@@ -244,10 +244,11 @@ impl<S: Store> Inner<S> {
     /// Decides and keeps nothing.
     async fn look(&self, mut check: Check, scope: Scope) -> Result<Decision, Error> {
         check.ask_mut().given = false;
-        let mut resolved = self.validate(check)?;
+        let check = self.validate(check)?;
         loop {
             let epoch = self.epoch.load(Ordering::Acquire);
-            let mut checked = self.ask(&mut resolved, epoch, false, scope).await?;
+            let mut resolved = self.resolve(&check, epoch, scope);
+            let mut checked = self.ask(&mut resolved, false).await?;
             if checked.outcome != Outcome::Stale {
                 return Ok(resolved.decide(&mut checked));
             }
@@ -259,13 +260,13 @@ impl<S: Store> Inner<S> {
             let problem = format_args!("are {}; give at most {MOST_EVENTS}", events.len());
             return Err(Error::invalid("events", problem));
         }
-        let events: Vec<Use> = events
+        let mut events: Vec<Use> = events
             .into_iter()
             .enumerate()
             .map(|(at, event)| self.check_event(at, event))
             .collect::<Result<_, _>>()?;
         loop {
-            let settled = self.record_once(&events).await?;
+            let settled = self.record_once(&mut events).await?;
             if settled.iter().any(|settled| settled.outcome == SettleOutcome::Stale) {
                 continue;
             }
@@ -287,7 +288,7 @@ impl<S: Store> Inner<S> {
     }
 
     /// Resolves all events by the definitions of now and records them.
-    async fn record_once(&self, events: &[Use]) -> Result<Vec<Settled>, Error> {
+    async fn record_once(&self, events: &mut [Use]) -> Result<Vec<Settled>, Error> {
         let epoch = self.epoch.load(Ordering::Acquire);
         let now = self.moment();
         let resolved: Vec<(Option<Arc<Known>>, Arc<Plan>)> = events
@@ -304,17 +305,19 @@ impl<S: Store> Inner<S> {
             .iter()
             .zip(&resolved)
             .map(|(event, (known, plan))| {
-                self.settle_lines(known.as_deref(), plan, &event.usage, event.at)
+                Self::settle_lines(plan, &event.usage, |_, line| {
+                    self.window(known.as_deref(), line, event.at)
+                })
             })
             .collect();
-        let operations = events.iter().zip(&lines).map(|(event, lines)| SettleOperation {
+        let operations = events.iter_mut().zip(&lines).map(|(event, lines)| SettleOperation {
             epoch,
             now,
             id: &event.id,
             customer: &event.customer,
             origin: event.origin,
             event_type: &event.event_type,
-            usage: &event.usage,
+            usage: &mut event.usage,
             at: event.at,
             lines,
             charge: None,

@@ -14,7 +14,6 @@
 
 use std::fmt;
 use std::future::Future;
-use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -26,12 +25,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify, oneshot};
 
 use crate::backend::{
-    Admin, Admission, Backend, Check, DEFAULT_EVENT_TYPE, Hold, Settlement, Ticket,
+    Admin, Admission, Answer, Backend, BalanceState, Check, Decision, Hold, Settlement, Ticket,
 };
+use crate::clock::Steady;
 use crate::policy::catalog::{Catalog, Plan, PlanLine};
 use crate::policy::{
-    Amount, BalanceState, Calendar, Crossing, CustomerId, Decision, EventId, Looked, NewBalance,
-    Timestamp, Usage, Verdict, Window,
+    Amount, Calendar, Crossing, CustomerId, EventId, NewBalance, Timestamp, Usage, Window,
 };
 use crate::store::{
     BalanceAsk, BalanceRef, CheckLine, CheckOperation, Checked, HoldKey, HoldTerms, Memory, Moment,
@@ -42,19 +41,17 @@ use crate::{Error, ErrorKind, hook, observe};
 mod accounts;
 mod admin;
 mod builder;
-mod clock;
 mod definitions;
 mod ids;
 mod windows;
 
-pub use builder::EngineBuilder;
 #[cfg(feature = "test-util")]
-pub use clock::ManualClock;
-pub use clock::{Clock, SystemClock};
+pub use crate::clock::ManualClock;
+pub use crate::clock::{Clock, SystemClock};
+pub use builder::EngineBuilder;
 
 use accounts::{Accounts, Known};
 use builder::OnAlert;
-use clock::Steady;
 use definitions::Definitions;
 use ids::Ids;
 use windows::Windows;
@@ -135,13 +132,13 @@ impl<S: Store> Engine<S> {
     }
 
     /// Goes on with a settlement that its store could not answer at once.
-    fn hand_over(&self, settlement: Settlement, mut future: S::Settle) -> FinishFuture {
+    fn hand_over(&self, mut settlement: Settlement, mut future: S::Settle) -> FinishFuture {
         let engine = self.clone();
         self.spawn(async move {
             loop {
                 match future.await {
                     Ok(settled) if settled.outcome == SettleOutcome::Stale => {
-                        future = engine.0.settle(&settlement);
+                        future = engine.0.settle(&mut settlement);
                     }
                     answer => return engine.0.finish(&settlement, answer),
                 }
@@ -175,24 +172,27 @@ impl<S: Store> Backend for Engine<S> {
     type Finish = FinishFuture;
 
     fn check(&self, check: Check) -> Self::Check {
-        let resolved = self.0.open().and_then(|epoch| Ok((epoch, self.0.validate(check)?)));
-        let (mut epoch, mut resolved) = match resolved {
-            Ok(resolved) => resolved,
+        let opened = self.0.open().and_then(|epoch| Ok((epoch, self.0.validate(check)?)));
+        let (mut epoch, check) = match opened {
+            Ok(opened) => opened,
             Err(error) => return CheckFuture::answered(Err(error)),
         };
         loop {
-            let mut future = self.0.ask(&mut resolved, epoch, true, Scope::Matching);
-            let checked = match now(&mut future) {
-                Poll::Ready(Ok(checked)) => checked,
-                Poll::Ready(Err(error)) => return CheckFuture::answered(Err(error)),
+            let mut resolved = self.0.resolve(&check, epoch, Scope::Matching);
+            let mut future = self.0.ask(&mut resolved, true);
+            match now(&mut future) {
+                Poll::Ready(Ok(checked)) if checked.outcome == Outcome::Stale => {}
+                Poll::Ready(answer) => {
+                    drop(check);
+                    return CheckFuture::answered(
+                        answer.and_then(|checked| resolved.admit(checked)),
+                    );
+                }
                 Poll::Pending => {
                     let (engine, resolved) = (self.clone(), Some(resolved));
                     let sent = Box::new(Sent { engine, resolved, future });
                     return CheckFuture(CheckState::Sent(sent));
                 }
-            };
-            if checked.outcome != Outcome::Stale {
-                return CheckFuture::answered(resolved.admit(checked));
             }
             epoch = match self.0.open() {
                 Ok(epoch) => epoch,
@@ -201,9 +201,9 @@ impl<S: Store> Backend for Engine<S> {
         }
     }
 
-    fn settle(&self, settlement: Settlement) -> Self::Finish {
+    fn settle(&self, mut settlement: Settlement) -> Self::Finish {
         loop {
-            let mut future = self.0.settle(&settlement);
+            let mut future = self.0.settle(&mut settlement);
             match now(&mut future) {
                 Poll::Ready(Ok(settled)) if settled.outcome == SettleOutcome::Stale => {}
                 Poll::Ready(answer) => {
@@ -216,10 +216,10 @@ impl<S: Store> Backend for Engine<S> {
 
     fn release(&self, ticket: Ticket) -> Self::Finish {
         let key = HoldKey {
-            id: &ticket.id,
-            customer: &ticket.customer,
+            id: ticket.id(),
+            customer: ticket.customer(),
             place: ticket.place,
-            attempt: Some(ticket.attempt),
+            attempt: Some(ticket.check.ask().attempt),
         };
         let mut future = self.0.store.release(key, self.0.moment());
         match now(&mut future) {
@@ -238,8 +238,8 @@ impl<S: Store> Backend for Engine<S> {
         }
     }
 
-    fn make_id(&self) -> EventId {
-        self.0.ids.make(self.0.clock.now())
+    fn make_id(&self, at: Timestamp) -> EventId {
+        self.0.ids.make(at)
     }
 
     fn now(&self) -> Timestamp {
@@ -254,33 +254,30 @@ impl<S: Store> Backend for Engine<S> {
 /// A check that was resolved, while its store answers.
 struct Resolved {
     check: Check,
-    id: EventId,
-    customer: CustomerId,
-    plan: Option<Arc<Plan>>,
-    /// The lines that apply, as yet to be judged.
-    lines: SmallVec<[Looked; 6]>,
+    plan: Arc<Plan>,
+    epoch: u64,
     at: Timestamp,
+    /// The lines that apply.
+    lines: SmallVec<[CheckLine; 6]>,
 }
 
 impl Resolved {
     /// What the store's answer means.
-    fn decide(&mut self, checked: &mut Checked) -> Decision {
-        for (line, judged) in self.lines.iter_mut().zip(&checked.lines) {
-            line.verdict = judged.verdict;
-            line.used = judged.used;
-            line.held = judged.held;
+    fn decide(self, checked: &mut Checked) -> Decision {
+        let Self { check, plan, epoch, at, mut lines } = self;
+        for (line, judged) in lines.iter_mut().zip(&checked.judged) {
+            line.judged = *judged;
         }
-        let name = self.check.0.charge.as_ref().map(|charge| &charge.balance);
+        let name = check.ask().charge.as_ref().map(|charge| &charge.balance);
         let balance = checked.balance.take().zip(name).map(|(judged, name)| BalanceState {
             name: name.clone(),
             balance: judged.balance,
             verdict: judged.verdict,
         });
-        let plan = self.plan.take().unwrap_or_default();
-        Decision::new(self.customer.clone(), plan, self.at, mem::take(&mut self.lines), balance)
+        check.answered(Answer::new(plan, epoch, at, lines, balance))
     }
 
-    fn admit(mut self, mut checked: Checked) -> Result<Admission, Error> {
+    fn admit(self, mut checked: Checked) -> Result<Admission, Error> {
         let conflict = |message| Err(Error::new(ErrorKind::Conflict, message));
         match checked.outcome {
             Outcome::Open => {
@@ -291,14 +288,18 @@ impl Resolved {
             }
             _ => {}
         }
+        let at = self.at;
         let decision = self.decide(&mut checked);
-        let Self { check, id, customer, at, .. } = self;
-        let attempt = check.0.attempt;
-        let ticket = Ticket { id, customer, place: checked.place, attempt };
-        let hold = checked.place.map(|_| Hold { ticket, ask: check, at });
+        let hold = checked.place.map(|place| Hold {
+            ticket: Ticket { check: decision.check(), place: Some(place) },
+            at,
+        });
         Ok(Admission { decision, hold })
     }
 }
+
+/// The values that a plan's lines read, in the order of its fields.
+type Given = SmallVec<[Option<Amount>; 4]>;
 
 /// Which limits an ask is held against.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -315,8 +316,8 @@ impl<S: Store> Inner<S> {
         self.steady.steady(&*self.clock)
     }
 
-    fn moment(&self) -> Moment {
-        clock::moment(&self.steady, &*self.clock)
+    fn moment(&self) -> Moment<'_> {
+        Moment::now(self.now(), &*self.clock)
     }
 
     fn balance<'a>(&'a self, name: &'a str) -> BalanceRef<'a> {
@@ -351,10 +352,12 @@ impl<S: Store> Inner<S> {
         if self.closed.load(Ordering::Relaxed) { Err(Error::closed()) } else { Ok(epoch) }
     }
 
-    fn validate(&self, check: Check) -> Result<Resolved, Error> {
-        let ask = &*check.0;
-        let customer =
-            ask.customer.as_ref().map_err(|error| Error::invalid("customer", error))?.clone();
+    /// The check, if it makes sense, with its id.
+    fn validate(&self, check: Check) -> Result<Check, Error> {
+        let ask = check.ask();
+        if let Some((field, problem)) = ask.problem {
+            return Err(Error::invalid(field, problem));
+        }
         if ask.event_type.as_ref().is_some_and(|named| !(1..=256).contains(&named.len())) {
             let problem = "is empty or too long; give 1 to 256 bytes";
             return Err(Error::invalid("event_type", problem));
@@ -378,34 +381,20 @@ impl<S: Store> Inner<S> {
                 return Err(Error::invalid("estimate", problem));
             }
         }
-        let id = match &ask.id {
-            Some(Ok(id)) => id.clone(),
-            Some(Err(error)) => return Err(Error::invalid("id", error)),
-            None => self.ids.make(self.clock.now()),
-        };
-        Ok(Resolved {
-            check,
-            id,
-            customer,
-            plan: None,
-            lines: SmallVec::new(),
-            at: Timestamp::UNIX_EPOCH,
-        })
+        let has_id = ask.has_id();
+        Ok(if has_id { check } else { check.stamped(self.ids.make(self.now())) })
     }
 
-    /// Resolves a check by the definitions of now and sends it to the store.
-    fn ask(&self, resolved: &mut Resolved, epoch: u64, hold: bool, scope: Scope) -> S::Check {
-        let now = self.moment();
-        let ask = &*resolved.check.0;
-        let known = self.accounts.get(&resolved.customer);
+    /// Works out what a check asks by the definitions of now.
+    fn resolve(&self, check: &Check, epoch: u64, scope: Scope) -> Resolved {
+        let ask = check.ask();
+        let at = ask.at.unwrap_or_else(|| self.now());
+        let known = self.accounts.get(&ask.customer);
         let known = known.as_deref();
         let catalog = self.catalog.load();
         let plan = Self::plan(known, &catalog, ask.event_type.as_deref());
-        resolved.at = now.wall;
-        resolved.lines.clear();
         let expected = &ask.expected;
-        let asked: SmallVec<[Option<Amount>; 4]> =
-            plan.fields.iter().map(|field| expected.values().get(field)).collect();
+        let asked: Given = plan.fields.iter().map(|field| expected.values().get(field)).collect();
         let mut lines: SmallVec<[CheckLine; 6]> = SmallVec::new();
         let mut last = None;
         for (index, line) in plan.lines.iter().enumerate() {
@@ -413,100 +402,117 @@ impl<S: Store> Inner<S> {
             if line.limit.is_none() || !applies {
                 continue;
             }
-            let window = self.window(known, line, now.wall);
+            let window = self.window(known, line, at);
             let since = line.since.max(known.and_then(|known| known.since[line.period.index()]));
-            let complete = since.is_none_or(|since| window.start() > since);
+            let asked = if scope == Scope::All { None } else { line.counts(&asked) };
             lines.push(CheckLine {
-                counter: line.counter,
                 shares: last == Some(line.counter),
-                aggregation: line.aggregation,
-                cap: line.cap,
-                asked: if scope == Scope::All { None } else { line.counts(&asked) },
-                window,
+                index: index as u16,
+                complete: since.is_none_or(|since| window.start() > since),
+                ..CheckLine::new(line.counter, line.aggregation, line.cap, asked, window)
             });
             last = Some(line.counter);
-            resolved.lines.push(Looked {
-                line: index as u32,
-                verdict: Verdict::Within,
-                complete,
-                used: Amount::ZERO,
-                held: Amount::ZERO,
-                window,
-            });
         }
-        resolved.plan = Some(Arc::clone(plan));
+        Resolved { check: check.clone(), plan: Arc::clone(plan), epoch, at, lines }
+    }
+
+    /// Sends a check to the store.
+    fn ask(&self, resolved: &mut Resolved, hold: bool) -> S::Check {
+        let ask = resolved.check.ask();
         let balance = ask.charge.as_ref().map(|charge| {
+            let expected = &ask.expected;
             let asked = if expected.is_empty() { None } else { charge.price(expected) };
             BalanceAsk { balance: self.balance(&charge.balance), asked }
         });
         let terms = HoldTerms { lifetime: ask.lifetime, remember: ask.given };
-        self.store.check(&CheckOperation {
-            epoch,
-            now,
-            id: &resolved.id,
+        self.store.check(CheckOperation {
+            epoch: resolved.epoch,
+            now: Moment::now(resolved.at, &*self.clock),
+            id: &ask.id,
             attempt: ask.attempt,
-            customer: &resolved.customer,
-            lines: &lines,
+            customer: &ask.customer,
+            lines: &mut resolved.lines,
             balance,
             hold: hold.then_some(terms),
         })
     }
 
     /// Sends a settlement, resolved by the definitions of now.
-    fn settle(&self, settlement: &Settlement) -> S::Settle {
+    fn settle(&self, settlement: &mut Settlement) -> S::Settle {
         let hold = &settlement.hold;
-        let ask = &*hold.ask.0;
+        let check = hold.check();
+        let ask = check.ask();
         let origin = match (settlement.unsure, hold.ticket.place) {
-            (true, _) => Origin::Unsure(hold.ticket.attempt),
+            (true, _) => Origin::Unsure(ask.attempt),
             (false, place) => Origin::Held(place),
         };
-        let customer = &hold.ticket.customer;
-        let event_type = ask.event_type.as_deref().unwrap_or(DEFAULT_EVENT_TYPE);
         let charge = ask.charge.as_ref().zip(settlement.charge);
         let epoch = self.epoch.load(Ordering::Acquire);
-        let known = self.accounts.get(customer);
-        let known = known.as_deref();
-        let catalog = self.catalog.load();
-        let plan = Self::plan(known, &catalog, Some(event_type));
-        let lines = self.settle_lines(known, plan, &settlement.usage, hold.at);
-        self.store.settle(SettleOperation {
+        let mut operation = SettleOperation {
             epoch,
             now: self.moment(),
-            id: &hold.ticket.id,
-            customer,
+            id: &ask.id,
+            customer: &ask.customer,
             origin,
-            event_type,
-            usage: &settlement.usage,
+            event_type: ask.recorded_as(),
+            usage: &mut settlement.usage,
             at: hold.at,
-            lines: &lines,
+            lines: &[],
             charge: charge.map(|(charge, amount)| (self.balance(&charge.balance), amount)),
-        })
+        };
+        // By the definitions of its check, if they are still those of now, and in its windows.
+        if let Some(answer) =
+            check.answer().filter(|answer| answer.epoch == epoch && ask.event_type.is_some())
+        {
+            let mut looked = answer.lines.iter().peekable();
+            let lines = Self::settle_lines(&answer.plan, operation.usage, |index, line| {
+                while looked.next_if(|looked| usize::from(looked.index) < index).is_some() {}
+                match looked.peek() {
+                    Some(looked) if usize::from(looked.index) == index => looked.window,
+                    _ => {
+                        let known = self.accounts.get(&ask.customer);
+                        self.window(known.as_deref(), line, hold.at)
+                    }
+                }
+            });
+            operation.lines = &lines;
+            return self.store.settle(operation);
+        }
+        let known = self.accounts.get(&ask.customer);
+        let known = known.as_deref();
+        let catalog = self.catalog.load();
+        let plan = Self::plan(known, &catalog, Some(ask.recorded_as()));
+        let lines =
+            Self::settle_lines(plan, operation.usage, |_, line| self.window(known, line, hold.at));
+        operation.lines = &lines;
+        self.store.settle(operation)
     }
 
+    /// What an event of that usage moves, in the windows it is told.
+    #[inline]
     fn settle_lines<'a>(
-        &self,
-        known: Option<&Known>,
         plan: &'a Plan,
         usage: &Usage,
-        at: Timestamp,
+        mut window: impl FnMut(usize, &PlanLine) -> Window,
     ) -> SmallVec<[SettleLine<'a>; 6]> {
-        let given: SmallVec<[Option<Amount>; 4]> =
-            plan.fields.iter().map(|field| usage.values().get(field)).collect();
+        let given: Given = plan.fields.iter().map(|field| usage.values().get(field)).collect();
         let mut lines: SmallVec<[SettleLine<'a>; 6]> = SmallVec::new();
-        for line in &plan.lines {
+        let mut last = None;
+        for (index, line) in plan.lines.iter().enumerate() {
             let Some(amount) = line.counts(&given) else { continue };
             if !usage.dimensions().contain(&line.filters) {
                 continue;
             }
             lines.push(SettleLine {
                 counter: line.counter,
-                shares: lines.last().is_some_and(|last| last.counter == line.counter),
+                shares: last == Some(line.counter),
                 aggregation: line.aggregation,
                 amount,
-                window: self.window(known, line, at),
+                window: window(index, line),
                 limit: line.id(),
                 alerts: &line.alerts,
             });
+            last = Some(line.counter);
         }
         lines
     }
@@ -514,9 +520,8 @@ impl<S: Store> Inner<S> {
     /// What the store's answer to a settlement means.
     fn finish(&self, settlement: &Settlement, answer: Result<Settled, Error>) -> Result<(), Error> {
         let hold = &settlement.hold;
-        let event_type = hold.ask.0.event_type.as_deref().unwrap_or(DEFAULT_EVENT_TYPE);
         let settled = answer?;
-        self.settled(&hold.ticket.customer, event_type, hold.at, &settled);
+        self.settled(hold.customer(), hold.check().ask().recorded_as(), hold.at, &settled);
         match settled.outcome {
             SettleOutcome::Recorded | SettleOutcome::Repeat | SettleOutcome::Stale => Ok(()),
             SettleOutcome::TooOld | SettleOutcome::Full => Err(settled.outcome.into()),
@@ -625,13 +630,14 @@ impl<S: Store> Future for CheckFuture<S> {
         };
         loop {
             let checked = ready!(Pin::new(&mut sent.future).poll(cx))?;
-            let mut resolved = sent.resolved.take().expect("CheckFuture polled after completion");
+            let resolved = sent.resolved.take().expect("CheckFuture polled after completion");
             if checked.outcome != Outcome::Stale {
                 return Poll::Ready(resolved.admit(checked));
             }
             let epoch = sent.engine.0.open()?;
-            sent.future = sent.engine.0.ask(&mut resolved, epoch, true, Scope::Matching);
-            sent.resolved = Some(resolved);
+            let resolved = sent.engine.0.resolve(&resolved.check, epoch, Scope::Matching);
+            let resolved = sent.resolved.insert(resolved);
+            sent.future = sent.engine.0.ask(resolved, true);
         }
     }
 }

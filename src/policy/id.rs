@@ -17,6 +17,9 @@ impl CustomerId {
     /// The longest id, in bytes.
     pub const MAX_LENGTH: usize = 256;
 
+    /// In the place of an id that is none.
+    pub(crate) const NOBODY: Self = Self(CompactString::const_new("?"));
+
     /// A customer's id.
     ///
     /// # Errors
@@ -111,6 +114,9 @@ enum Repr {
 impl EventId {
     /// The longest id, in bytes.
     pub const MAX_LENGTH: usize = 256;
+
+    /// In the place of an id that is not made yet.
+    pub(crate) const NIL: Self = Self::from_uuid(0);
 
     /// An id of your own; the text of a UUID is read as that UUID.
     ///

@@ -5,7 +5,7 @@ use serde::ser::{SerializeStruct, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Amount, Balance, CustomerId, Decision, EventId, LimitState, Timestamp, Transaction};
+use super::{Amount, Balance, CustomerId, EventId, Timestamp, Transaction};
 
 /// The digits that every float keeps.
 const FLOAT_DIGITS: u32 = 15;
@@ -50,35 +50,6 @@ impl Serialize for CustomerId {
 impl Serialize for EventId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
-    }
-}
-
-/// An entry as in a check answer of the API, with what is held beside it.
-impl Serialize for LimitState<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut entry = serializer.serialize_struct("LimitState", 10)?;
-        entry.serialize_field("id", self.id())?;
-        entry.serialize_field("name", self.name())?;
-        entry.serialize_field("meterId", self.meter())?;
-        entry.serialize_field("period", self.period().as_str())?;
-        entry.serialize_field("limit", &self.limit())?;
-        entry.serialize_field("used", &self.used())?;
-        entry.serialize_field("held", &self.held())?;
-        entry.serialize_field("remaining", &self.remaining())?;
-        entry.serialize_field("exceeded", &self.is_exceeded())?;
-        entry.serialize_field("reset", &self.reset())?;
-        entry.end()
-    }
-}
-
-/// The check answer of the API: `allowed`, and `limits` without private ones.
-impl Serialize for Decision {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut decision = serializer.serialize_struct("Decision", 2)?;
-        decision.serialize_field("allowed", &self.is_allowed())?;
-        let shown: Vec<_> = self.limits().filter(|limit| !limit.is_private()).collect();
-        decision.serialize_field("limits", &shown)?;
-        decision.end()
     }
 }
 

@@ -26,7 +26,6 @@ mod balance;
 mod calendar;
 pub(crate) mod catalog;
 mod config;
-mod decision;
 mod event;
 mod id;
 #[cfg(feature = "json")]
@@ -47,7 +46,6 @@ pub use balance::{
 #[cfg(feature = "embedded")]
 pub use calendar::{Calendar, CalendarError};
 pub use config::ConfigError;
-pub use decision::{BalanceState, Decision, Denial, DenialKind, LimitState};
 pub use event::{Crossing, Event, RecordedEvent};
 pub use id::{CustomerId, EventId, IdError};
 pub use judge::{Verdict, judge_balance, judge_limit};
@@ -60,4 +58,3 @@ pub use usage::{Dimensions, Usage, UsageError, Values};
 pub use window::{Period, PeriodError, Window};
 
 pub(crate) use balance::Change;
-pub(crate) use decision::{Looked, whole_seconds};

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::mem;
 
 use compact_str::{CompactString, ToCompactString};
 use smallvec::SmallVec;
@@ -98,14 +99,15 @@ impl Usage {
         }
     }
 
-    /// The same, with the dimensions of `earlier` that it does not set itself.
-    pub(crate) fn with_dimensions_of(self, earlier: &Self) -> Self {
+    /// Takes over the dimensions of `earlier` that it does not set itself.
+    pub(crate) fn add_dimensions_of(&mut self, earlier: &Self) {
         if earlier.dimensions.is_empty() {
-            return self;
+            return;
         }
-        let mut usage = Self { dimensions: earlier.dimensions.clone(), ..Self::default() };
-        usage.merge(self);
-        usage
+        let own = mem::replace(&mut self.dimensions, earlier.dimensions.clone());
+        for (key, value) in own.0 {
+            self.dimensions.set(&key, &value);
+        }
     }
 
     /// What both say; `later` wins where both speak.

@@ -23,7 +23,6 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use compact_str::CompactString;
-use smallvec::SmallVec;
 
 use crate::Error;
 use crate::policy::{
@@ -36,6 +35,8 @@ mod memory;
 
 #[cfg(feature = "embedded")]
 pub use memory::Memory;
+
+pub use crate::clock::Moment;
 
 /// A boxed future, for what is not on the path of a request.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -53,12 +54,12 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     type Release: Future<Output = Result<(), Error>> + Send + Unpin + 'static;
 
     /// Judges every line and the balance together and, if all have room and a hold is asked for,
-    /// places it.
+    /// places it. A store that answers at once writes each judgement into its line.
     ///
     /// Atomic. Keeps nothing when it refuses. An id that was released before places nothing
     /// ([`Outcome::Released`]); one that is open or settled is told ([`Outcome::Open`],
     /// [`Outcome::Finished`]).
-    fn check(&self, operation: &CheckOperation<'_>) -> Self::Check;
+    fn check(&self, operation: CheckOperation<'_>) -> Self::Check;
 
     /// Drops the hold if it is still there, counts the event, charges the balance and keeps the
     /// event.
@@ -68,7 +69,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     fn settle(&self, operation: SettleOperation<'_>) -> Self::Settle;
 
     /// Drops the hold if it is there. For an id that is not known, remembers that it was released.
-    fn release(&self, key: HoldKey<'_>, now: Moment) -> Self::Release;
+    fn release(&self, key: HoldKey<'_>, now: Moment<'_>) -> Self::Release;
 
     /// Counts events that had no hold: all of them, or none when one cannot be taken.
     fn record<'a>(
@@ -81,7 +82,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         &'a self,
         keys: Vec<HoldKey<'a>>,
         lifetime: Duration,
-        now: Moment,
+        now: Moment<'a>,
     ) -> BoxFuture<'a, Result<Vec<bool>, Error>>;
 
     /// Creates a balance for one customer, in place of a default that was never touched.
@@ -103,7 +104,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         &'a self,
         customer: &'a CustomerId,
         defaults: &'a [NewBalance],
-        now: Moment,
+        now: Moment<'a>,
     ) -> BoxFuture<'a, Result<Vec<Balance>, Error>>;
 
     /// The kept transactions of one balance, oldest first, led by an opening balance where older
@@ -137,7 +138,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     ) -> BoxFuture<'a, Result<Option<Timestamp>, Error>>;
 
     /// Drops windows that ended before `now`. Stores also do so by and by while they are used.
-    fn sweep(&self, now: Moment) -> BoxFuture<'_, Result<(), Error>>;
+    fn sweep<'a>(&'a self, now: Moment<'a>) -> BoxFuture<'a, Result<(), Error>>;
 
     /// How many holds are open.
     fn open_holds(&self) -> BoxFuture<'_, Result<usize, Error>>;
@@ -169,7 +170,7 @@ pub struct CheckOperation<'a> {
     /// The definitions it was resolved under.
     pub epoch: u64,
     /// Now, for what expires and ends.
-    pub now: Moment,
+    pub now: Moment<'a>,
     /// The id of the hold.
     pub id: &'a EventId,
     /// Which of the checks that were sent under the id: one that a caller gave may come twice, and
@@ -178,20 +179,11 @@ pub struct CheckOperation<'a> {
     /// Who asks.
     pub customer: &'a CustomerId,
     /// The limits to judge. Lines on one counter are neighbours.
-    pub lines: &'a [CheckLine],
+    pub lines: &'a mut [CheckLine],
     /// The balance to judge.
     pub balance: Option<BalanceAsk<'a>>,
     /// Whether to place a hold; `None` only looks.
     pub hold: Option<HoldTerms>,
-}
-
-/// A moment on both clocks.
-#[derive(Clone, Copy, Debug)]
-pub struct Moment {
-    /// Wall time, for windows.
-    pub wall: Timestamp,
-    /// Monotonic time, for waits and expiry.
-    pub monotonic: Duration,
 }
 
 /// How long a hold lives, and whether its id is one that a caller may send again.
@@ -218,9 +210,39 @@ pub struct CheckLine {
     pub asked: Option<Amount>,
     /// The window.
     pub window: Window,
+    /// What a store that answers at once found.
+    pub judged: Judged,
+    /// Which line of the plan it is.
+    pub(crate) index: u16,
+    /// Where the store found the counter, for the rest of its step.
+    pub(crate) place: u32,
+    /// The history behind the counter is known to be whole.
+    pub(crate) complete: bool,
 }
 
 impl CheckLine {
+    /// A line of which nothing is judged yet.
+    pub fn new(
+        counter: u32,
+        aggregation: Aggregation,
+        cap: Amount,
+        asked: Option<Amount>,
+        window: Window,
+    ) -> Self {
+        Self {
+            counter,
+            shares: false,
+            aggregation,
+            cap,
+            asked,
+            window,
+            judged: Judged::default(),
+            index: 0,
+            place: 0,
+            complete: true,
+        }
+    }
+
     /// What a hold sets aside on this line.
     pub fn holds(&self) -> Amount {
         let asked = self.asked.filter(|amount| amount.is_positive() && self.aggregation.adds());
@@ -253,8 +275,9 @@ pub struct Checked {
     pub outcome: Outcome,
     /// Where the hold is, if one was placed.
     pub place: Option<Place>,
-    /// Each line, in order.
-    pub lines: SmallVec<[JudgedLine; 6]>,
+    /// Each line, in order, from a store that answers later; empty where the lines were judged in
+    /// place.
+    pub judged: Vec<Judged>,
     /// The balance, if one was asked.
     pub balance: Option<JudgedBalance>,
 }
@@ -276,15 +299,21 @@ pub enum Outcome {
     Released,
 }
 
-/// One line as judged.
+/// What a line said.
 #[derive(Clone, Copy, Debug)]
-pub struct JudgedLine {
-    /// What the line said.
+pub struct Judged {
+    /// Whether there is room.
     pub verdict: Verdict,
     /// Settled usage in the window.
     pub used: Amount,
     /// What running requests hold, with this hold if it was placed.
     pub held: Amount,
+}
+
+impl Default for Judged {
+    fn default() -> Self {
+        Self { verdict: Verdict::Within, used: Amount::ZERO, held: Amount::ZERO }
+    }
 }
 
 /// The balance as judged.
@@ -302,7 +331,7 @@ pub struct SettleOperation<'a> {
     /// The definitions it was resolved under.
     pub epoch: u64,
     /// Now, for what expires and ends.
-    pub now: Moment,
+    pub now: Moment<'a>,
     /// The id of hold and event.
     pub id: &'a EventId,
     /// Whose use.
@@ -311,8 +340,9 @@ pub struct SettleOperation<'a> {
     pub origin: Origin,
     /// The type of the event.
     pub event_type: &'a str,
-    /// Amounts and dimensions, kept with the event.
-    pub usage: &'a Usage,
+    /// Amounts and dimensions, kept with the event. A store in this process may take them once it
+    /// counts the event.
+    pub usage: &'a mut Usage,
     /// When it happened.
     pub at: Timestamp,
     /// The counters to move. Lines on one counter are neighbours.
@@ -397,7 +427,7 @@ pub struct BalanceChange<'a> {
     /// The payment behind a credit, which it is taken for once.
     pub reference: Option<&'a str>,
     /// When, also for what expires.
-    pub now: Moment,
+    pub now: Moment<'a>,
 }
 
 /// Which counters to count again from the kept events.
@@ -409,7 +439,7 @@ pub struct Recount<'a> {
     /// The counters that are counted again; others are left alone.
     pub counters: &'a [u32],
     /// The moment whose windows are wanted.
-    pub now: Moment,
+    pub now: Moment<'a>,
     /// The window of a counter in which a moment of a customer lies; `None` where the counter is to
     /// be left alone.
     pub window: &'a (dyn Fn(&CustomerId, u32, Timestamp) -> Option<Window> + Send + Sync),

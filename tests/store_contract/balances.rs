@@ -1,7 +1,8 @@
 //! Prepaid balances: what a request may take, what it leaves, and what the ledger says.
 
+use tower_limitry::backend::DenialKind;
 use tower_limitry::backend::{PageRequest, TransactionQuery};
-use tower_limitry::policy::{Credit, Debit, Debited, DenialKind, TransactionKind};
+use tower_limitry::policy::{Credit, Debit, Debited, TransactionKind};
 use tower_limitry::{Books, Check, ErrorKind, NewBalance, Usage};
 
 use crate::support::*;

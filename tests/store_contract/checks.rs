@@ -1,6 +1,6 @@
 //! A check decides over everything at once, and its hold ends once.
 
-use tower_limitry::policy::DenialKind;
+use tower_limitry::backend::DenialKind;
 use tower_limitry::{Books, Check, ErrorKind, Limit, Meter, NewBalance, Usage};
 
 use crate::support::*;

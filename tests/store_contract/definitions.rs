@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use tower_limitry::backend::DenialKind;
 use tower_limitry::backend::{Customer, MeterQuery, PageRequest};
-use tower_limitry::policy::DenialKind;
 use tower_limitry::{Check, ErrorKind, Event, Limit, Meter, Usage};
 
 use crate::support::*;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tower_limitry::policy::{DenialKind, Period};
+use tower_limitry::backend::DenialKind;
+use tower_limitry::policy::Period;
 use tower_limitry::{Books, Check, Event, Limit, Meter, Usage};
 
 use crate::support::*;

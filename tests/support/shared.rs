@@ -27,7 +27,7 @@ impl Store for Shared {
     type Settle = <Memory as Store>::Settle;
     type Release = <Memory as Store>::Release;
 
-    fn check(&self, operation: &CheckOperation<'_>) -> Self::Check {
+    fn check(&self, operation: CheckOperation<'_>) -> Self::Check {
         self.0.check(operation)
     }
 
@@ -35,7 +35,7 @@ impl Store for Shared {
         self.0.settle(operation)
     }
 
-    fn release(&self, key: HoldKey<'_>, now: Moment) -> Self::Release {
+    fn release(&self, key: HoldKey<'_>, now: Moment<'_>) -> Self::Release {
         self.0.release(key, now)
     }
 
@@ -50,7 +50,7 @@ impl Store for Shared {
         &'a self,
         keys: Vec<HoldKey<'a>>,
         lifetime: Duration,
-        now: Moment,
+        now: Moment<'a>,
     ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
         self.0.renew(keys, lifetime, now)
     }
@@ -76,7 +76,7 @@ impl Store for Shared {
         &'a self,
         customer: &'a CustomerId,
         defaults: &'a [NewBalance],
-        now: Moment,
+        now: Moment<'a>,
     ) -> BoxFuture<'a, Result<Vec<Balance>, Error>> {
         self.0.balances(customer, defaults, now)
     }
@@ -112,7 +112,7 @@ impl Store for Shared {
         self.0.recount(change)
     }
 
-    fn sweep(&self, now: Moment) -> BoxFuture<'_, Result<(), Error>> {
+    fn sweep<'a>(&'a self, now: Moment<'a>) -> BoxFuture<'a, Result<(), Error>> {
         self.0.sweep(now)
     }
 

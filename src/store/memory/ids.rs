@@ -74,13 +74,14 @@ impl Ids {
         id: &EventId,
         fate: Fate,
         event: Option<Timestamp>,
-        now: Moment,
+        now: Moment<'_>,
     ) {
         self.forget(now);
         let key = (customer.clone(), id.clone());
         // An event that comes early is not too old before its time plus the horizon.
-        let until = event.map_or(now.wall, |at| at.max(now.wall)).saturating_add(self.horizon);
-        let since = now.monotonic;
+        let wall = now.wall();
+        let until = event.map_or(wall, |at| at.max(wall)).saturating_add(self.horizon);
+        let since = now.monotonic();
         self.known.insert(key.clone(), (fate, since));
         self.order.push(Reverse(Remembered { until, since, event, key }));
     }
@@ -90,10 +91,10 @@ impl Ids {
         !self.is_empty() && self.known.remove(&(customer.clone(), id.clone())).is_some()
     }
 
-    fn forget(&mut self, now: Moment) {
+    fn forget(&mut self, now: Moment<'_>) {
         while let Some(Reverse(next)) = self.order.peek() {
-            let over =
-                now.wall > next.until && now.monotonic.saturating_sub(next.since) > self.horizon;
+            let over = now.wall() > next.until
+                && now.monotonic().saturating_sub(next.since) > self.horizon;
             if !over && self.order.len() < MOST {
                 break;
             }

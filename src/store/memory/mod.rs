@@ -7,12 +7,10 @@
 use std::future::{Ready, ready};
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use compact_str::CompactString;
-use foldhash::HashMap;
 
 use super::{
     BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, HoldKey, Moment, Recount,
@@ -28,10 +26,12 @@ mod account;
 mod customers;
 mod ids;
 mod journal;
+mod names;
 mod shard;
 
 use account::{Cell, FOREVER, Tag, minute, minute_now};
 use journal::Journal;
+use names::Names;
 use shard::{Around, Numbered, Shard, open_balance, read_balance};
 
 /// A power of two.
@@ -49,9 +49,7 @@ const SHARDS: usize = 64;
 pub struct Memory {
     shards: Box<[Mutex<Shard>]>,
     journal: Mutex<Journal>,
-    /// Numbers of balance names.
-    names: ArcSwap<HashMap<CompactString, u32>>,
-    naming: Mutex<()>,
+    names: Names,
     customers: AtomicUsize,
     max_customers: usize,
 }
@@ -69,8 +67,7 @@ impl Memory {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             journal: Mutex::new(Journal::new(10_000, 10_000)),
-            names: ArcSwap::default(),
-            naming: Mutex::default(),
+            names: Names::default(),
             customers: AtomicUsize::new(0),
             max_customers: 10_000_000,
         }
@@ -105,23 +102,18 @@ impl Memory {
 
     /// The number of a balance's name, if one was ever given.
     fn numbered<'a>(&self, balance: BalanceRef<'a>) -> Option<Numbered<'a>> {
-        if let Some(number) = self.names.load().get(balance.name) {
-            return Some(Numbered { number: *number, balance });
+        match self.names.number(balance.name) {
+            Some(number) => Some(Numbered { number, balance }),
+            None => balance.default.map(|_| self.name(balance)),
         }
-        balance.default.map(|_| self.name(balance))
     }
 
     /// The number of a balance's name, given now if need be.
     fn name<'a>(&self, balance: BalanceRef<'a>) -> Numbered<'a> {
-        let _naming = locked(&self.naming);
-        let mut names = HashMap::clone(&self.names.load());
-        let next = names.len() as u32;
-        let number = *names.entry(CompactString::new(balance.name)).or_insert(next);
-        self.names.store(Arc::new(names));
-        Numbered { number, balance }
+        Numbered { number: self.names.give(balance.name), balance }
     }
 
-    fn settle_now(&self, operation: &SettleOperation<'_>) -> Settled {
+    fn settle_now(&self, operation: &mut SettleOperation<'_>) -> Settled {
         let hash = hash(operation.customer);
         let charge = operation.charge.map(|(balance, amount)| {
             (self.numbered(balance).unwrap_or_else(|| self.name(balance)), amount)
@@ -184,7 +176,7 @@ impl Memory {
         let account = shard.account(change.customer, around).ok_or_else(full)?;
         let fresh = balance.current.as_millionths();
         let tag = Tag::balance(numbered.number);
-        let place = account.claim(tag, FOREVER, minute_now(change.now.wall), fresh, usize::MAX);
+        let place = account.claim(tag, FOREVER, minute_now(change.now.wall()), fresh, usize::MAX);
         let cell = &mut account.cells[place];
         cell.tag = cell.tag.touched();
         cell.value = after.as_millionths();
@@ -198,7 +190,7 @@ impl Memory {
             balance_after: after,
             description: change.description.map(Into::into),
             reference: change.reference.map(Into::into),
-            at: change.now.wall,
+            at: change.now.wall(),
             sequence: 0,
         };
         transaction.sequence = locked(&self.journal).transact(transaction.clone());
@@ -210,7 +202,7 @@ impl Memory {
         let concerned = |at: &usize| wanted.is_none_or(|wanted| *at == wanted);
         let mut shards: Vec<(usize, MutexGuard<'_, Shard>)> =
             (0..SHARDS).filter(concerned).map(|at| (at, locked(&self.shards[at]))).collect();
-        let now = minute_now(change.now.wall);
+        let now = minute_now(change.now.wall());
         let concerns = |id: &CustomerId| change.customer.is_none_or(|customer| customer == id);
         for (_, shard) in &mut shards {
             shard.epoch = shard.epoch.max(change.epoch);
@@ -233,7 +225,7 @@ impl Memory {
                     continue;
                 };
                 let window = (change.window)(&event.customer, *counter, event.at);
-                let Some(window) = window.filter(|window| window.end() > change.now.wall) else {
+                let Some(window) = window.filter(|window| window.end() > change.now.wall()) else {
                     continue;
                 };
                 let line = super::SettleLine {
@@ -259,7 +251,7 @@ fn reset(account: &mut account::Account, change: &Recount<'_>, now: i32) {
     let again = |tag: Tag| {
         let counter = tag.number();
         let wanted = !tag.is_balance() && change.counters.contains(&counter);
-        wanted.then(|| (change.window)(&id, counter, change.now.wall)).flatten()
+        wanted.then(|| (change.window)(&id, counter, change.now.wall())).flatten()
     };
     for cell in account.cells.iter_mut().filter(|cell| cell.end > now) {
         if let Some(window) = again(cell.tag) {
@@ -276,18 +268,18 @@ impl Store for Memory {
     type Settle = Ready<Result<Settled, Error>>;
     type Release = Ready<Result<(), Error>>;
 
-    fn check(&self, operation: &CheckOperation<'_>) -> Self::Check {
+    fn check(&self, operation: CheckOperation<'_>) -> Self::Check {
         let hash = hash(operation.customer);
         let numbered = operation.balance.and_then(|ask| self.numbered(ask.balance));
         let checked = locked(self.shard(hash)).check(operation, numbered, self.around(hash));
         ready(checked.ok_or_else(full))
     }
 
-    fn settle(&self, operation: SettleOperation<'_>) -> Self::Settle {
-        ready(Ok(self.settle_now(&operation)))
+    fn settle(&self, mut operation: SettleOperation<'_>) -> Self::Settle {
+        ready(Ok(self.settle_now(&mut operation)))
     }
 
-    fn release(&self, key: HoldKey<'_>, now: Moment) -> Self::Release {
+    fn release(&self, key: HoldKey<'_>, now: Moment<'_>) -> Self::Release {
         let hash = hash(key.customer);
         locked(self.shard(hash)).release(key, now, self.around(hash));
         ready(Ok(()))
@@ -295,18 +287,18 @@ impl Store for Memory {
 
     fn record<'a>(
         &'a self,
-        operations: Vec<SettleOperation<'a>>,
+        mut operations: Vec<SettleOperation<'a>>,
     ) -> BoxFuture<'a, Result<Vec<Settled>, Error>> {
-        Box::pin(ready(self.record_now(&operations)))
+        Box::pin(ready(self.record_now(&mut operations)))
     }
 
     fn renew<'a>(
         &'a self,
         keys: Vec<HoldKey<'a>>,
         lifetime: Duration,
-        now: Moment,
+        now: Moment<'a>,
     ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
-        let until = now.monotonic.saturating_add(lifetime);
+        let until = now.monotonic().saturating_add(lifetime);
         let renewed = keys.into_iter().map(|key| {
             let hash = hash(key.customer);
             locked(self.shard(hash)).renew(key, until, now, self.around(hash))
@@ -348,12 +340,12 @@ impl Store for Memory {
         &'a self,
         customer: &'a CustomerId,
         defaults: &'a [NewBalance],
-        now: Moment,
+        now: Moment<'a>,
     ) -> BoxFuture<'a, Result<Vec<Balance>, Error>> {
         for default in defaults {
             self.numbered(BalanceRef { name: &default.name, default: Some(default) });
         }
-        let names = self.names.load();
+        let names = self.names.all();
         let hash = hash(customer);
         let mut shard = locked(self.shard(hash));
         shard.expire(now, self.around(hash));
@@ -418,7 +410,7 @@ impl Store for Memory {
         Box::pin(ready(Ok(self.recount_now(&change))))
     }
 
-    fn sweep(&self, now: Moment) -> BoxFuture<'_, Result<(), Error>> {
+    fn sweep<'a>(&'a self, now: Moment<'a>) -> BoxFuture<'a, Result<(), Error>> {
         for shard in &self.shards {
             locked(shard).sweep(now, self.around(0));
         }
@@ -437,7 +429,7 @@ impl Store for Memory {
 impl Memory {
     /// All or nothing: what could stop one of them is looked for, under the locks of all their
     /// shards, before the first is counted.
-    fn record_now(&self, operations: &[SettleOperation<'_>]) -> Result<Vec<Settled>, Error> {
+    fn record_now(&self, operations: &mut [SettleOperation<'_>]) -> Result<Vec<Settled>, Error> {
         let charges: Vec<_> = operations
             .iter()
             .map(|operation| {
@@ -474,7 +466,7 @@ impl Memory {
             return Err(full());
         }
         let settled =
-            operations.iter().zip(charges).zip(&shard_of).map(|((operation, charge), at)| {
+            operations.iter_mut().zip(charges).zip(&shard_of).map(|((operation, charge), at)| {
                 let around = self.around(hash(operation.customer));
                 let around = Around { most: usize::MAX, ..around };
                 shards[place(*at)].settle(operation, charge, around)

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::mem;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -22,8 +23,8 @@ use crate::policy::{
     Transaction, TransactionKind, Verdict, judge_balance, judge_limit,
 };
 use crate::store::{
-    BalanceRef, CheckLine, CheckOperation, Checked, HoldKey, JudgedBalance, JudgedLine, Moment,
-    Origin, Outcome, Place, SettleLine, SettleOperation, SettleOutcome, Settled,
+    BalanceRef, CheckLine, CheckOperation, Checked, HoldKey, Judged, JudgedBalance, Moment, Origin,
+    Outcome, Place, SettleLine, SettleOperation, SettleOutcome, Settled,
 };
 
 #[derive(Debug)]
@@ -96,39 +97,36 @@ impl Shard {
     /// Judges, and places the hold. `None` when there is no place for another customer.
     pub(super) fn check(
         &mut self,
-        operation: &CheckOperation<'_>,
+        operation: CheckOperation<'_>,
         numbered: Option<Numbered<'_>>,
         around: Around<'_>,
     ) -> Option<Checked> {
         let mut checked =
-            Checked { outcome: Outcome::Stale, place: None, lines: SmallVec::new(), balance: None };
+            Checked { outcome: Outcome::Stale, place: None, judged: Vec::new(), balance: None };
         if operation.epoch < self.epoch {
             return Some(checked);
         }
         self.expire(operation.now, around);
-        let now = minute_now(operation.now.wall);
+        let now = minute_now(operation.now.wall());
         self.walk(now, around);
         let slot = self.customers.find(around.hash, operation.customer);
-        if let Some(outcome) = self.met_before(operation, slot) {
+        if let Some(outcome) = self.met_before(&operation, slot) {
             checked.outcome = outcome;
             return Some(checked);
         }
 
         let account = slot.and_then(|slot| self.customers.get(slot));
         checked.outcome = Outcome::Allowed;
-        let mut places: SmallVec<[Option<usize>; 6]> = SmallVec::new();
         let mut hint = 0;
-        for line in operation.lines {
-            let (judged, place) = judge(account, line, hint);
-            if judged.verdict.refuses() {
+        for line in operation.lines.iter_mut() {
+            judge(account, line, &mut hint);
+            if line.judged.verdict.refuses() {
                 checked.outcome = Outcome::Refused;
             }
-            checked.lines.push(judged);
-            places.push(place);
-            hint = place.map_or(hint, |place| place + 1);
         }
         if let Some(ask) = operation.balance {
-            let balance = numbered.and_then(|numbered| read_balance(account, numbered, hint));
+            let balance =
+                numbered.and_then(|numbered| read_balance(account, numbered, hint as usize));
             let verdict = balance.as_ref().map_or(Verdict::Exceeded, |balance| {
                 let above = balance.current.saturating_sub(balance.minimum);
                 judge_balance(above, balance.held, ask.asked)
@@ -156,7 +154,7 @@ impl Shard {
             lines: SmallVec::new(),
             expires: terms
                 .lifetime
-                .map(|lifetime| operation.now.monotonic.saturating_add(lifetime)),
+                .map(|lifetime| operation.now.monotonic().saturating_add(lifetime)),
             remember: terms.remember,
         };
         if account.cells.is_empty() {
@@ -164,21 +162,21 @@ impl Shard {
             account.cells.reserve_exact(operation.lines.len() + balance);
         }
         let mut hint = 0;
-        for ((line, judged), place) in operation.lines.iter().zip(&mut checked.lines).zip(places) {
+        for line in operation.lines {
             let amount = line.holds();
             if amount == Amount::ZERO {
                 continue;
             }
-            judged.held = judged.held.saturating_add(amount);
+            line.judged.held = line.judged.held.saturating_add(amount);
             if line.shares {
                 continue;
             }
-            let place = place.unwrap_or_else(|| {
+            if line.place == NOWHERE {
                 let end = minute(line.window.end());
-                account.claim(Tag::counter(line.counter), end, now, 0, hint)
-            });
-            hint = place + 1;
-            hold.lines.push((place as u32, amount));
+                line.place = account.claim(Tag::counter(line.counter), end, now, 0, hint) as u32;
+            }
+            hint = line.place as usize + 1;
+            hold.lines.push((line.place, amount));
         }
         if let (Some(ask), Some(numbered), Some(judged)) =
             (operation.balance, numbered, &mut checked.balance)
@@ -199,10 +197,10 @@ impl Shard {
         Some(checked)
     }
 
-    /// Counts a use.
+    /// Counts a use, and takes its usage.
     pub(super) fn settle(
         &mut self,
-        operation: &SettleOperation<'_>,
+        operation: &mut SettleOperation<'_>,
         charge: Option<(Numbered<'_>, Amount)>,
         around: Around<'_>,
     ) -> Settled {
@@ -232,7 +230,7 @@ impl Shard {
             settled.outcome = SettleOutcome::Full;
             return settled;
         };
-        let now = minute_now(operation.now.wall);
+        let now = minute_now(operation.now.wall());
         let mut hint = 0;
         let mut first_end = FOREVER;
         // The counter's value, if the event moved it: for the lines that share it, too.
@@ -242,7 +240,7 @@ impl Shard {
                 let end = minute(line.window.end());
                 first_end = first_end.min(end);
                 let counted =
-                    count(account, line, end, operation.at, operation.now.wall, &mut hint);
+                    count(account, line, end, operation.at, operation.now.wall(), &mut hint);
                 settled.saturated |= counted.is_some_and(|(_, saturated)| saturated);
                 after = counted.map(|(value, _)| value);
             }
@@ -289,7 +287,7 @@ impl Shard {
             id: operation.id.clone(),
             customer: operation.customer.clone(),
             event_type: CompactString::new(operation.event_type),
-            usage: operation.usage.clone(),
+            usage: mem::take(operation.usage),
             at: operation.at,
             sequence: 0,
         });
@@ -306,7 +304,7 @@ impl Shard {
         }
         let given = operation.origin == Origin::Given;
         let known = self.finished.fate(operation.customer, operation.id) == Some(Fate::Finished);
-        (given && !known && self.finished.may_have_forgotten(operation.at, operation.now.wall))
+        (given && !known && self.finished.may_have_forgotten(operation.at, operation.now.wall()))
             .then_some(SettleOutcome::TooOld)
     }
 
@@ -315,17 +313,17 @@ impl Shard {
         &mut self,
         event: &RecordedEvent,
         line: &SettleLine<'_>,
-        now: Moment,
+        now: Moment<'_>,
         around: Around<'_>,
     ) {
         if let Some(account) = self.account(&event.customer, around) {
             let end = minute(line.window.end());
-            count(account, line, end, event.at, now.wall, &mut 0);
+            count(account, line, end, event.at, now.wall(), &mut 0);
             self.expect(end);
         }
     }
 
-    pub(super) fn release(&mut self, key: HoldKey<'_>, now: Moment, around: Around<'_>) {
+    pub(super) fn release(&mut self, key: HoldKey<'_>, now: Moment<'_>, around: Around<'_>) {
         match self.end_hold(key.customer, key.id, key.place, key.attempt, around) {
             Some((slot, _)) => self.close(slot, now, around),
             // It had a hold, which has ended already.
@@ -342,7 +340,7 @@ impl Shard {
         &mut self,
         key: HoldKey<'_>,
         until: Duration,
-        now: Moment,
+        now: Moment<'_>,
         around: Around<'_>,
     ) -> bool {
         self.expire(now, around);
@@ -359,10 +357,10 @@ impl Shard {
     }
 
     /// Drops every ended window and expired hold at once.
-    pub(super) fn sweep(&mut self, now: Moment, around: Around<'_>) {
+    pub(super) fn sweep(&mut self, now: Moment<'_>, around: Around<'_>) {
         self.expire(now, around);
         for slot in 0..self.customers.reach() {
-            self.tidy(slot, minute_now(now.wall), around);
+            self.tidy(slot, minute_now(now.wall()), around);
         }
         self.customers.shrink();
     }
@@ -460,7 +458,7 @@ impl Shard {
             Origin::Held(_) => return Err(SettleOutcome::Repeat),
             Origin::Unsure(_) => {}
             Origin::Given => {
-                if self.finished.may_have_forgotten(operation.at, operation.now.wall) {
+                if self.finished.may_have_forgotten(operation.at, operation.now.wall()) {
                     return Err(SettleOutcome::TooOld);
                 }
             }
@@ -491,18 +489,24 @@ impl Shard {
         around.count.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn close(&mut self, slot: u32, now: Moment, around: Around<'_>) {
+    fn close(&mut self, slot: u32, now: Moment<'_>, around: Around<'_>) {
         let Some(account) = self.customers.get_mut(slot) else { return };
-        account.tidy(minute_now(now.wall), &mut self.spare);
+        account.tidy(minute_now(now.wall()), &mut self.spare);
         if account.is_empty() {
             self.dismiss(slot, around);
         }
     }
 
     /// Ends the holds that nobody renewed. They cost nothing; a settlement that comes later counts.
-    pub(super) fn expire(&mut self, now: Moment, around: Around<'_>) {
+    pub(super) fn expire(&mut self, now: Moment<'_>, around: Around<'_>) {
+        if !self.expiring.is_empty() {
+            self.expire_until(now.monotonic(), now, around);
+        }
+    }
+
+    fn expire_until(&mut self, until: Duration, now: Moment<'_>, around: Around<'_>) {
         while let Some(Reverse((due, ..))) = self.expiring.peek()
-            && *due <= now.monotonic
+            && *due <= until
         {
             let Some(Reverse((due, slot, id))) = self.expiring.pop() else { return };
             let Some(account) = self.customers.get_mut(slot) else { continue };
@@ -563,23 +567,28 @@ impl Shard {
     }
 }
 
-/// Judges one limit, and says where its counter is.
+/// Where the counter of a line is that has none yet.
+const NOWHERE: u32 = u32::MAX;
+
+/// Judges one limit, and notes where its counter is. `hint` is where it should be.
 #[inline]
-fn judge(account: Option<&Account>, line: &CheckLine, hint: usize) -> (JudgedLine, Option<usize>) {
+fn judge(account: Option<&Account>, line: &mut CheckLine, hint: &mut u32) {
     let tag = Tag::counter(line.counter);
     let end = minute(line.window.end());
     // A line that shares the counter of the one before finds it just before the hint.
-    let hint = hint.saturating_sub(usize::from(line.shares));
-    let place = account.and_then(|account| account.place(tag, end, hint));
+    let at = hint.saturating_sub(u32::from(line.shares));
+    let place = account.and_then(|account| account.place(tag, end, at as usize));
     let (used, held) = match (account, place) {
         (Some(account), Some(place)) => {
+            *hint = place as u32 + 1;
             (Amount::from_millionths(account.cells[place].value), account.held(place))
         }
         (Some(account), None) => (account.value(tag, end).unwrap_or(Amount::ZERO), Amount::ZERO),
         (None, _) => (Amount::ZERO, Amount::ZERO),
     };
     let verdict = judge_limit(line.aggregation, line.cap, used, held, line.asked);
-    (JudgedLine { verdict, used, held }, place)
+    line.place = place.map_or(NOWHERE, |place| place as u32);
+    line.judged = Judged { verdict, used, held };
 }
 
 /// Moves one counter. Answers its value, and whether it did not fit; `None` for a window that has

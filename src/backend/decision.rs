@@ -5,37 +5,42 @@ use std::time::Duration;
 use compact_str::CompactString;
 use smallvec::SmallVec;
 
-use super::catalog::{Plan, PlanLine, Shown};
-use super::{Amount, Balance, CustomerId, Period, Timestamp, Verdict, Window};
+use super::{Check, Flight};
+use crate::policy::catalog::{Plan, PlanLine, Shown};
+use crate::policy::{Amount, Balance, CustomerId, Period, Timestamp, Verdict, Window};
+use crate::store::CheckLine;
 
 /// The answer of a check: allowed or not, and the state of every limit and balance looked at.
 ///
-/// Cheap to clone. In a request's extensions it is what a handler reads to show customers what they
-/// have left.
+/// Cheap to clone. A handler behind the layer has it from
+/// [`Reporter::decision`](crate::Reporter::decision), to show customers what they have left.
 #[derive(Clone)]
-pub struct Decision(Arc<Inner>);
+pub struct Decision(pub(super) Arc<Flight>);
 
-#[derive(Clone)]
-struct Inner {
-    customer: CustomerId,
-    plan: Arc<Plan>,
-    at: Timestamp,
-    allowed: bool,
-    limits: SmallVec<[Looked; 6]>,
-    balance: Option<BalanceState>,
+/// What a backend answers to a check.
+pub(crate) struct Answer {
+    pub(crate) plan: Arc<Plan>,
+    /// The definitions it was resolved under.
+    pub(crate) epoch: u64,
+    pub(crate) at: Timestamp,
+    pub(crate) allowed: bool,
+    /// As they were judged, in the order of the plan.
+    pub(crate) lines: SmallVec<[CheckLine; 6]>,
+    pub(crate) balance: Option<BalanceState>,
 }
 
-/// One limit as a check found it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Looked {
-    /// Which line of the plan.
-    pub(crate) line: u32,
-    pub(crate) verdict: Verdict,
-    /// The history behind `used` is known to be whole.
-    pub(crate) complete: bool,
-    pub(crate) used: Amount,
-    pub(crate) held: Amount,
-    pub(crate) window: Window,
+impl Answer {
+    pub(crate) fn new(
+        plan: Arc<Plan>,
+        epoch: u64,
+        at: Timestamp,
+        lines: SmallVec<[CheckLine; 6]>,
+        balance: Option<BalanceState>,
+    ) -> Self {
+        let allowed = !lines.iter().any(|line| line.judged.verdict.refuses())
+            && !balance.as_ref().is_some_and(BalanceState::is_exceeded);
+        Self { plan, epoch, at, allowed, lines, balance }
+    }
 }
 
 /// The balance that a check looked at.
@@ -64,56 +69,63 @@ impl BalanceState {
 }
 
 impl Decision {
-    pub(crate) fn new(
-        customer: CustomerId,
-        plan: Arc<Plan>,
-        at: Timestamp,
-        limits: SmallVec<[Looked; 6]>,
-        balance: Option<BalanceState>,
-    ) -> Self {
-        let allowed = !limits.iter().any(|looked| looked.verdict.refuses())
-            && !balance.as_ref().is_some_and(BalanceState::is_exceeded);
-        Self(Arc::new(Inner { customer, plan, at, allowed, limits, balance }))
+    /// There is one in every decision: [`Check::answered`](super::Check::answered) put it there.
+    pub(crate) fn answer(&self) -> &Answer {
+        self.0.answer.get().expect("a decision is made of an answer")
+    }
+
+    /// Of a check that may not have been answered.
+    pub(crate) fn of(flight: &Arc<Flight>) -> Option<Self> {
+        flight.answer.get().map(|_| Self(Arc::clone(flight)))
+    }
+
+    /// The check that it answers.
+    pub(crate) fn check(&self) -> Check {
+        Check(Arc::clone(&self.0))
+    }
+
+    pub(crate) fn into_flight(self) -> Arc<Flight> {
+        self.0
     }
 
     /// Whether the request may run.
     pub fn is_allowed(&self) -> bool {
-        self.0.allowed
+        self.answer().allowed
     }
 
     /// Whom it is about.
     pub fn customer(&self) -> &CustomerId {
-        &self.0.customer
+        &self.0.ask.customer
     }
 
     /// Every limit that was looked at, those that refused first.
     pub fn limits(&self) -> impl Iterator<Item = LimitState<'_>> {
-        let all = || self.0.limits.iter();
-        let refusing = all().filter(|looked| looked.verdict.refuses());
-        let others = all().filter(|looked| !looked.verdict.refuses());
-        refusing.chain(others).filter_map(|looked| LimitState::new(&self.0.plan, looked))
+        let all = || self.answer().lines.iter();
+        let refusing = all().filter(|looked| looked.judged.verdict.refuses());
+        let others = all().filter(|looked| !looked.judged.verdict.refuses());
+        refusing.chain(others).filter_map(|looked| LimitState::new(&self.answer().plan, looked))
     }
 
     /// The limits that customers may see, in the order of the plan.
     pub(crate) fn shown(&self) -> impl Iterator<Item = (LimitState<'_>, &Shown)> {
-        self.0.limits.iter().filter_map(|looked| {
-            let line = self.0.plan.lines.get(looked.line as usize)?;
+        self.answer().lines.iter().filter_map(|looked| {
+            let line = self.answer().plan.lines.get(usize::from(looked.index))?;
             Some((LimitState { line, looked }, line.shown.as_ref()?))
         })
     }
 
     /// The balance that was looked at.
     pub fn balance(&self) -> Option<&BalanceState> {
-        self.0.balance.as_ref()
+        self.answer().balance.as_ref()
     }
 
     /// When it was decided.
     pub fn at(&self) -> Timestamp {
-        self.0.at
+        self.answer().at
     }
 
     pub(crate) fn plan(&self) -> &Arc<Plan> {
-        &self.0.plan
+        &self.answer().plan
     }
 
     /// How long to wait until asking again can help: the longest wait among the limits that refused,
@@ -136,7 +148,7 @@ impl Decision {
             }
         }
         for limit in self.limits().take_while(LimitState::is_exceeded) {
-            longest = longest.max(Some(limit.wait(self.0.at)?));
+            longest = longest.max(Some(limit.wait(self.at())?));
         }
         longest
     }
@@ -171,7 +183,12 @@ pub struct Denial(Decision);
 impl Denial {
     /// The decision as a denial, if it is one.
     pub fn new(decision: Decision) -> Option<Self> {
-        (!decision.is_allowed()).then_some(Self(decision))
+        Self::of(decision).ok()
+    }
+
+    /// The decision as a denial, or as it is when it allows.
+    pub(crate) fn of(decision: Decision) -> Result<Self, Decision> {
+        if decision.is_allowed() { Err(decision) } else { Ok(Self(decision)) }
     }
 
     /// The whole decision.
@@ -264,12 +281,12 @@ impl std::error::Error for Denial {}
 #[derive(Clone, Copy)]
 pub struct LimitState<'a> {
     line: &'a PlanLine,
-    looked: &'a Looked,
+    looked: &'a CheckLine,
 }
 
 impl<'a> LimitState<'a> {
-    fn new(plan: &'a Plan, looked: &'a Looked) -> Option<Self> {
-        let line = plan.lines.get(looked.line as usize)?;
+    fn new(plan: &'a Plan, looked: &'a CheckLine) -> Option<Self> {
+        let line = plan.lines.get(usize::from(looked.index))?;
         line.limit.is_some().then_some(Self { line, looked })
     }
 
@@ -311,12 +328,12 @@ impl<'a> LimitState<'a> {
 
     /// What was used in this window: the truth, also above the cap.
     pub fn used(&self) -> Amount {
-        self.looked.used
+        self.looked.judged.used
     }
 
     /// What running requests have set aside, this one's own hold included.
     pub fn held(&self) -> Amount {
-        self.looked.held
+        self.looked.judged.held
     }
 
     /// What is left: `limit - used - held`, never below 0.
@@ -327,12 +344,12 @@ impl<'a> LimitState<'a> {
 
     /// In the answer of a check: this limit refused it. In a usage read: `used + held >= limit`.
     pub fn is_exceeded(&self) -> bool {
-        self.looked.verdict.refuses()
+        self.looked.judged.verdict.refuses()
     }
 
     /// Whether the ask is above the cap itself, so that no window will ever have room.
     pub fn is_too_large(&self) -> bool {
-        self.looked.verdict == Verdict::TooLarge
+        self.looked.judged.verdict == Verdict::TooLarge
     }
 
     /// Whether `used` counts every event of this window. It does not for a limit that was added when
@@ -357,18 +374,18 @@ impl<'a> LimitState<'a> {
     }
 
     /// Which line of the decision's plan.
-    pub(crate) fn line(&self) -> u32 {
-        self.looked.line
+    pub(crate) fn line(&self) -> u16 {
+        self.looked.index
     }
 
     /// Whether it refused only because of what running requests hold.
     pub(crate) fn is_held(&self) -> bool {
-        self.looked.verdict == Verdict::Held
+        self.looked.judged.verdict == Verdict::Held
     }
 
     /// How long to wait from `at` until this limit can allow what it refused.
     fn wait(&self, at: Timestamp) -> Option<Duration> {
-        match self.looked.verdict {
+        match self.looked.judged.verdict {
             Verdict::TooLarge => None,
             _ => self.nanos_until_more(at).map(Duration::from_nanos),
         }

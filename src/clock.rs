@@ -4,7 +4,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::policy::Timestamp;
-use crate::store::Moment;
 
 /// Tells the time: wall time for windows, monotonic time for waits and expiry.
 ///
@@ -101,9 +100,47 @@ fn slowed_time(from: SlowedFrom, monotonic: Duration) -> Timestamp {
     from.wall.saturating_add(monotonic.saturating_sub(from.monotonic) / 2)
 }
 
-/// Both clocks at once.
-pub(crate) fn moment(steady: &Steady, clock: &dyn Clock) -> Moment {
-    Moment { wall: steady.steady(clock), monotonic: clock.monotonic() }
+/// A moment on both clocks: wall time, for windows, and monotonic time, for waits and expiry, which
+/// is read only when somebody asks for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment<'a> {
+    wall: Timestamp,
+    monotonic: Monotonic<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Monotonic<'a> {
+    Read(Duration),
+    Unread(&'a dyn Clock),
+}
+
+impl<'a> Moment<'a> {
+    /// That moment on both clocks.
+    pub fn new(wall: Timestamp, monotonic: Duration) -> Self {
+        Self { wall, monotonic: Monotonic::Read(monotonic) }
+    }
+
+    pub(crate) fn now(wall: Timestamp, clock: &'a dyn Clock) -> Self {
+        Self { wall, monotonic: Monotonic::Unread(clock) }
+    }
+
+    /// Wall time.
+    pub fn wall(&self) -> Timestamp {
+        self.wall
+    }
+
+    /// Monotonic time.
+    pub fn monotonic(&self) -> Duration {
+        match self.monotonic {
+            Monotonic::Read(monotonic) => monotonic,
+            Monotonic::Unread(clock) => clock.monotonic(),
+        }
+    }
+
+    /// The same moment, to keep.
+    pub fn read(&self) -> Moment<'static> {
+        Moment::new(self.wall, self.monotonic())
+    }
 }
 
 #[cfg(feature = "test-util")]
