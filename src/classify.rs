@@ -23,13 +23,15 @@ pub enum Classification {
 /// unless its head tells otherwise. Translate it outside of the layer, which then sees plain gRPC.
 pub fn by_status(response: &Parts) -> Classification {
     let headers = &response.headers;
-    match headers.get(GRPC_STATUS).filter(|_| after_grpc(headers).is_some()) {
-        Some(status) if status.as_bytes() == b"0" => Classification::Success,
-        Some(_) => Classification::Failure,
-        None if is_grpc(headers) => Classification::GrpcTrailers,
-        None if response.status.is_success() => Classification::Success,
-        None if response.status == StatusCode::SWITCHING_PROTOCOLS => Classification::Success,
-        None => Classification::Failure,
+    let succeeded =
+        response.status.is_success() || response.status == StatusCode::SWITCHING_PROTOCOLS;
+    let grpc_status = after_grpc(headers).map(|_| headers.get(GRPC_STATUS));
+    match grpc_status {
+        Some(Some(status)) if status.as_bytes() == b"0" => Classification::Success,
+        Some(Some(_)) => Classification::Failure,
+        Some(None) if is_grpc(headers) => Classification::GrpcTrailers,
+        _ if succeeded => Classification::Success,
+        _ => Classification::Failure,
     }
 }
 

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 use crate::backend::{Decision, LimitState, whole_seconds};
-use crate::policy::catalog::{Plan, quoted};
+use crate::policy::catalog::{Plan, is_quotable, write_quoted};
 use crate::policy::{Amount, Balance, Timestamp};
 
 /// Which header fields tell customers what they have left.
@@ -161,18 +161,18 @@ fn policies(decision: &Decision) -> Vec<u8> {
         if let Some(length) = limit.window().length_seconds() {
             write_integer(&mut policies, length.max(1));
         }
-        policies.extend_from_slice(shown.unit.as_bytes());
+        policies.extend_from_slice(&shown.unit);
     }
     policies
 }
 
 fn write_balance(states: &mut Vec<u8>, decision: &Decision, balance: &Balance) {
-    let Some(name) = quoted(balance.name()) else { return };
-    if decision.shown().any(|(_, shown)| shown.name() == name) {
+    let name = balance.name();
+    if !is_quotable(name) || decision.shown().any(|(limit, _)| limit.id() == name) {
         return;
     }
     states.extend_from_slice(SEPARATOR);
-    states.extend_from_slice(name.as_bytes());
+    write_quoted(states, name);
     states.extend_from_slice(b";r=");
     write_integer(states, whole(balance.available()));
 }

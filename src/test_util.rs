@@ -22,7 +22,6 @@ use std::fmt;
 use std::future::{pending, ready};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use smallvec::smallvec;
 use tokio::sync::Notify;
 
 use crate::backend::{
@@ -256,7 +255,7 @@ fn denied(check: Check, now: Timestamp) -> Admission {
     let mut line = CheckLine::new(0, Aggregation::Count, Amount::ONE, None, window);
     line.judged = Judged { verdict: Verdict::Exceeded, used: Amount::ONE, held: Amount::ZERO };
     let plan = Arc::clone(plans.plan(None));
-    let answer = Answered::new(plan, 0, now, smallvec![line], None);
+    let answer = Answered::new(plan, 0, now, vec![line], None);
     Admission { decision: check.answered(answer), hold: None }
 }
 

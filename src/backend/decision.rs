@@ -3,7 +3,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use compact_str::CompactString;
-use smallvec::SmallVec;
 
 use super::{Check, Flight};
 use crate::policy::catalog::{Plan, PlanLine, Shown};
@@ -25,7 +24,7 @@ pub(crate) struct Answer {
     pub(crate) at: Timestamp,
     pub(crate) allowed: bool,
     /// As they were judged, in the order of the plan.
-    pub(crate) lines: SmallVec<[CheckLine; 6]>,
+    pub(crate) lines: Vec<CheckLine>,
     pub(crate) balance: Option<BalanceState>,
 }
 
@@ -34,7 +33,7 @@ impl Answer {
         plan: Arc<Plan>,
         epoch: u64,
         at: Timestamp,
-        lines: SmallVec<[CheckLine; 6]>,
+        lines: Vec<CheckLine>,
         balance: Option<BalanceState>,
     ) -> Self {
         let allowed = !lines.iter().any(|line| line.judged.verdict.refuses())

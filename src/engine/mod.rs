@@ -28,9 +28,9 @@ use crate::backend::{
     Admin, Admission, Answer, Backend, BalanceState, Check, Decision, Hold, Settlement, Ticket,
 };
 use crate::clock::Steady;
-use crate::policy::catalog::{Catalog, Plan, PlanLine};
+use crate::policy::catalog::{Catalog, Given, Plan, PlanLine};
 use crate::policy::{
-    Amount, Calendar, Crossing, CustomerId, EventId, NewBalance, Timestamp, Usage, Window,
+    Calendar, Crossing, CustomerId, EventId, NewBalance, Timestamp, Usage, Window,
 };
 use crate::store::{
     BalanceAsk, BalanceRef, CheckLine, CheckOperation, Checked, HoldKey, HoldTerms, Memory, Moment,
@@ -258,7 +258,7 @@ struct Resolved {
     epoch: u64,
     at: Timestamp,
     /// The lines that apply.
-    lines: SmallVec<[CheckLine; 6]>,
+    lines: Vec<CheckLine>,
 }
 
 impl Resolved {
@@ -297,9 +297,6 @@ impl Resolved {
         Ok(Admission { decision, hold })
     }
 }
-
-/// The values that a plan's lines read, in the order of its fields.
-type Given = SmallVec<[Option<Amount>; 4]>;
 
 /// Which limits an ask is held against.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -394,8 +391,8 @@ impl<S: Store> Inner<S> {
         let catalog = self.catalog.load();
         let plan = Self::plan(known, &catalog, ask.event_type.as_deref());
         let expected = &ask.expected;
-        let asked: Given = plan.fields.iter().map(|field| expected.values().get(field)).collect();
-        let mut lines: SmallVec<[CheckLine; 6]> = SmallVec::new();
+        let mut asked = Given::of(plan, expected);
+        let mut lines = Vec::with_capacity(plan.lines.len());
         let mut last = None;
         for (index, line) in plan.lines.iter().enumerate() {
             let applies = scope == Scope::All || expected.dimensions().contain(&line.filters);
@@ -404,7 +401,7 @@ impl<S: Store> Inner<S> {
             }
             let window = self.window(known, line, at);
             let since = line.since.max(known.and_then(|known| known.since[line.period.index()]));
-            let asked = if scope == Scope::All { None } else { line.counts(&asked) };
+            let asked = if scope == Scope::All { None } else { asked.by(line) };
             lines.push(CheckLine {
                 shares: last == Some(line.counter),
                 index: index as u16,
@@ -464,10 +461,10 @@ impl<S: Store> Inner<S> {
         if let Some(answer) =
             check.answer().filter(|answer| answer.epoch == epoch && ask.event_type.is_some())
         {
-            let mut looked = answer.lines.iter().peekable();
+            let mut looked = answer.lines.iter();
             let lines = Self::settle_lines(&answer.plan, operation.usage, |index, line| {
-                while looked.next_if(|looked| usize::from(looked.index) < index).is_some() {}
-                match looked.peek() {
+                // Both are in the order of the plan.
+                match looked.find(|looked| usize::from(looked.index) >= index) {
                     Some(looked) if usize::from(looked.index) == index => looked.window,
                     _ => {
                         let known = self.accounts.get(&ask.customer);
@@ -495,11 +492,11 @@ impl<S: Store> Inner<S> {
         usage: &Usage,
         mut window: impl FnMut(usize, &PlanLine) -> Window,
     ) -> SmallVec<[SettleLine<'a>; 6]> {
-        let given: Given = plan.fields.iter().map(|field| usage.values().get(field)).collect();
+        let mut given = Given::of(plan, usage);
         let mut lines: SmallVec<[SettleLine<'a>; 6]> = SmallVec::new();
         let mut last = None;
         for (index, line) in plan.lines.iter().enumerate() {
-            let Some(amount) = line.counts(&given) else { continue };
+            let Some(amount) = given.by(line) else { continue };
             if !usage.dimensions().contain(&line.filters) {
                 continue;
             }

@@ -7,7 +7,7 @@ use compact_str::CompactString;
 
 use super::limit::{CounterKey, Replaces};
 use super::{
-    Aggregation, Amount, ConfigError, Dimensions, Limit, Meter, Period, Timestamp, Values,
+    Aggregation, Amount, ConfigError, Dimensions, Limit, Meter, Period, Timestamp, Usage, Values,
 };
 
 /// Numbers counters, so that lines carry four bytes instead of a definition. A number is never given
@@ -79,7 +79,7 @@ pub(crate) struct Shown {
     /// `, "id";q=1000;w=`, or for a limit without windows `, "id";q=1000`.
     pub(crate) policy: Box<str>,
     /// `;qu="tokens"`, or nothing.
-    pub(crate) unit: Box<str>,
+    pub(crate) unit: Box<[u8]>,
 }
 
 impl Shown {
@@ -90,53 +90,74 @@ impl Shown {
         // A slug needs no escape.
         let id = limit.id();
         let window = if limit.period == Period::AllTime { "" } else { ";w=" };
-        let unit = meter.unit.as_deref().and_then(quoted);
+        let mut unit = Vec::new();
+        if let Some(text) = meter.unit.as_deref().filter(|text| is_quotable(text)) {
+            unit.extend_from_slice(b";qu=");
+            write_quoted(&mut unit, text);
+        }
         Some(Self {
             state: format!(", \"{id}\";r=").into(),
             policy: format!(", \"{id}\";q={}{window}", cap.floor()).into(),
-            unit: unit.map_or_else(String::new, |unit| format!(";qu={unit}")).into(),
+            unit: unit.into(),
         })
-    }
-
-    /// The limit's id in quotes.
-    pub(crate) fn name(&self) -> &str {
-        self.state.trim_start_matches(", ").trim_end_matches(";r=")
     }
 }
 
-/// The text as a string of a structured field (RFC 9651, section 4.1.6); `None` for what that cannot
-/// hold.
-pub(crate) fn quoted(text: &str) -> Option<String> {
-    if !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-        return None;
-    }
-    let mut quoted = String::with_capacity(text.len() + 2);
-    quoted.push('"');
-    for character in text.chars() {
-        if matches!(character, '"' | '\\') {
-            quoted.push('\\');
+/// Whether a string of a structured field can hold the text (RFC 9651, section 3.3.3).
+pub(crate) fn is_quotable(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
+/// Writes the text as a string of a structured field (RFC 9651, section 4.1.6).
+pub(crate) fn write_quoted(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    for byte in text.bytes() {
+        if matches!(byte, b'"' | b'\\') {
+            out.push(b'\\');
         }
-        quoted.push(character);
+        out.push(byte);
     }
-    quoted.push('"');
-    Some(quoted)
+    out.push(b'"');
 }
 
 impl PlanLine {
-    /// What an event gives this line's counter, or a check asks of it, given the values in the order
-    /// of the plan's fields.
-    #[inline]
-    pub(crate) fn counts(&self, given: &[Option<Amount>]) -> Option<Amount> {
-        let value = self.field.map(|field| given.get(usize::from(field)).copied().flatten());
-        match (self.aggregation, value) {
-            (Aggregation::Count, None) => Some(Amount::ONE),
-            (Aggregation::Count, Some(value)) => value.map(|_| Amount::ONE),
-            (_, value) => value.flatten(),
-        }
-    }
-
     pub(crate) fn id(&self) -> &str {
         self.limit.as_ref().map_or("", |limit| limit.id())
+    }
+}
+
+/// What some usage gives to the lines of a plan. Lines that read one value are neighbours as a rule,
+/// so the newest is remembered.
+pub(crate) struct Given<'a> {
+    plan: &'a Plan,
+    values: &'a Values,
+    newest: Option<(u8, Option<Amount>)>,
+}
+
+impl<'a> Given<'a> {
+    pub(crate) fn of(plan: &'a Plan, usage: &'a Usage) -> Self {
+        Self { plan, values: usage.values(), newest: None }
+    }
+
+    /// What an event gives this line's counter, or a check asks of it.
+    #[inline]
+    pub(crate) fn by(&mut self, line: &PlanLine) -> Option<Amount> {
+        let Some(field) = line.field else {
+            return (line.aggregation == Aggregation::Count).then_some(Amount::ONE);
+        };
+        let value = match self.newest {
+            Some((newest, value)) if newest == field => value,
+            _ => {
+                let name = self.plan.fields.get(usize::from(field));
+                let value = name.and_then(|name| self.values.get(name));
+                self.newest = Some((field, value));
+                value
+            }
+        };
+        match line.aggregation {
+            Aggregation::Count => value.map(|_| Amount::ONE),
+            _ => value,
+        }
     }
 }
 

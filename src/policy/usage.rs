@@ -191,7 +191,7 @@ impl std::error::Error for UsageError {}
 
 /// Amounts by name. Few, so kept in a row and found by looking.
 #[derive(Clone, Default, PartialEq)]
-pub struct Values(SmallVec<[(CompactString, Amount); 2]>);
+pub struct Values(SmallVec<[(CompactString, Amount); 1]>);
 
 impl Values {
     /// The amount of that name.
@@ -226,7 +226,7 @@ impl fmt::Debug for Values {
 
 /// What tells uses apart: keys such as `model` with text such as `large-2`.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Dimensions(SmallVec<[(CompactString, CompactString); 1]>);
+pub struct Dimensions(Vec<(CompactString, CompactString)>);
 
 impl Dimensions {
     /// The longest text of a dimension, in bytes.

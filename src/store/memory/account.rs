@@ -26,6 +26,13 @@ pub(super) struct Cell {
     pub(super) value: i64,
 }
 
+impl Cell {
+    #[inline]
+    pub(super) fn is(&self, tag: Tag, end: i32) -> bool {
+        self.tag.touched() == tag && self.end == end
+    }
+}
+
 /// Which counter or balance a cell is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tag(u32);
@@ -170,16 +177,15 @@ impl Account {
     /// The place of a cell. `hint` is where to look first: lines come in the order of the cells.
     #[inline]
     pub(super) fn place(&self, tag: Tag, end: i32, hint: usize) -> Option<usize> {
-        let is = |cell: &Cell| cell.tag.touched() == tag && cell.end == end;
         match self.cells.get(hint) {
-            Some(cell) if is(cell) => Some(hint),
-            _ => self.cells.iter().position(is),
+            Some(cell) if cell.is(tag, end) => Some(hint),
+            _ => self.cells.iter().position(|cell| cell.is(tag, end)),
         }
     }
 
     /// The value of a counter in a window, wherever it is kept.
     pub(super) fn value(&self, tag: Tag, end: i32) -> Option<Amount> {
-        let is = |cell: &&Cell| cell.tag.touched() == tag && cell.end == end;
+        let is = |cell: &&Cell| cell.is(tag, end);
         let ahead = || self.rare.as_ref()?.ahead.iter().find(is);
         let cell = self.cells.iter().find(is).or_else(ahead)?;
         Some(Amount::from_millionths(cell.value))
@@ -224,7 +230,7 @@ impl Account {
     /// A cell for a window that has not begun.
     pub(super) fn claim_ahead(&mut self, tag: Tag, end: i32) -> &mut Cell {
         let ahead = &mut self.rare.get_or_insert_default().ahead;
-        let place = ahead.iter().position(|cell| cell.tag.touched() == tag && cell.end == end);
+        let place = ahead.iter().position(|cell| cell.is(tag, end));
         let place = place.unwrap_or_else(|| {
             ahead.push(Cell { tag: tag.untouched(), end, value: 0 });
             ahead.len() - 1

@@ -239,8 +239,15 @@ impl Shard {
             if !line.shares {
                 let end = minute(line.window.end());
                 first_end = first_end.min(end);
-                let counted =
-                    count(account, line, end, operation.at, operation.now.wall(), &mut hint);
+                let tag = Tag::counter(line.counter);
+                let counted = match account.cells.get_mut(hint) {
+                    // Nearly always, the counter is where the one before lets expect it.
+                    Some(cell) if cell.is(tag, end) && line.aggregation.adds() => {
+                        hint += 1;
+                        Some(cell.add(line.aggregation, line.amount))
+                    }
+                    _ => count(account, line, end, operation.at, operation.now.wall(), &mut hint),
+                };
                 settled.saturated |= counted.is_some_and(|(_, saturated)| saturated);
                 after = counted.map(|(value, _)| value);
             }
@@ -612,7 +619,7 @@ fn count(
             time.tag = time.tag.touched();
             time.value = at.as_nanos();
         }
-        return Some(account.claim_ahead(tag, end).count(line));
+        return Some(account.claim_ahead(tag, end).add(line.aggregation, line.amount));
     }
     if end <= now && account.place(tag, end, *hint).is_none() {
         return None;
@@ -629,15 +636,10 @@ fn count(
         time.tag = time.tag.touched();
         time.value = at.as_nanos();
     }
-    Some(account.cells[place].count(line))
+    Some(account.cells[place].add(line.aggregation, line.amount))
 }
 
 impl super::account::Cell {
-    #[inline]
-    pub(super) fn count(&mut self, line: &SettleLine<'_>) -> (Amount, bool) {
-        self.add(line.aggregation, line.amount)
-    }
-
     #[inline]
     pub(super) fn add(&mut self, aggregation: Aggregation, amount: Amount) -> (Amount, bool) {
         let before = Amount::from_millionths(self.value);
