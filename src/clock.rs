@@ -1,3 +1,5 @@
+//! The time, passed in: wall time for windows, monotonic time for waits and expiry.
+
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};

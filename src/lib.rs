@@ -125,8 +125,7 @@ pub mod axum;
 pub mod backend;
 mod body;
 pub mod classify;
-#[cfg_attr(not(feature = "embedded"), expect(dead_code))]
-mod clock;
+pub mod clock;
 pub mod customer;
 #[cfg(feature = "embedded")]
 pub mod engine;
