@@ -270,6 +270,7 @@ impl<S: Store> Inner<S> {
                 continue;
             }
             for (event, settled) in events.iter().zip(&settled) {
+                self.tell(settled, || event.recorded());
                 self.settled(&event.customer, &event.event_type, event.at, settled);
             }
             let refused = settled.iter().map(|settled| settled.outcome).find(|outcome| {
@@ -667,6 +668,19 @@ struct Use {
     event_type: compact_str::CompactString,
     usage: Usage,
     at: Timestamp,
+}
+
+impl Use {
+    fn recorded(&self) -> RecordedEvent {
+        RecordedEvent {
+            id: self.id.clone(),
+            customer: self.customer.clone(),
+            event_type: self.event_type.clone(),
+            usage: self.usage.clone(),
+            at: self.at,
+            sequence: 0,
+        }
+    }
 }
 
 /// Who counts on which counters.

@@ -31,7 +31,7 @@ use crate::backend::{
 use crate::policy::catalog::{Catalog, Plan, PlanLine};
 use crate::policy::{
     Amount, BalanceState, Calendar, Crossing, CustomerId, Decision, EventId, Looked, NewBalance,
-    Timestamp, Usage, Verdict, Window,
+    RecordedEvent, Timestamp, Usage, Verdict, Window,
 };
 use crate::store::{
     BalanceAsk, BalanceRef, CheckLine, CheckOperation, Checked, HoldKey, HoldTerms, Memory, Moment,
@@ -53,7 +53,7 @@ pub use clock::ManualClock;
 pub use clock::{Clock, SystemClock};
 
 use accounts::{Accounts, Known};
-use builder::OnAlert;
+use builder::{OnAlert, OnEvent};
 use clock::Steady;
 use definitions::Definitions;
 use ids::Ids;
@@ -74,6 +74,7 @@ struct Inner<S> {
     windows: Windows,
     balances: Vec<NewBalance>,
     definitions: Mutex<Definitions>,
+    on_event: Option<Arc<OnEvent>>,
     on_alert: Option<Arc<OnAlert>>,
     closed: AtomicBool,
     /// How many wait for running requests to end.
@@ -108,6 +109,7 @@ impl<S: Store> Engine<S> {
         balances: Vec<NewBalance>,
         calendar: Calendar,
         clock: Arc<dyn Clock>,
+        on_event: Option<Arc<OnEvent>>,
         on_alert: Option<Arc<OnAlert>>,
     ) -> Self {
         let accounts = Accounts::default();
@@ -126,6 +128,7 @@ impl<S: Store> Engine<S> {
             windows: Windows::new(calendar),
             balances,
             definitions: Mutex::new(definitions),
+            on_event,
             on_alert,
             closed: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
@@ -516,10 +519,29 @@ impl<S: Store> Inner<S> {
         let hold = &settlement.hold;
         let event_type = hold.ask.0.event_type.as_deref().unwrap_or(DEFAULT_EVENT_TYPE);
         let settled = answer?;
+        self.tell(&settled, || RecordedEvent {
+            id: hold.ticket.id.clone(),
+            customer: hold.ticket.customer.clone(),
+            event_type: event_type.into(),
+            usage: settlement.usage.clone(),
+            at: hold.at,
+            sequence: 0,
+        });
         self.settled(&hold.ticket.customer, event_type, hold.at, &settled);
         match settled.outcome {
             SettleOutcome::Recorded | SettleOutcome::Repeat | SettleOutcome::Stale => Ok(()),
             SettleOutcome::TooOld | SettleOutcome::Full => Err(settled.outcome.into()),
+        }
+    }
+
+    /// Tells of an event that was recorded.
+    #[inline]
+    fn tell(&self, settled: &Settled, event: impl FnOnce() -> RecordedEvent) {
+        if let Some(on_event) = &self.on_event
+            && settled.outcome == SettleOutcome::Recorded
+        {
+            let event = event();
+            hook::call(|| on_event(&event));
         }
     }
 
