@@ -40,7 +40,6 @@ use std::process::ExitCode;
 
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tower_limitry::policy::RecordedEvent;
 
 mod app;
@@ -65,14 +64,6 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::read(std::env::var_os)?;
     let books = app::engine(&config).on_event(print).build()?;
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut stop = async move || {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
 
     let listener = TcpListener::bind((&*config.host, config.port))
         .await
@@ -81,16 +72,30 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     // Small frames of a stream do not wait for each other. A connection that cannot is still one.
     let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
     let stopped = async move {
-        stop().await;
+        asked_to_stop().await;
         tell(format_args!("stopping once running answers have ended"));
         tokio::spawn(async move {
-            stop().await;
+            asked_to_stop().await;
             std::process::exit(1);
         });
     };
     let app = app::app(&config, books)?;
     axum::serve(listener, app).with_graceful_shutdown(stopped).await?;
     Ok(())
+}
+
+async fn asked_to_stop() {
+    #[cfg(unix)]
+    let terminated = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        signal(SignalKind::terminate()).ok()?.recv().await
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<Option<()>>();
+    tokio::select! {
+        Ok(()) = tokio::signal::ctrl_c() => {}
+        Some(()) = terminated => {}
+    }
 }
 
 /// One line for each event. Nobody may be listening any more, and the answers go on.

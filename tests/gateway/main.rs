@@ -10,3 +10,4 @@ mod program;
 mod sdks;
 mod streams;
 mod support;
+mod tls;

@@ -1,9 +1,13 @@
 //! The Python libraries of OpenAI and Anthropic, with and without the gateway between.
 
+use std::future::ready;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::middleware::map_response;
+use axum::response::Response;
 use serde_json::{Value, json};
 use tower_limitry::engine::Clock;
 use tower_limitry::policy::Timestamp;
@@ -71,8 +75,7 @@ async fn without_credits_it_is_their_own_error_and_not_tried_again() {
     assert!(seen.take().is_empty());
 }
 
-/// A clock that stands three seconds before the end of a minute until the first answer, and goes on
-/// from there.
+/// A clock that stands three seconds before the end of a minute, and goes on when it is told to.
 #[derive(Clone, Debug, Default)]
 struct LateInTheMinute(Arc<OnceLock<Instant>>);
 
@@ -97,20 +100,22 @@ impl Clock for LateInTheMinute {
 async fn waits_for_the_next_minute(library: &str) {
     let clock = LateInTheMinute::default();
     let seen = Seen::default();
-    let (noting, going) = (seen.clone(), clock.clone());
-    let url = upstream(move |request: Request| {
-        going.go_on();
-        models::answer(request, noting.clone())
-    })
-    .await;
+    let noting = seen.clone();
+    let url = upstream(move |request: Request| models::answer(request, noting.clone())).await;
     let variables = |name: &str| match name {
         "UPSTREAM_URL" => Some(url.clone().into()),
         "MINUTE_TOKEN_LIMIT" => Some("100".into()),
         _ => None,
     };
     let config = config::Config::read(variables).unwrap();
-    let books = app::engine(&config).clock(clock).build().unwrap();
-    let gateway = serve(app::app(&config, books).unwrap()).await;
+    let books = app::engine(&config).clock(clock.clone()).build().unwrap();
+    let until_refused = map_response(move |response: Response| {
+        if response.status() == StatusCode::TOO_MANY_REQUESTS {
+            clock.go_on();
+        }
+        ready(response)
+    });
+    let gateway = serve(app::app(&config, books).unwrap().layer(until_refused)).await;
     run(vec!["waits".into(), gateway, library.into()]).await;
     assert_eq!(seen.take().len(), 2, "what is refused goes nowhere");
 }

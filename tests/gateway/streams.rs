@@ -162,7 +162,8 @@ async fn counted_and_as_much_again(request: Request, first: mpsc::Sender<()>) ->
             pieces.send(piece(vec![b' '; MEBIBYTE])).await.unwrap();
         }
     });
-    Response::builder().header("x-received", received).body(body).unwrap()
+    let answer = Response::builder().header("content-type", "audio/mpeg");
+    answer.header("x-received", received).body(body).unwrap()
 }
 
 #[tokio::test]

@@ -226,7 +226,8 @@ def poor(gateway):
 
 
 def waits(gateway, library):
-    """Of 100 tokens a minute most are used, then more are asked for than are left: they wait."""
+    """Of 100 tokens a minute most are used, then more are asked for than are left, with three seconds
+    of the minute to go: it waits and tries again by itself."""
     if library == "openai":
         calls = openai_client(gateway, "py_openai").chat.completions.with_raw_response
     else:
@@ -238,7 +239,7 @@ def waits(gateway, library):
     second = calls.create(**ask, max_tokens=61)
     waited = time.monotonic() - begun
     assert second.retries_taken == 1, second.retries_taken
-    assert 2 < waited < 20, waited
+    assert waited >= 3, waited
 
 
 if __name__ == "__main__":
