@@ -123,22 +123,53 @@ pub struct BearerKey(());
 #[cfg(feature = "bearer")]
 impl Identify for BearerKey {
     fn identify(&self, request: &Parts) -> Option<CustomerId> {
-        use sha2::{Digest, Sha256};
-
         let value = request.headers.get(http::header::AUTHORIZATION)?.as_bytes();
         // RFC 9110, section 11.1: the scheme is case-insensitive.
         let (scheme, key) = value.split_at_checked("Bearer ".len())?;
-        let key = key.trim_ascii();
-        if !scheme.eq_ignore_ascii_case(b"Bearer ") || key.is_empty() {
-            return None;
-        }
-        let mut id = String::with_capacity(36);
-        id.push_str("key_");
-        for byte in &Sha256::digest(key)[..16] {
-            for half in [byte >> 4, byte & 0xF] {
-                id.push(char::from_digit(u32::from(half), 16).unwrap_or('0'));
-            }
-        }
-        CustomerId::new(id).ok()
+        if scheme.eq_ignore_ascii_case(b"Bearer ") { hashed(key) } else { None }
     }
+}
+
+/// The customer from the key in a header of its own, such as `x-api-key`, by its SHA-256. The same
+/// key is the same customer as under [`bearer_key`], and no more checked than there.
+///
+/// # Panics
+///
+/// When the name is no header name in lower case.
+#[cfg(feature = "bearer")]
+#[track_caller]
+pub fn header_key(name: &'static str) -> HeaderKey {
+    HeaderKey { name: HeaderName::from_static(name) }
+}
+
+/// Identifies by a hashed key in a header; made by [`header_key`].
+#[cfg(feature = "bearer")]
+#[derive(Clone, Debug)]
+pub struct HeaderKey {
+    name: HeaderName,
+}
+
+#[cfg(feature = "bearer")]
+impl Identify for HeaderKey {
+    fn identify(&self, request: &Parts) -> Option<CustomerId> {
+        hashed(request.headers.get(&self.name)?.as_bytes())
+    }
+}
+
+#[cfg(feature = "bearer")]
+fn hashed(key: &[u8]) -> Option<CustomerId> {
+    use sha2::{Digest, Sha256};
+
+    let key = key.trim_ascii();
+    if key.is_empty() {
+        return None;
+    }
+    let mut id = String::with_capacity(36);
+    id.push_str("key_");
+    for byte in &Sha256::digest(key)[..16] {
+        for half in [byte >> 4, byte & 0xF] {
+            id.push(char::from_digit(u32::from(half), 16).unwrap_or('0'));
+        }
+    }
+    CustomerId::new(id).ok()
 }

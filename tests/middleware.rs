@@ -316,6 +316,15 @@ mod decisions {
         assert_eq!(service.oneshot(request).await.unwrap().status(), StatusCode::OK);
         let id = events(&books).await[1].customer().as_str().to_owned();
         assert_eq!(id, "key_2bb80d537b1da3e38bd30361aa855686");
+
+        let by_header = customer::header_key("x-api-key");
+        let service = LimitryLayer::new(books.clone(), by_header, seven).layer(hello(&calls));
+        for (key, status) in [("secret", StatusCode::OK), (" ", StatusCode::UNAUTHORIZED)] {
+            let request = Request::builder().header("x-api-key", key);
+            let request = request.body(Empty::<Bytes>::new()).unwrap();
+            assert_eq!(service.clone().oneshot(request).await.unwrap().status(), status);
+        }
+        assert_eq!(events(&books).await[2].customer().as_str(), id, "the key, wherever it is");
     }
 
     #[tokio::test]

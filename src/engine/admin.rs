@@ -260,17 +260,18 @@ impl<S: Store> Inner<S> {
             let problem = format_args!("are {}; give at most {MOST_EVENTS}", events.len());
             return Err(Error::invalid("events", problem));
         }
-        let mut events: Vec<Use> = events
+        let events: Vec<Use> = events
             .into_iter()
             .enumerate()
             .map(|(at, event)| self.check_event(at, event))
             .collect::<Result<_, _>>()?;
         loop {
-            let settled = self.record_once(&mut events).await?;
+            let settled = self.record_once(&events).await?;
             if settled.iter().any(|settled| settled.outcome == SettleOutcome::Stale) {
                 continue;
             }
             for (event, settled) in events.iter().zip(&settled) {
+                self.tell(settled, || event.recorded());
                 self.settled(&event.customer, &event.event_type, event.at, settled);
             }
             let refused = settled.iter().map(|settled| settled.outcome).find(|outcome| {
@@ -288,7 +289,7 @@ impl<S: Store> Inner<S> {
     }
 
     /// Resolves all events by the definitions of now and records them.
-    async fn record_once(&self, events: &mut [Use]) -> Result<Vec<Settled>, Error> {
+    async fn record_once(&self, events: &[Use]) -> Result<Vec<Settled>, Error> {
         let epoch = self.epoch.load(Ordering::Acquire);
         let now = self.moment();
         let resolved: Vec<(Option<Arc<Known>>, Arc<Plan>)> = events
@@ -310,14 +311,16 @@ impl<S: Store> Inner<S> {
                 })
             })
             .collect();
-        let operations = events.iter_mut().zip(&lines).map(|(event, lines)| SettleOperation {
+        let mut usages: Vec<Usage> = events.iter().map(|event| event.usage.clone()).collect();
+        let settling = events.iter().zip(&mut usages).zip(&lines);
+        let operations = settling.map(|((event, usage), lines)| SettleOperation {
             epoch,
             now,
             id: &event.id,
             customer: &event.customer,
             origin: event.origin,
             event_type: &event.event_type,
-            usage: &mut event.usage,
+            usage,
             at: event.at,
             lines,
             charge: None,
@@ -670,6 +673,19 @@ struct Use {
     event_type: compact_str::CompactString,
     usage: Usage,
     at: Timestamp,
+}
+
+impl Use {
+    fn recorded(&self) -> RecordedEvent {
+        RecordedEvent {
+            id: self.id.clone(),
+            customer: self.customer.clone(),
+            event_type: self.event_type.clone(),
+            usage: self.usage.clone(),
+            at: self.at,
+            sequence: 0,
+        }
+    }
 }
 
 /// Who counts on which counters.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::{Clock, Engine, SystemClock};
 use crate::backend::Books;
 use crate::engine::definitions::Definitions;
-use crate::policy::{Calendar, ConfigError, Crossing, Limit, Meter, NewBalance};
+use crate::policy::{Calendar, ConfigError, Crossing, Limit, Meter, NewBalance, RecordedEvent};
 use crate::store::{Memory, Store};
 
 /// Puts an [`Engine`] together. What is wrong with a definition is told by
@@ -16,10 +16,12 @@ pub struct EngineBuilder {
     pub(super) balances: Vec<NewBalance>,
     pub(super) zone: Option<Box<str>>,
     pub(super) clock: Option<Arc<dyn Clock>>,
+    pub(super) on_event: Option<Arc<OnEvent>>,
     pub(super) on_alert: Option<Arc<OnAlert>>,
     pub(super) memory: Memory,
 }
 
+pub(super) type OnEvent = dyn Fn(&RecordedEvent) + Send + Sync;
 pub(super) type OnAlert = dyn Fn(&Crossing) + Send + Sync;
 
 impl EngineBuilder {
@@ -30,6 +32,7 @@ impl EngineBuilder {
             balances: Vec::new(),
             zone: None,
             clock: None,
+            on_event: None,
             on_alert: None,
             memory: Memory::new(),
         }
@@ -62,6 +65,14 @@ impl EngineBuilder {
     /// Tells the time instead of the operating system.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Hears of every event that was recorded, in the form in which it was; of a repeat not again.
+    /// Called by the thread that settled, after the event was counted and before the answer to the
+    /// settlement; events of different threads come in any order. Keep it short.
+    pub fn on_event(mut self, hook: impl Fn(&RecordedEvent) + Send + Sync + 'static) -> Self {
+        self.on_event = Some(Arc::new(hook));
         self
     }
 
@@ -122,6 +133,7 @@ impl EngineBuilder {
             self.balances,
             calendar,
             clock,
+            self.on_event,
             self.on_alert,
         )))
     }

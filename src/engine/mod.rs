@@ -30,7 +30,7 @@ use crate::backend::{
 use crate::clock::Steady;
 use crate::policy::catalog::{Catalog, Given, Plan, PlanLine};
 use crate::policy::{
-    Calendar, Crossing, CustomerId, EventId, NewBalance, Timestamp, Usage, Window,
+    Calendar, Crossing, CustomerId, EventId, NewBalance, RecordedEvent, Timestamp, Usage, Window,
 };
 use crate::store::{
     BalanceAsk, BalanceRef, CheckLine, CheckOperation, Checked, HoldKey, HoldTerms, Memory, Moment,
@@ -51,7 +51,7 @@ pub use crate::clock::{Clock, SystemClock};
 pub use builder::EngineBuilder;
 
 use accounts::{Accounts, Known};
-use builder::OnAlert;
+use builder::{OnAlert, OnEvent};
 use definitions::Definitions;
 use ids::Ids;
 use windows::Windows;
@@ -71,6 +71,7 @@ struct Inner<S> {
     windows: Windows,
     balances: Vec<NewBalance>,
     definitions: Mutex<Definitions>,
+    on_event: Option<Arc<OnEvent>>,
     on_alert: Option<Arc<OnAlert>>,
     closed: AtomicBool,
     /// How many wait for running requests to end.
@@ -105,6 +106,7 @@ impl<S: Store> Engine<S> {
         balances: Vec<NewBalance>,
         calendar: Calendar,
         clock: Arc<dyn Clock>,
+        on_event: Option<Arc<OnEvent>>,
         on_alert: Option<Arc<OnAlert>>,
     ) -> Self {
         let accounts = Accounts::default();
@@ -123,6 +125,7 @@ impl<S: Store> Engine<S> {
             windows: Windows::new(calendar),
             balances,
             definitions: Mutex::new(definitions),
+            on_event,
             on_alert,
             closed: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
@@ -445,6 +448,8 @@ impl<S: Store> Inner<S> {
         };
         let charge = ask.charge.as_ref().zip(settlement.charge);
         let epoch = self.epoch.load(Ordering::Acquire);
+        // The store may take what it is given, and the hook wants it, too.
+        let mut copy = self.on_event.as_ref().map(|_| settlement.usage.clone());
         let mut operation = SettleOperation {
             epoch,
             now: self.moment(),
@@ -452,7 +457,7 @@ impl<S: Store> Inner<S> {
             customer: &ask.customer,
             origin,
             event_type: ask.recorded_as(),
-            usage: &mut settlement.usage,
+            usage: copy.as_mut().unwrap_or(&mut settlement.usage),
             at: hold.at,
             lines: &[],
             charge: charge.map(|(charge, amount)| (self.balance(&charge.balance), amount)),
@@ -518,10 +523,30 @@ impl<S: Store> Inner<S> {
     fn finish(&self, settlement: &Settlement, answer: Result<Settled, Error>) -> Result<(), Error> {
         let hold = &settlement.hold;
         let settled = answer?;
-        self.settled(hold.customer(), hold.check().ask().recorded_as(), hold.at, &settled);
+        let ask = hold.check().ask();
+        self.tell(&settled, || RecordedEvent {
+            id: ask.id.clone(),
+            customer: ask.customer.clone(),
+            event_type: ask.recorded_as().into(),
+            usage: settlement.usage.clone(),
+            at: hold.at,
+            sequence: 0,
+        });
+        self.settled(&ask.customer, ask.recorded_as(), hold.at, &settled);
         match settled.outcome {
             SettleOutcome::Recorded | SettleOutcome::Repeat | SettleOutcome::Stale => Ok(()),
             SettleOutcome::TooOld | SettleOutcome::Full => Err(settled.outcome.into()),
+        }
+    }
+
+    /// Tells of an event that was recorded.
+    #[inline]
+    fn tell(&self, settled: &Settled, event: impl FnOnce() -> RecordedEvent) {
+        if let Some(on_event) = &self.on_event
+            && settled.outcome == SettleOutcome::Recorded
+        {
+            let event = event();
+            hook::call(|| on_event(&event));
         }
     }
 

@@ -5,7 +5,9 @@ use serde::ser::{SerializeStruct, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Amount, Balance, CustomerId, EventId, Timestamp, Transaction};
+use super::{
+    Amount, Balance, CustomerId, Dimensions, EventId, RecordedEvent, Timestamp, Transaction, Values,
+};
 
 /// The digits that every float keeps.
 const FLOAT_DIGITS: u32 = 15;
@@ -50,6 +52,32 @@ impl Serialize for CustomerId {
 impl Serialize for EventId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl Serialize for Values {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+impl Serialize for Dimensions {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+/// An event as in the API.
+impl Serialize for RecordedEvent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut event = serializer.serialize_struct("RecordedEvent", 6)?;
+        event.serialize_field("id", self.id())?;
+        event.serialize_field("customerId", self.customer())?;
+        event.serialize_field("eventType", self.event_type())?;
+        event.serialize_field("values", self.usage().values())?;
+        event.serialize_field("dimensions", self.usage().dimensions())?;
+        event.serialize_field("timestamp", &self.at())?;
+        event.end()
     }
 }
 

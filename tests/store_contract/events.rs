@@ -1,9 +1,10 @@
 //! Events: recorded once, listed, and read through meters.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tower_limitry::backend::{EventQuery, MeterQuery, PageRequest};
-use tower_limitry::policy::{Aggregation, Amount};
+use tower_limitry::policy::{Aggregation, Amount, RecordedEvent};
 use tower_limitry::{Books, Check, Engine, ErrorKind, Event, Limit, Meter, Usage};
 
 use crate::support::*;
@@ -53,6 +54,51 @@ pub(crate) async fn many_are_recorded_together_or_not_at_all(open: Open) {
     assert_eq!(used(&books, "ada", "daily").await, amount(4));
     assert_eq!(used(&books, "bob", "daily").await, amount(2));
     assert_eq!(books.events(EventQuery::new()).await.unwrap().items.len(), 3);
+}
+
+pub(crate) async fn every_recorded_event_is_told_once_as_it_was_recorded(open: Open) {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let hearing = Arc::clone(&told);
+    let books = open(
+        hundred_a_day(&noon()).on_event(move |event| hearing.lock().unwrap().push(event.clone())),
+    );
+    let usage = total("40.5").dimension("model", "small-1");
+    admitted(&books, ask("ada", 60)).await.settle(usage).await.unwrap();
+    drop(admitted(&books, ask("ada", 10)).await);
+    denied(&books, ask("ada", 101)).await;
+    let given = || used_tokens("ada", 1).id("mine").at(time(NOON));
+    for recorded in [true, false] {
+        assert_eq!(books.record(given()).await.unwrap().recorded, recorded);
+    }
+    books.record_many([used_tokens("bob", 2), used_tokens("ada", 3)]).await.unwrap();
+
+    let told = std::mem::take(&mut *told.lock().unwrap());
+    let mut listed = books.events(EventQuery::new()).await.unwrap().items;
+    listed.reverse();
+    assert_eq!(told.len(), 4);
+    let form = |event: &RecordedEvent| serde_json::to_value(event).unwrap();
+    assert_eq!(
+        told.iter().map(form).collect::<Vec<_>>(),
+        listed.iter().map(form).collect::<Vec<_>>()
+    );
+    assert_eq!(
+        form(&told[0]),
+        serde_json::json!({
+            "id": told[0].id().to_string(),
+            "customerId": "ada",
+            "eventType": "request",
+            "values": { "total_tokens": 40.5 },
+            "dimensions": { "model": "small-1" },
+            "timestamp": NOON,
+        })
+    );
+}
+
+pub(crate) async fn a_hook_for_events_that_panics_costs_nothing(open: Open) {
+    let books = open(hundred_a_day(&noon()).on_event(|_| panic!("the hook's own fault")));
+    spend(&books, "ada", 40).await;
+    books.record(used_tokens("ada", 2)).await.unwrap();
+    assert_eq!(used_held(&books, "ada", "daily").await, (amount(42), amount(0)));
 }
 
 pub(crate) async fn a_thousand_are_taken_and_not_one_more(open: Open) {

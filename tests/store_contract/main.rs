@@ -124,6 +124,8 @@ macro_rules! store_suite {
                 events: [
                     an_event_counts_without_a_check_and_is_never_refused,
                     many_are_recorded_together_or_not_at_all,
+                    every_recorded_event_is_told_once_as_it_was_recorded,
+                    a_hook_for_events_that_panics_costs_nothing,
                     a_thousand_are_taken_and_not_one_more,
                     an_own_id_counts_once,
                     an_own_id_may_tell_its_time_itself,

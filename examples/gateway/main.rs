@@ -1,0 +1,116 @@
+//! A metering reverse proxy for any API of a language model.
+//!
+//! ```sh
+//! UPSTREAM_URL=https://api.openai.com cargo run --example gateway
+//! ```
+//!
+//! Point a client's base URL at it, such as `http://127.0.0.1:3000/v1`. It asks the upstream as the
+//! client asked it, and meters what the answer says that it used: OpenAI, Anthropic, Gemini, Ollama
+//! and those that speak like them, streaming or not.
+//!
+//! | variable | default | |
+//! |---|---|---|
+//! | `UPSTREAM_URL` | | the API, with the path before what clients ask for, if any |
+//! | `HOST`, `PORT` | 127.0.0.1, 3000 | where to listen, for HTTP/1.1 and HTTP/2 without TLS |
+//! | `DAILY_TOKEN_LIMIT` | 1000000 | tokens a day for each customer |
+//! | `MINUTE_TOKEN_LIMIT` | none | tokens a minute for each customer |
+//! | `CREDITS` | none | prepaid credits that each customer begins with; a token costs one |
+//! | `INCLUDE_USAGE` | 0 | 1 asks streams of OpenAI's dialect for their usage |
+//! | `UPSTREAM_HTTP2` | 0 | 1 speaks HTTP/2 to an `http:` upstream; `https:` ones choose |
+//! | `CONNECT_TIMEOUT` | 10 | seconds to wait for a connection to the upstream |
+//!
+//! Every recorded event is one line of JSON on standard output, written before the end of its answer
+//! is sent on; whoever reads them slowly slows the answers. Everything else goes to standard error.
+//!
+//! - The customer is `x-customer-id`, which is trusted: let nobody set it but your own gateway.
+//!   Without it each key is a customer (`Authorization: Bearer` or `x-api-key`), by its hash.
+//! - What a request may use is set aside while it runs: the most tokens that it asks for, and for the
+//!   prompt a token for every four bytes, at most 16,384. That takes reading its body, if it has no
+//!   more than a mebibyte, before it goes on. Longer ones are checked without and stream.
+//! - A stream of OpenAI's dialect tells its usage only when asked to, and is charged what was set
+//!   aside otherwise. `INCLUDE_USAGE=1` asks for every stream whose request does not say; such a
+//!   client sees one more chunk, with empty `choices`, at the end.
+//! - Only POST is metered, and of it not what counts tokens, moderates or uploads. What runs after its
+//!   answer, such as a batch, is not seen. WebSockets do not pass.
+//! - The books are in this process and end with it. On SIGTERM or ctrl-c running answers end first; a
+//!   second one stops at once.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
+use tower_limitry::policy::RecordedEvent;
+
+mod app;
+mod config;
+mod estimate;
+mod forward;
+mod include_usage;
+
+use config::Config;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(format_args!("gateway: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let config = Config::read(std::env::var_os)?;
+    let books = app::engine(&config).on_event(print).build()?;
+
+    let listener = TcpListener::bind((&*config.host, config.port))
+        .await
+        .map_err(|error| format!("cannot listen on {}:{}: {error}", config.host, config.port))?;
+    tell(format_args!("listening on http://{}, {config}", listener.local_addr()?));
+    // Small frames of a stream do not wait for each other. A connection that cannot is still one.
+    let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
+    let stopped = async move {
+        asked_to_stop().await;
+        tell(format_args!("stopping once running answers have ended"));
+        tokio::spawn(async move {
+            asked_to_stop().await;
+            std::process::exit(1);
+        });
+    };
+    let app = app::app(&config, books)?;
+    axum::serve(listener, app).with_graceful_shutdown(stopped).await?;
+    Ok(())
+}
+
+async fn asked_to_stop() {
+    #[cfg(unix)]
+    let terminated = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        signal(SignalKind::terminate()).ok()?.recv().await
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<Option<()>>();
+    tokio::select! {
+        Ok(()) = tokio::signal::ctrl_c() => {}
+        Some(()) = terminated => {}
+    }
+}
+
+/// One line for each event. Nobody may be listening any more, and the answers go on.
+fn print(event: &RecordedEvent) {
+    let written = serde_json::to_string(event).map_err(io::Error::from).and_then(|line| {
+        let mut out = io::stdout().lock();
+        writeln!(out, "{line}")?;
+        out.flush()
+    });
+    if let Err(error) = written {
+        tell(format_args!("cannot print event {}: {error}", event.id()));
+    }
+}
+
+/// For people. Nobody may be listening here either.
+fn tell(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
