@@ -74,12 +74,21 @@ impl<D: Documents> Scan<D> {
 
     #[inline]
     pub(super) fn feed(&mut self, bytes: &[u8]) {
+        if let Stage::Blocks { blocks, .. } = &mut self.stage
+            && blocks.is_one_event(bytes)
+            && self.documents.passes(bytes)
+        {
+            return;
+        }
+        self.read(bytes);
+    }
+
+    /// Apart, so that what mostly happens needs no registers saved.
+    #[inline(never)]
+    fn read(&mut self, bytes: &[u8]) {
         let Self { documents, capture, .. } = self;
         match &mut self.stage {
             Stage::Blocks { blocks, fields } => {
-                if blocks.is_one_event(bytes) && documents.passes(bytes) {
-                    return;
-                }
                 blocks.feed(bytes, &mut Reader { documents, capture, fields: fields.as_mut() });
             }
             Stage::Json => capture.feed(bytes, |found| documents.document(found)),

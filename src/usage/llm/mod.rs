@@ -5,6 +5,7 @@ mod bedrock;
 mod cohere;
 mod gemini;
 mod llama_cpp;
+mod needles;
 mod ollama;
 mod openai;
 mod reading;
@@ -154,16 +155,6 @@ fn any(found: &Found) -> Option<Reading> {
         .or_else(|| ollama::read(found).filter(has_tokens))
         .or_else(|| llama_cpp::read(found).filter(has_tokens))
         .or_else(|| bedrock::read(found))
-}
-
-/// The needle that finds the figures in a stream that begins like this.
-fn needle(found: &Found) -> Option<usize> {
-    let has = |names: &[&str]| names.iter().any(|name| found.has(name));
-    if has(&["choices", "object", "type"]) {
-        Some(tally::TOKENS)
-    } else {
-        has(&["candidates"]).then_some(tally::TOKEN_COUNT)
-    }
 }
 
 fn model(found: &Found) -> Option<CompactString> {

@@ -1,11 +1,9 @@
 //! Follows a body from document to document.
 
-use std::sync::LazyLock;
-
 use compact_str::CompactString;
-use memchr::memmem::Finder;
 
 use super::Dialect;
+use super::needles::Needles;
 use super::reading::{Reading, sum_of_known};
 use crate::policy::{Amount, Usage};
 use crate::usage::Watch;
@@ -19,21 +17,12 @@ const EARLY: u32 = 3;
 /// How much of an event tells what it is.
 const HEADING: usize = 256;
 
-/// What all names of figures have in them, for some dialect or other. An event without a figure may
-/// still have a member `usage` that is null, so it would say less.
-static NEEDLES: LazyLock<[Finder<'static>; 3]> =
-    LazyLock::new(|| ["okens", "TokenCount\"", "_count\""].map(Finder::new));
-
-/// Where the needles for OpenAI, Anthropic and their like, and for Gemini, are among them.
-pub(super) const TOKENS: usize = 0;
-pub(super) const TOKEN_COUNT: usize = 1;
-
 /// What a body has said so far.
 #[derive(Debug)]
 pub(super) struct Tally {
     dialect: &'static Dialect,
-    /// The one needle that tells what can carry figures, once the dialect is clear.
-    only: Option<&'static Finder<'static>>,
+    /// Tell what can carry figures, once the dialect is clear.
+    needles: Option<Needles>,
     /// Events or lines so far, up to the last early one.
     early: u32,
     /// The model may be told here. So it may in every document of a body that is just JSON.
@@ -51,7 +40,7 @@ impl Tally {
     pub(super) fn new(dialect: &'static Dialect) -> Self {
         Self {
             dialect,
-            only: None,
+            needles: None,
             early: 0,
             is_early: true,
             model: None,
@@ -64,24 +53,15 @@ impl Tally {
 
     /// Whether the stream has to tell yet which model and what dialect it is.
     fn is_new(&self) -> bool {
-        self.early < EARLY && (self.model.is_none() || self.only.is_none())
+        self.early < EARLY && (self.model.is_none() || self.needles.is_none())
     }
 
     #[inline]
     fn note(&mut self, heading: Heading) {
         match heading {
             Heading::Piece => self.deltas += 1,
-            Heading::Error => self.failed = true,
+            Heading::Failure => self.failed = true,
             Heading::Other => {}
-        }
-    }
-
-    /// Whether there can be figures in an event or line.
-    #[inline]
-    fn may_carry(&self, block: &[u8]) -> bool {
-        match self.only {
-            Some(needle) => needle.find(block).is_some(),
-            None => NEEDLES.iter().any(|needle| needle.find(block).is_some()),
         }
     }
 
@@ -116,13 +96,13 @@ impl Documents for Tally {
             self.early += 1;
             return true;
         }
-        is_whole && self.may_carry(start)
+        is_whole && self.needles.unwrap_or(Needles::All).are_in(start)
     }
 
     #[inline]
     fn passes(&mut self, event: &[u8]) -> bool {
-        let Some(needle) = self.only else { return false };
-        if self.is_new() || needle.find(event).is_some() {
+        let Some(needles) = self.needles else { return false };
+        if self.is_new() || needles.are_in(event) {
             return false;
         }
         self.note(heading(event, Framing::Events));
@@ -137,11 +117,9 @@ impl Documents for Tally {
         });
         let reading = (self.dialect.read)(joined.as_ref().unwrap_or(found));
         let reading = reading.filter(Reading::has_tokens);
+        self.failed |= tells_error(found);
         if reading.is_none() && !self.is_early {
             return;
-        }
-        if reading.is_none() && tells_error(found) {
-            self.failed = true;
         }
         if let Some(model) = super::model(found) {
             self.model = Some(model);
@@ -150,7 +128,7 @@ impl Documents for Tally {
             if found.has("choices") && !is_piece(found) {
                 self.deltas = self.deltas.saturating_sub(1);
             }
-            self.only = self.only.or_else(|| super::needle(found).map(|needle| &NEEDLES[needle]));
+            self.needles = self.needles.or_else(|| Needles::of(found));
         }
         if found.is("type", "message_start") {
             self.message = Some(found.clone());
@@ -172,66 +150,51 @@ fn is_piece(found: &Found) -> bool {
     found.has("choices/0") && (!is_opening || found.text("choices/0/delta/content").is_some())
 }
 
-/// Whether an answer is an error, though its status said success.
+/// Whether a document is an error, or has one beside a last piece of the answer: some write
+/// `"error":null` each time.
 fn tells_error(found: &Found) -> bool {
-    found.raw("error") == Some("{") || found.text("error").is_some()
+    let is_failed = || found.text("type").is_some_and(|name| is_failure(name.as_bytes()));
+    found.raw("error") == Some("{") || found.text("error").is_some() || is_failed()
+}
+
+/// Whether an event of this name or type says that the request failed.
+fn is_failure(name: &[u8]) -> bool {
+    name == b"error" || name.ends_with(b".failed")
 }
 
 /// What an event or line is, by its first bytes.
 #[derive(Debug, PartialEq, Eq)]
 enum Heading {
     Piece,
-    Error,
+    Failure,
     Other,
 }
 
 #[inline]
 fn heading(block: &[u8], framing: Framing) -> Heading {
     let block = &block[..block.len().min(HEADING)];
-    if block.starts_with(b"event: content_block_delta\n") {
+    if framing == Framing::Lines || block.starts_with(b"event: content_block_delta\n") {
         return Heading::Piece;
-    }
-    if framing == Framing::Lines {
-        return if begins_with_error(block) { Heading::Error } else { Heading::Piece };
     }
     let mut rest = block;
     loop {
         if let Some(data) = rest.strip_prefix(b"data:") {
-            return data_heading(data.strip_prefix(b" ").unwrap_or(data));
+            let data = data.strip_prefix(b" ").unwrap_or(data);
+            return if data.starts_with(b"{") { Heading::Piece } else { Heading::Other };
         }
         let end = memchr::memchr2(b'\n', b'\r', rest);
         if let Some(name) = rest.strip_prefix(b"event:") {
-            let name = &name[..end.map_or(name.len(), |end| end - b"event:".len())].trim_ascii();
+            let name = name[..end.map_or(name.len(), |end| end - b"event:".len())].trim_ascii();
             return if name.ends_with(b"delta") {
                 Heading::Piece
-            } else if *name == b"error" || name.ends_with(b".failed") {
-                Heading::Error
+            } else if is_failure(name) {
+                Heading::Failure
             } else {
                 Heading::Other
             };
         }
-        if begins_with_error(rest) {
-            return Heading::Error;
-        }
         let Some(end) = end else { return Heading::Other };
         rest = rest[end..].trim_ascii_start();
-    }
-}
-
-/// Whether the first member is an error, and one that is there: some write `"error":null` each time.
-fn begins_with_error(json: &[u8]) -> bool {
-    let Some(rest) = json.strip_prefix(b"{\"error\"") else { return false };
-    let value = rest.trim_ascii_start().strip_prefix(b":").map(<[u8]>::trim_ascii_start);
-    matches!(value, Some([b'{', ..] | [b'"', b'!' | b'#'.., ..]))
-}
-
-fn data_heading(data: &[u8]) -> Heading {
-    if begins_with_error(data) {
-        Heading::Error
-    } else if data.starts_with(b"{") {
-        Heading::Piece
-    } else {
-        Heading::Other
     }
 }
 
