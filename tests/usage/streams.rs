@@ -166,6 +166,59 @@ fn an_error_within_a_stream_is_a_failure() {
     assert!(!failed(JSON, "{\"error\":null,\"usage\":{\"input_tokens\":1}}"));
 }
 
+#[test]
+fn an_error_is_noticed_wherever_it_stands_in_its_event() {
+    let failed = |content_type, body: &str, cut: usize| {
+        let mut watch = watch(&usage::llm(), content_type);
+        let (start, end) = body.as_bytes().split_at(cut);
+        watch.data(start);
+        watch.data(end);
+        watch.end();
+        watch.has_failed()
+    };
+    let at_every_cut = |content_type, body: &str| {
+        let whole = failed(content_type, body, 0);
+        (1..body.len()).for_each(|cut| assert_eq!(failed(content_type, body, cut), whole, "{cut}"));
+        whole
+    };
+    let head =
+        r#"{"id":"gen-1","object":"chat.completion.chunk","created":1,"model":"m","provider":"p""#;
+    let choice = r#""choices":[{"index":0,"delta":{"content":""},"finish_reason":"error"}]}"#;
+    let errors = [
+        format!(r#"{head},"error":{{"code":502,"message":"Provider disconnected"}},{choice}"#),
+        format!("{head},{}", choice.replace("}]}", r#"}],"error" : "upstream"}"#)),
+        format!("{head},{}", choice.replace("}]}", r#"}],"usage":{"total_tokens":3},"error":{}}"#)),
+        r#"{"sequence_number":9,"type":"error","code":"server_error","message":"x"}"#.to_owned(),
+        r#"{"sequence_number":9,"type":"response.failed","response":{"error":{"code":"x"}}}"#
+            .to_owned(),
+    ];
+    for error in &errors {
+        let stream = events(&[PIECE, PIECE, PIECE, PIECE, error, "[DONE]"]);
+        assert!(at_every_cut(EVENTS, &stream), "{error}");
+        assert!(at_every_cut(LINES, &format!("{PIECE}\n{PIECE}\n{PIECE}\n{PIECE}\n{error}\n")));
+        assert!(at_every_cut(JSON, error), "{error}");
+        // An event a frame, as most servers send them.
+        let mut watch = watch(&usage::llm(), EVENTS);
+        for data in [PIECE, PIECE, PIECE, PIECE, error, "[DONE]"] {
+            watch.data(events(&[data]).as_bytes());
+        }
+        assert!(watch.has_failed(), "{error}");
+    }
+    let content = |text: &str| PIECE.replace("\"x\"", text);
+    let none = [
+        format!(r#"{head},"error":null,{choice}"#),
+        format!(r#"{head},"error":"","errors":[{{}}],"last_error":{{}},{choice}"#),
+        content(r#""error""#),
+        content(r#""\"error\":{\"code\":500}""#),
+        content(r#"[{"type":"error","error":{"code":500}}]"#),
+        PIECE.replace("\"delta\":", r#""error":{"code":500},"delta":"#),
+    ];
+    for data in &none {
+        let stream = events(&[PIECE, PIECE, PIECE, PIECE, data, LAST, "[DONE]"]);
+        assert!(!at_every_cut(EVENTS, &stream), "{data}");
+    }
+}
+
 /// Parts of which streams are made, good ones and bad ones.
 fn parts() -> impl Strategy<Value = String> {
     let known = [
