@@ -63,6 +63,8 @@ mod json;
 #[cfg(feature = "llm")]
 mod llm;
 #[cfg(feature = "llm")]
+mod messages;
+#[cfg(feature = "llm")]
 mod pointer;
 #[cfg(feature = "llm")]
 mod scan;

@@ -5,6 +5,7 @@ mod compressed;
 mod dialects;
 mod generic;
 mod layer;
+mod messages;
 mod streams;
 
 use http::Response;

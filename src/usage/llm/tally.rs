@@ -109,6 +109,10 @@ impl Documents for Tally {
         true
     }
 
+    fn message(&mut self, name: &[u8]) {
+        self.note(Heading::of(name));
+    }
+
     fn document(&mut self, found: &Found) {
         let is_delta = found.is("type", "message_delta");
         let joined = is_delta.then(|| self.message.clone()).flatten().map(|mut joined| {
@@ -117,6 +121,10 @@ impl Documents for Tally {
         });
         let reading = (self.dialect.read)(joined.as_ref().unwrap_or(found));
         let reading = reading.filter(Reading::has_tokens);
+        // Bedrock adds its own figures to the end of a message that has told all.
+        let is_told = found.is("type", "message_stop")
+            && self.reading.as_ref().is_some_and(|reading| reading.is_final);
+        let reading = reading.filter(|_| !is_told);
         self.failed |= tells_error(found);
         if reading.is_none() && !self.is_early {
             return;
@@ -170,6 +178,19 @@ enum Heading {
     Other,
 }
 
+impl Heading {
+    /// By the name of the event.
+    fn of(name: &[u8]) -> Self {
+        if name.ends_with(b"delta") || name.ends_with(b"Delta") {
+            Self::Piece
+        } else if is_failure(name) {
+            Self::Failure
+        } else {
+            Self::Other
+        }
+    }
+}
+
 #[inline]
 fn heading(block: &[u8], framing: Framing) -> Heading {
     let block = &block[..block.len().min(HEADING)];
@@ -185,13 +206,7 @@ fn heading(block: &[u8], framing: Framing) -> Heading {
         let end = memchr::memchr2(b'\n', b'\r', rest);
         if let Some(name) = rest.strip_prefix(b"event:") {
             let name = name[..end.map_or(name.len(), |end| end - b"event:".len())].trim_ascii();
-            return if name.ends_with(b"delta") {
-                Heading::Piece
-            } else if is_failure(name) {
-                Heading::Failure
-            } else {
-                Heading::Other
-            };
+            return Heading::of(name);
         }
         let Some(end) = end else { return Heading::Other };
         rest = rest[end..].trim_ascii_start();
