@@ -1,5 +1,6 @@
 //! Usage read from bodies, whole and in pieces of any size.
 
+mod bodies;
 mod bytes_in;
 #[cfg(feature = "decompress")]
 mod compressed;

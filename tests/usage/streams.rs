@@ -113,6 +113,9 @@ fn a_client_that_leaves_is_charged_the_pieces_it_got() {
     let end = "event: message_delta\ndata: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":6}}\n\n";
     assert_eq!(seen(EVENTS, &format!("{message}{end}")), ("c 9 6 15 - -".to_owned(), true));
 
+    let waited = format!("{}{}", ": waiting\n\n".repeat(9), events(&chat));
+    assert_eq!(seen(EVENTS, &waited), ("m - 4 4 - -".to_owned(), false));
+
     let line = "{\"model\":\"o\",\"response\":\"x\",\"done\":false}\n";
     assert_eq!(seen(LINES, &line.repeat(6)), ("o - 6 6 - -".to_owned(), false));
     assert_eq!(seen(JSON, LAST), (READ.to_owned(), true));

@@ -11,7 +11,7 @@ use crate::usage::capture::Found;
 use crate::usage::framing::Framing;
 use crate::usage::scan::{Documents, Scan};
 
-/// How many events or lines are parsed whatever is in them, for the model's name.
+/// How many pieces of the answer are parsed whatever is in them, for the model's name.
 const EARLY: u32 = 3;
 
 /// How much of an event tells what it is.
@@ -23,7 +23,7 @@ pub(super) struct Tally {
     dialect: &'static Dialect,
     /// Tell what can carry figures, once the dialect is clear.
     needles: Option<Needles>,
-    /// Events or lines so far, up to the last early one.
+    /// Pieces of the answer so far, up to the last early one.
     early: u32,
     /// The model may be told here. So it may in every document of a body that is just JSON.
     is_early: bool,
@@ -91,9 +91,13 @@ impl Tally {
 impl Documents for Tally {
     fn block(&mut self, start: &[u8], framing: Framing, is_whole: bool) -> bool {
         self.is_early = self.is_new();
-        self.note(heading(start, framing));
+        let heading = heading(start, framing);
         if self.is_early {
-            self.early += 1;
+            // Comments and the like may go on for long before the answer begins.
+            self.early += u32::from(heading == Heading::Piece);
+        }
+        self.note(heading);
+        if self.is_early {
             return true;
         }
         is_whole && self.needles.unwrap_or(Needles::All).are_in(start)
