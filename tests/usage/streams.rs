@@ -158,6 +158,12 @@ fn an_error_within_a_stream_is_a_failure() {
     ));
     assert!(failed(EVENTS, &format!("{pieces}{{\"error\":{{\"code\":500}}}}\n\n")));
     assert!(failed(EVENTS, &format!("{pieces}event: response.failed\ndata: {{}}\n\n")));
+    for step in ["response.mcp_call.failed", "thread.run.step.failed"] {
+        let of_a_step =
+            format!("event: {step}\ndata: {{\"type\":\"{step}\",\"last_error\":{{}}}}\n\n");
+        assert!(!failed(EVENTS, &format!("{pieces}{of_a_step}")), "{step}");
+        assert!(!failed(EVENTS, &of_a_step), "{step}");
+    }
     assert!(failed(LINES, "{\"error\":\"no such model\"}\n"));
     assert!(failed(JSON, "{\"error\":{\"message\":\"x\"}}"));
     for none in ["null", "\"\"", "false"] {

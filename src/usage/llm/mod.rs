@@ -104,7 +104,8 @@ pub fn cohere() -> Llm {
 }
 
 /// Usage by Bedrock's API: Converse, and what the models behind it say of themselves. It reads binary
-/// event streams (`application/vnd.amazon.eventstream`) too. Values as in [`llm`].
+/// event streams (`application/vnd.amazon.eventstream`) too, except for messages of more than 256 KiB.
+/// Values as in [`llm`].
 pub fn bedrock() -> Llm {
     Llm(&Dialect { name: "bedrock", read: any, may_be_binary: true })
 }

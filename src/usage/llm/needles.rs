@@ -38,16 +38,19 @@ impl Needles {
     #[inline]
     pub(super) fn are_in(self, block: &[u8]) -> bool {
         match self {
-            Self::All => has(&[&TOKENS, &TOKEN_COUNT, &COUNT, &ERROR], block),
-            Self::Tokens => hints(block) && has(&[&TOKENS, &ERROR], block),
-            Self::TokenCount => has(&[&TOKEN_COUNT, &ERROR], block),
+            Self::All => has(&[&TOKENS, &TOKEN_COUNT, &COUNT], block),
+            Self::Tokens => hints(block) && has(&[&TOKENS], block),
+            Self::TokenCount => has(&[&TOKEN_COUNT], block),
         }
     }
 }
 
+/// Whether one of them is in it, or an error that is not null, as some write it each time.
 #[inline(never)]
-fn has(needles: &[&Finder<'_>], block: &[u8]) -> bool {
-    needles.iter().any(|needle| needle.find(block).is_some())
+fn has(figures: &[&Finder<'_>], block: &[u8]) -> bool {
+    let is_null = |at: usize| block[at + ERROR.needle().len()..].starts_with(b":null");
+    figures.iter().any(|needle| needle.find(block).is_some())
+        || ERROR.find_iter(block).any(|at| !is_null(at))
 }
 
 /// How many places are looked at together.

@@ -169,9 +169,12 @@ fn tells_error(found: &Found) -> bool {
     found.raw("error") == Some("{") || found.text("error").is_some() || is_failed()
 }
 
-/// Whether an event of this name or type says that the request failed.
+/// Whether an event of this name or type says that the request failed. A step of it may fail, such as
+/// the call of a tool, and the answer go on.
 fn is_failure(name: &[u8]) -> bool {
-    name == b"error" || name.ends_with(b".failed")
+    let failures: [&[u8]; 4] =
+        [b"error", b"response.failed", b"thread.run.failed", b"conversation.response.error"];
+    failures.contains(&name)
 }
 
 /// What an event or line is, by its first bytes.
