@@ -158,6 +158,14 @@ fn an_error_within_a_stream_is_a_failure() {
     ));
     assert!(failed(EVENTS, &format!("{pieces}{{\"error\":{{\"code\":500}}}}\n\n")));
     assert!(failed(EVENTS, &format!("{pieces}event: response.failed\ndata: {{}}\n\n")));
+    assert!(failed(EVENTS, &format!("{pieces}error: {{\"code\":500,\"message\":\"x\"}}\n\n")));
+    assert!(failed(
+        EVENTS,
+        &format!("{pieces}{}", events(&[r#"{"x_groq":{"id":"r","error":"stopped"}}"#]))
+    ));
+    let cohere =
+        r#"{"type":"message-end","delta":{"error":"x","finish_reason":"ERROR","usage":{}}}"#;
+    assert!(failed(EVENTS, &format!("{pieces}event: message-end\n{}", events(&[cohere]))));
     for step in ["response.mcp_call.failed", "thread.run.step.failed"] {
         let of_a_step =
             format!("event: {step}\ndata: {{\"type\":\"{step}\",\"last_error\":{{}}}}\n\n");

@@ -196,10 +196,13 @@ static WANTED: LazyLock<Arc<Wanted>> = LazyLock::new(|| {
         wanted.add(&format!("{holder}/model"), "model");
         wanted.add(&format!("{holder}/modelVersion"), "model");
     }
+    // Groq and Cohere tell of errors within objects of their own.
+    for holder in ["", "/x_groq", "/delta"] {
+        wanted.add(&format!("{holder}/error"), "error");
+    }
     let top = [
         "type",
         "object",
-        "error",
         "choices",
         "choices/0",
         "choices/0/finish_reason",

@@ -215,6 +215,10 @@ fn heading(block: &[u8], framing: Framing) -> Heading {
             let name = name[..end.map_or(name.len(), |end| end - b"event:".len())].trim_ascii();
             return Heading::of(name);
         }
+        // Not a field of any standard, but llama.cpp has it in the place of `data`.
+        if rest.starts_with(b"error:") {
+            return Heading::Failure;
+        }
         let Some(end) = end else { return Heading::Other };
         rest = rest[end..].trim_ascii_start();
     }
