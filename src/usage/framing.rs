@@ -12,6 +12,8 @@ pub(super) enum Framing {
     Events,
     /// One on each line.
     Lines,
+    /// In the messages of Amazon's binary event streams.
+    Messages,
 }
 
 /// What the content type says.
@@ -31,6 +33,7 @@ pub(super) fn declared(headers: &HeaderMap) -> Declared {
     let essence = essence.trim_ascii().to_ascii_lowercase();
     match &essence[..] {
         b"text/event-stream" => Declared::As(Framing::Events),
+        b"application/vnd.amazon.eventstream" => Declared::As(Framing::Messages),
         b"application/x-ndjson"
         | b"application/ndjson"
         | b"application/jsonl"

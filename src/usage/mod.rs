@@ -24,13 +24,12 @@
 //! | in a JSON object, by your closure | `json`, of a stream `final_json` |
 //! | in a header or trailer | [`header()`], [`trailer`], or your closure over the head |
 //! | by your handler | [`reported`] |
-//! | nowhere: it is counted | [`bytes_out`], [`frames`], `grpc_messages`, [`duration()`], [`constant`] |
+//! | nowhere: it is counted | [`bytes_out`], [`frames`], `grpc_messages`, [`duration()`], [`constant`]; in the request [`bytes_in`] |
 //!
 //! Two measures in a tuple make one. A body is read while it passes, in frames of any size: none is
 //! changed, held back or kept, and what is kept of its text is bounded. Compressed bodies are read with
 //! the feature `decompress`; without it, or under an encoding that is not known (gzip, deflate, br and
-//! zstd are), their usage is missing. What a request's own body weighed is not seen here: a handler can
-//! report it.
+//! zstd are), their usage is missing.
 
 use http::HeaderMap;
 use http::response::Parts;
@@ -41,6 +40,7 @@ use crate::policy::Usage;
 #[cfg(feature = "llm")]
 mod blocks;
 mod both;
+mod bytes_in;
 #[cfg(feature = "llm")]
 mod capture;
 mod count;
@@ -63,10 +63,13 @@ mod json;
 #[cfg(feature = "llm")]
 mod llm;
 #[cfg(feature = "llm")]
+mod messages;
+#[cfg(feature = "llm")]
 mod pointer;
 #[cfg(feature = "llm")]
 mod scan;
 
+pub use bytes_in::{BytesIn, CountBytesIn, CountedBody, bytes_in};
 pub use count::{Count, bytes_out, frames};
 pub use duration::{Duration, Started, duration};
 #[cfg(feature = "llm")]

@@ -9,6 +9,7 @@ use super::blocks::{Blocks, End, Take};
 use super::capture::{Capture, Found, Wanted};
 use super::fields::Fields;
 use super::framing::{self, Beginning, Declared, Framing, LONGEST_BEGINNING};
+use super::messages::Messages;
 
 /// How much of an event or line is kept while its end has not come. A longer one is read as it passes.
 pub(super) const MOST_KEPT: usize = 64 * 1024;
@@ -23,6 +24,11 @@ pub(super) trait Documents {
     fn passes(&mut self, event: &[u8]) -> bool {
         let _ = event;
         false
+    }
+
+    /// A message of this name comes. It is always read.
+    fn message(&mut self, name: &[u8]) {
+        let _ = name;
     }
 
     /// What was found in a document.
@@ -47,6 +53,7 @@ enum Stage {
         blocks: Blocks,
         fields: Option<Fields>,
     },
+    Messages(Messages),
     /// Nothing to read here.
     Unknown,
 }
@@ -74,15 +81,29 @@ impl<D: Documents> Scan<D> {
 
     #[inline]
     pub(super) fn feed(&mut self, bytes: &[u8]) {
+        if let Stage::Blocks { blocks, .. } = &mut self.stage
+            && blocks.is_one_event(bytes)
+            && self.documents.passes(bytes)
+        {
+            return;
+        }
+        self.read(bytes);
+    }
+
+    /// Apart, so that what mostly happens needs no registers saved.
+    #[inline(never)]
+    fn read(&mut self, bytes: &[u8]) {
         let Self { documents, capture, .. } = self;
         match &mut self.stage {
             Stage::Blocks { blocks, fields } => {
-                if blocks.is_one_event(bytes) && documents.passes(bytes) {
-                    return;
-                }
                 blocks.feed(bytes, &mut Reader { documents, capture, fields: fields.as_mut() });
             }
             Stage::Json => capture.feed(bytes, |found| documents.document(found)),
+            Stage::Messages(messages) => messages.feed(bytes, |name, document| {
+                documents.message(name);
+                capture.feed(document, |found| documents.document(found));
+                capture.restart();
+            }),
             Stage::Unknown => {}
             Stage::Beginning(_) => self.begin(bytes),
         }
@@ -118,6 +139,7 @@ impl<D: Documents> Scan<D> {
                 Stage::Blocks { blocks: Blocks::new(End::BlankLine, MOST_KEPT), fields }
             }
             Framing::Lines => Stage::Blocks { blocks: Blocks::new(End::Line, MOST_KEPT), fields },
+            Framing::Messages => Stage::Messages(Messages::default()),
         };
         // The start lies in these bytes as a whole, unless it began in earlier ones.
         let begun = start.len() - at;

@@ -1,10 +1,13 @@
 //! Usage read from bodies, whole and in pieces of any size.
 
+mod bodies;
+mod bytes_in;
 #[cfg(feature = "decompress")]
 mod compressed;
 mod dialects;
 mod generic;
 mod layer;
+mod messages;
 mod streams;
 
 use http::Response;

@@ -113,6 +113,9 @@ fn a_client_that_leaves_is_charged_the_pieces_it_got() {
     let end = "event: message_delta\ndata: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":6}}\n\n";
     assert_eq!(seen(EVENTS, &format!("{message}{end}")), ("c 9 6 15 - -".to_owned(), true));
 
+    let waited = format!("{}{}", ": waiting\n\n".repeat(9), events(&chat));
+    assert_eq!(seen(EVENTS, &waited), ("m - 4 4 - -".to_owned(), false));
+
     let line = "{\"model\":\"o\",\"response\":\"x\",\"done\":false}\n";
     assert_eq!(seen(LINES, &line.repeat(6)), ("o - 6 6 - -".to_owned(), false));
     assert_eq!(seen(JSON, LAST), (READ.to_owned(), true));
@@ -155,6 +158,20 @@ fn an_error_within_a_stream_is_a_failure() {
     ));
     assert!(failed(EVENTS, &format!("{pieces}{{\"error\":{{\"code\":500}}}}\n\n")));
     assert!(failed(EVENTS, &format!("{pieces}event: response.failed\ndata: {{}}\n\n")));
+    assert!(failed(EVENTS, &format!("{pieces}error: {{\"code\":500,\"message\":\"x\"}}\n\n")));
+    assert!(failed(
+        EVENTS,
+        &format!("{pieces}{}", events(&[r#"{"x_groq":{"id":"r","error":"stopped"}}"#]))
+    ));
+    let cohere =
+        r#"{"type":"message-end","delta":{"error":"x","finish_reason":"ERROR","usage":{}}}"#;
+    assert!(failed(EVENTS, &format!("{pieces}event: message-end\n{}", events(&[cohere]))));
+    for step in ["response.mcp_call.failed", "thread.run.step.failed"] {
+        let of_a_step =
+            format!("event: {step}\ndata: {{\"type\":\"{step}\",\"last_error\":{{}}}}\n\n");
+        assert!(!failed(EVENTS, &format!("{pieces}{of_a_step}")), "{step}");
+        assert!(!failed(EVENTS, &of_a_step), "{step}");
+    }
     assert!(failed(LINES, "{\"error\":\"no such model\"}\n"));
     assert!(failed(JSON, "{\"error\":{\"message\":\"x\"}}"));
     for none in ["null", "\"\"", "false"] {
@@ -164,6 +181,59 @@ fn an_error_within_a_stream_is_a_failure() {
         assert!(!failed(JSON, &with_member), "{none}");
     }
     assert!(!failed(JSON, "{\"error\":null,\"usage\":{\"input_tokens\":1}}"));
+}
+
+#[test]
+fn an_error_is_noticed_wherever_it_stands_in_its_event() {
+    let failed = |content_type, body: &str, cut: usize| {
+        let mut watch = watch(&usage::llm(), content_type);
+        let (start, end) = body.as_bytes().split_at(cut);
+        watch.data(start);
+        watch.data(end);
+        watch.end();
+        watch.has_failed()
+    };
+    let at_every_cut = |content_type, body: &str| {
+        let whole = failed(content_type, body, 0);
+        (1..body.len()).for_each(|cut| assert_eq!(failed(content_type, body, cut), whole, "{cut}"));
+        whole
+    };
+    let head =
+        r#"{"id":"gen-1","object":"chat.completion.chunk","created":1,"model":"m","provider":"p""#;
+    let choice = r#""choices":[{"index":0,"delta":{"content":""},"finish_reason":"error"}]}"#;
+    let errors = [
+        format!(r#"{head},"error":{{"code":502,"message":"Provider disconnected"}},{choice}"#),
+        format!("{head},{}", choice.replace("}]}", r#"}],"error" : "upstream"}"#)),
+        format!("{head},{}", choice.replace("}]}", r#"}],"usage":{"total_tokens":3},"error":{}}"#)),
+        r#"{"sequence_number":9,"type":"error","code":"server_error","message":"x"}"#.to_owned(),
+        r#"{"sequence_number":9,"type":"response.failed","response":{"error":{"code":"x"}}}"#
+            .to_owned(),
+    ];
+    for error in &errors {
+        let stream = events(&[PIECE, PIECE, PIECE, PIECE, error, "[DONE]"]);
+        assert!(at_every_cut(EVENTS, &stream), "{error}");
+        assert!(at_every_cut(LINES, &format!("{PIECE}\n{PIECE}\n{PIECE}\n{PIECE}\n{error}\n")));
+        assert!(at_every_cut(JSON, error), "{error}");
+        // An event a frame, as most servers send them.
+        let mut watch = watch(&usage::llm(), EVENTS);
+        for data in [PIECE, PIECE, PIECE, PIECE, error, "[DONE]"] {
+            watch.data(events(&[data]).as_bytes());
+        }
+        assert!(watch.has_failed(), "{error}");
+    }
+    let content = |text: &str| PIECE.replace("\"x\"", text);
+    let none = [
+        format!(r#"{head},"error":null,{choice}"#),
+        format!(r#"{head},"error":"","errors":[{{}}],"last_error":{{}},{choice}"#),
+        content(r#""error""#),
+        content(r#""\"error\":{\"code\":500}""#),
+        content(r#"[{"type":"error","error":{"code":500}}]"#),
+        PIECE.replace("\"delta\":", r#""error":{"code":500},"delta":"#),
+    ];
+    for data in &none {
+        let stream = events(&[PIECE, PIECE, PIECE, PIECE, data, LAST, "[DONE]"]);
+        assert!(!at_every_cut(EVENTS, &stream), "{data}");
+    }
 }
 
 /// Parts of which streams are made, good ones and bad ones.

@@ -1,5 +1,4 @@
 //! Bedrock: Converse, Nova, Titan, Llama, and the metrics that it adds to the last event of a stream.
-//! Its binary event streams are not read.
 //!
 //! `inputTokens` leaves out what was read from the cache and what was written to it.
 

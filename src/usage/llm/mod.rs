@@ -5,6 +5,7 @@ mod bedrock;
 mod cohere;
 mod gemini;
 mod llama_cpp;
+mod needles;
 mod ollama;
 mod openai;
 mod reading;
@@ -19,6 +20,7 @@ use http::response::Parts;
 use self::reading::Reading;
 use self::tally::{LlmWatch, Tally};
 use super::capture::{Found, Wanted};
+use super::framing::{self, Declared, Framing};
 use super::scan::Scan;
 use super::{Measure, Measured, encoding};
 
@@ -50,7 +52,7 @@ use super::{Measure, Measured, encoding};
 /// sent count as a token each.
 ///
 /// Answers of other endpoints, such as those that count tokens or report on past use, are not usage.
-/// Neither are Bedrock's binary event streams read.
+/// Bedrock's binary event streams are read by [`bedrock`] alone.
 ///
 /// ```
 /// use http::Response;
@@ -70,45 +72,47 @@ use super::{Measure, Measured, encoding};
 /// assert_eq!(usage.dimensions().get("model"), Some("large-2"));
 /// ```
 pub fn llm() -> Llm {
-    Llm(&Dialect { name: "llm", read: any })
+    Llm(&Dialect { name: "llm", read: any, may_be_binary: false })
 }
 
 /// Usage by OpenAI's API alone (chat completions, completions, responses, embeddings, images, audio),
 /// or that of any provider that speaks its dialect: Azure, Mistral, Groq, OpenRouter, DeepSeek, xAI,
 /// Perplexity, vLLM, Together, llama.cpp and others. Values as in [`llm`].
 pub fn openai() -> Llm {
-    Llm(&Dialect { name: "openai", read: openai::read })
+    Llm(&Dialect { name: "openai", read: openai::read, may_be_binary: false })
 }
 
 /// Usage by Anthropic's API of messages alone. Values as in [`llm`].
 pub fn anthropic() -> Llm {
-    Llm(&Dialect { name: "anthropic", read: anthropic::read })
+    Llm(&Dialect { name: "anthropic", read: anthropic::read, may_be_binary: false })
 }
 
 /// Usage by the API of Gemini alone, also on Vertex: content, its stream as events or as one array,
 /// interactions. Values as in [`llm`].
 pub fn gemini() -> Llm {
-    Llm(&Dialect { name: "gemini", read: gemini::read })
+    Llm(&Dialect { name: "gemini", read: gemini::read, may_be_binary: false })
 }
 
 /// Usage by Ollama's own API alone. Values as in [`llm`].
 pub fn ollama() -> Llm {
-    Llm(&Dialect { name: "ollama", read: ollama::read })
+    Llm(&Dialect { name: "ollama", read: ollama::read, may_be_binary: false })
 }
 
 /// Usage by Cohere's API alone, versions 1 and 2. Values as in [`llm`].
 pub fn cohere() -> Llm {
-    Llm(&Dialect { name: "cohere", read: cohere::read })
+    Llm(&Dialect { name: "cohere", read: cohere::read, may_be_binary: false })
 }
 
-/// Usage by Bedrock's own API alone: Converse, Nova, Titan, Llama. Values as in [`llm`].
+/// Usage by Bedrock's API: Converse, and what the models behind it say of themselves. It reads binary
+/// event streams (`application/vnd.amazon.eventstream`) too, except for messages of more than 256 KiB.
+/// Values as in [`llm`].
 pub fn bedrock() -> Llm {
-    Llm(&Dialect { name: "bedrock", read: bedrock::read })
+    Llm(&Dialect { name: "bedrock", read: any, may_be_binary: true })
 }
 
 /// Usage by the native completions of llama.cpp's server alone. Values as in [`llm`].
 pub fn llama_cpp() -> Llm {
-    Llm(&Dialect { name: "llama_cpp", read: llama_cpp::read })
+    Llm(&Dialect { name: "llama_cpp", read: llama_cpp::read, may_be_binary: false })
 }
 
 /// Measures what a language model used; made by [`llm`] and its neighbours.
@@ -121,6 +125,8 @@ struct Dialect {
     name: &'static str,
     /// The figures of a document. None, or none of tokens: it carries no usage.
     read: fn(&Found) -> Option<Reading>,
+    /// Whether its streams may be binary.
+    may_be_binary: bool,
 }
 
 impl fmt::Debug for Llm {
@@ -131,6 +137,10 @@ impl fmt::Debug for Llm {
 
 impl Measure for Llm {
     fn measure(&self, response: &Parts) -> Measured {
+        let is_binary = framing::declared(&response.headers) == Declared::As(Framing::Messages);
+        if is_binary && !self.0.may_be_binary {
+            return Measured::Missing;
+        }
         match Scan::new(&response.headers, &WANTED, Tally::new(self.0)) {
             Some(scan) => encoding::decoded(&response.headers, LlmWatch(scan)),
             None => Measured::Missing,
@@ -154,16 +164,6 @@ fn any(found: &Found) -> Option<Reading> {
         .or_else(|| ollama::read(found).filter(has_tokens))
         .or_else(|| llama_cpp::read(found).filter(has_tokens))
         .or_else(|| bedrock::read(found))
-}
-
-/// The needle that finds the figures in a stream that begins like this.
-fn needle(found: &Found) -> Option<usize> {
-    let has = |names: &[&str]| names.iter().any(|name| found.has(name));
-    if has(&["choices", "object", "type"]) {
-        Some(tally::TOKENS)
-    } else {
-        has(&["candidates"]).then_some(tally::TOKEN_COUNT)
-    }
 }
 
 fn model(found: &Found) -> Option<CompactString> {
@@ -196,10 +196,13 @@ static WANTED: LazyLock<Arc<Wanted>> = LazyLock::new(|| {
         wanted.add(&format!("{holder}/model"), "model");
         wanted.add(&format!("{holder}/modelVersion"), "model");
     }
+    // Groq and Cohere tell of errors within objects of their own.
+    for holder in ["", "/x_groq", "/delta"] {
+        wanted.add(&format!("{holder}/error"), "error");
+    }
     let top = [
         "type",
         "object",
-        "error",
         "choices",
         "choices/0",
         "choices/0/finish_reason",

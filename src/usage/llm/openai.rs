@@ -20,6 +20,7 @@ pub(super) const USAGE: &[&str] = &[
     "prompt_tokens_details/cached_tokens",
     "prompt_tokens_details/cache_write_tokens",
     "prompt_tokens_details/audio_tokens",
+    "connector_tokens",
     "prompt_token_details/cached_tokens",
     "input_tokens_details/cached_tokens",
     "input_tokens_details/cache_write_tokens",
@@ -52,13 +53,14 @@ pub(super) fn read(found: &Found) -> Option<Reading> {
         input = difference(told, output);
     }
     // The total is what is billed, so what it holds beyond the parts was used too: reasoning outside
-    // of the completion, or sound outside of the prompt.
+    // of the completion, or sound or what a search found outside of the prompt.
     let beyond = difference(total, input).and_then(|rest| match output {
         Some(output) => difference(Some(rest), Some(output)),
         None => Some(rest),
     });
     if beyond.is_some_and(Amount::is_positive) {
-        if beyond == found.count("usage/prompt_tokens_details/audio_tokens") {
+        let apart = ["usage/prompt_tokens_details/audio_tokens", "usage/connector_tokens"];
+        if apart.iter().any(|name| beyond == found.count(name)) {
             input = sum(input, beyond);
         } else {
             output = sum(output.or(Some(Amount::ZERO)), beyond);

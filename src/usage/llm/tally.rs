@@ -1,11 +1,9 @@
 //! Follows a body from document to document.
 
-use std::sync::LazyLock;
-
 use compact_str::CompactString;
-use memchr::memmem::Finder;
 
 use super::Dialect;
+use super::needles::Needles;
 use super::reading::{Reading, sum_of_known};
 use crate::policy::{Amount, Usage};
 use crate::usage::Watch;
@@ -13,28 +11,19 @@ use crate::usage::capture::Found;
 use crate::usage::framing::Framing;
 use crate::usage::scan::{Documents, Scan};
 
-/// How many events or lines are parsed whatever is in them, for the model's name.
+/// How many pieces of the answer are parsed whatever is in them, for the model's name.
 const EARLY: u32 = 3;
 
 /// How much of an event tells what it is.
 const HEADING: usize = 256;
 
-/// What all names of figures have in them, for some dialect or other. An event without a figure may
-/// still have a member `usage` that is null, so it would say less.
-static NEEDLES: LazyLock<[Finder<'static>; 3]> =
-    LazyLock::new(|| ["okens", "TokenCount\"", "_count\""].map(Finder::new));
-
-/// Where the needles for OpenAI, Anthropic and their like, and for Gemini, are among them.
-pub(super) const TOKENS: usize = 0;
-pub(super) const TOKEN_COUNT: usize = 1;
-
 /// What a body has said so far.
 #[derive(Debug)]
 pub(super) struct Tally {
     dialect: &'static Dialect,
-    /// The one needle that tells what can carry figures, once the dialect is clear.
-    only: Option<&'static Finder<'static>>,
-    /// Events or lines so far, up to the last early one.
+    /// Tell what can carry figures, once the dialect is clear.
+    needles: Option<Needles>,
+    /// Pieces of the answer so far, up to the last early one.
     early: u32,
     /// The model may be told here. So it may in every document of a body that is just JSON.
     is_early: bool,
@@ -51,7 +40,7 @@ impl Tally {
     pub(super) fn new(dialect: &'static Dialect) -> Self {
         Self {
             dialect,
-            only: None,
+            needles: None,
             early: 0,
             is_early: true,
             model: None,
@@ -64,24 +53,15 @@ impl Tally {
 
     /// Whether the stream has to tell yet which model and what dialect it is.
     fn is_new(&self) -> bool {
-        self.early < EARLY && (self.model.is_none() || self.only.is_none())
+        self.early < EARLY && (self.model.is_none() || self.needles.is_none())
     }
 
     #[inline]
     fn note(&mut self, heading: Heading) {
         match heading {
             Heading::Piece => self.deltas += 1,
-            Heading::Error => self.failed = true,
+            Heading::Failure => self.failed = true,
             Heading::Other => {}
-        }
-    }
-
-    /// Whether there can be figures in an event or line.
-    #[inline]
-    fn may_carry(&self, block: &[u8]) -> bool {
-        match self.only {
-            Some(needle) => needle.find(block).is_some(),
-            None => NEEDLES.iter().any(|needle| needle.find(block).is_some()),
         }
     }
 
@@ -111,22 +91,30 @@ impl Tally {
 impl Documents for Tally {
     fn block(&mut self, start: &[u8], framing: Framing, is_whole: bool) -> bool {
         self.is_early = self.is_new();
-        self.note(heading(start, framing));
+        let heading = heading(start, framing);
         if self.is_early {
-            self.early += 1;
+            // Comments and the like may go on for long before the answer begins.
+            self.early += u32::from(heading == Heading::Piece);
+        }
+        self.note(heading);
+        if self.is_early {
             return true;
         }
-        is_whole && self.may_carry(start)
+        is_whole && self.needles.unwrap_or(Needles::All).are_in(start)
     }
 
     #[inline]
     fn passes(&mut self, event: &[u8]) -> bool {
-        let Some(needle) = self.only else { return false };
-        if self.is_new() || needle.find(event).is_some() {
+        let Some(needles) = self.needles else { return false };
+        if self.is_new() || needles.are_in(event) {
             return false;
         }
         self.note(heading(event, Framing::Events));
         true
+    }
+
+    fn message(&mut self, name: &[u8]) {
+        self.note(Heading::of(name));
     }
 
     fn document(&mut self, found: &Found) {
@@ -137,11 +125,13 @@ impl Documents for Tally {
         });
         let reading = (self.dialect.read)(joined.as_ref().unwrap_or(found));
         let reading = reading.filter(Reading::has_tokens);
+        // Bedrock adds its own figures to the end of a message that has told all.
+        let is_told = found.is("type", "message_stop")
+            && self.reading.as_ref().is_some_and(|reading| reading.is_final);
+        let reading = reading.filter(|_| !is_told);
+        self.failed |= tells_error(found);
         if reading.is_none() && !self.is_early {
             return;
-        }
-        if reading.is_none() && tells_error(found) {
-            self.failed = true;
         }
         if let Some(model) = super::model(found) {
             self.model = Some(model);
@@ -150,7 +140,7 @@ impl Documents for Tally {
             if found.has("choices") && !is_piece(found) {
                 self.deltas = self.deltas.saturating_sub(1);
             }
-            self.only = self.only.or_else(|| super::needle(found).map(|needle| &NEEDLES[needle]));
+            self.needles = self.needles.or_else(|| Needles::of(found));
         }
         if found.is("type", "message_start") {
             self.message = Some(found.clone());
@@ -172,66 +162,65 @@ fn is_piece(found: &Found) -> bool {
     found.has("choices/0") && (!is_opening || found.text("choices/0/delta/content").is_some())
 }
 
-/// Whether an answer is an error, though its status said success.
+/// Whether a document is an error, or has one beside a last piece of the answer: some write
+/// `"error":null` each time.
 fn tells_error(found: &Found) -> bool {
-    found.raw("error") == Some("{") || found.text("error").is_some()
+    let is_failed = || found.text("type").is_some_and(|name| is_failure(name.as_bytes()));
+    found.raw("error") == Some("{") || found.text("error").is_some() || is_failed()
+}
+
+/// Whether an event of this name or type says that the request failed. A step of it may fail, such as
+/// the call of a tool, and the answer go on.
+fn is_failure(name: &[u8]) -> bool {
+    let failures: [&[u8]; 4] =
+        [b"error", b"response.failed", b"thread.run.failed", b"conversation.response.error"];
+    failures.contains(&name)
 }
 
 /// What an event or line is, by its first bytes.
 #[derive(Debug, PartialEq, Eq)]
 enum Heading {
     Piece,
-    Error,
+    Failure,
     Other,
+}
+
+impl Heading {
+    /// By the name of the event.
+    fn of(name: &[u8]) -> Self {
+        if name.ends_with(b"delta") || name.ends_with(b"Delta") {
+            Self::Piece
+        } else if is_failure(name) {
+            Self::Failure
+        } else {
+            Self::Other
+        }
+    }
 }
 
 #[inline]
 fn heading(block: &[u8], framing: Framing) -> Heading {
     let block = &block[..block.len().min(HEADING)];
-    if block.starts_with(b"event: content_block_delta\n") {
+    if framing == Framing::Lines || block.starts_with(b"event: content_block_delta\n") {
         return Heading::Piece;
-    }
-    if framing == Framing::Lines {
-        return if begins_with_error(block) { Heading::Error } else { Heading::Piece };
     }
     let mut rest = block;
     loop {
         if let Some(data) = rest.strip_prefix(b"data:") {
-            return data_heading(data.strip_prefix(b" ").unwrap_or(data));
+            let data = data.strip_prefix(b" ").unwrap_or(data);
+            return if data.starts_with(b"{") { Heading::Piece } else { Heading::Other };
         }
         let end = memchr::memchr2(b'\n', b'\r', rest);
         if let Some(name) = rest.strip_prefix(b"event:") {
-            let name = &name[..end.map_or(name.len(), |end| end - b"event:".len())].trim_ascii();
-            return if name.ends_with(b"delta") {
-                Heading::Piece
-            } else if *name == b"error" || name.ends_with(b".failed") {
-                Heading::Error
-            } else {
-                Heading::Other
-            };
+            let name = name[..end.map_or(name.len(), |end| end - b"event:".len())].trim_ascii();
+            return Heading::of(name);
         }
-        if begins_with_error(rest) {
-            return Heading::Error;
+        // Not a field of any standard, but llama.cpp has it in the place of `data`.
+        if rest.starts_with(b"error:") {
+            return Heading::Failure;
         }
         let Some(end) = end else { return Heading::Other };
         rest = rest[end..].trim_ascii_start();
-    }
-}
-
-/// Whether the first member is an error, and one that is there: some write `"error":null` each time.
-fn begins_with_error(json: &[u8]) -> bool {
-    let Some(rest) = json.strip_prefix(b"{\"error\"") else { return false };
-    let value = rest.trim_ascii_start().strip_prefix(b":").map(<[u8]>::trim_ascii_start);
-    matches!(value, Some([b'{', ..] | [b'"', b'!' | b'#'.., ..]))
-}
-
-fn data_heading(data: &[u8]) -> Heading {
-    if begins_with_error(data) {
-        Heading::Error
-    } else if data.starts_with(b"{") {
-        Heading::Piece
-    } else {
-        Heading::Other
     }
 }
 
