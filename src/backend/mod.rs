@@ -16,9 +16,9 @@ mod books;
 mod erased;
 pub(crate) mod permit;
 
+pub use crate::policy::Customer;
 pub use admin::{
-    Admin, Customer, EventQuery, MeterQuery, MeterReading, Page, PageRequest, Recorded,
-    TransactionQuery,
+    Admin, EventQuery, MeterQuery, MeterReading, Page, PageRequest, Recorded, TransactionQuery,
 };
 pub use books::Books;
 pub use erased::{Erased, ErasedFinish};

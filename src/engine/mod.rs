@@ -45,6 +45,7 @@ mod builder;
 mod clock;
 mod definitions;
 mod ids;
+mod kept;
 mod windows;
 
 pub use builder::EngineBuilder;
@@ -107,7 +108,7 @@ impl<S: Store> Engine<S> {
         mut definitions: Definitions,
         balances: Vec<NewBalance>,
         calendar: Calendar,
-        clock: Arc<dyn Clock>,
+        (clock, steady): (Arc<dyn Clock>, Steady),
         on_alert: Option<Arc<OnAlert>>,
     ) -> Self {
         let accounts = Accounts::default();
@@ -118,7 +119,7 @@ impl<S: Store> Engine<S> {
         Self(Arc::new(Inner {
             store,
             clock,
-            steady: Steady::default(),
+            steady,
             ids: Ids::default(),
             epoch: AtomicU64::new(0),
             catalog: ArcSwap::from_pointee(definitions.catalog()),

@@ -26,6 +26,7 @@ mod balance;
 mod calendar;
 pub(crate) mod catalog;
 mod config;
+mod customer;
 mod decision;
 mod event;
 mod id;
@@ -47,6 +48,7 @@ pub use balance::{
 #[cfg(feature = "embedded")]
 pub use calendar::{Calendar, CalendarError};
 pub use config::ConfigError;
+pub use customer::Customer;
 pub use decision::{BalanceState, Decision, Denial, DenialKind, LimitState};
 pub use event::{Crossing, Event, RecordedEvent};
 pub use id::{CustomerId, EventId, IdError};

@@ -9,6 +9,9 @@ mod checks;
 mod closing;
 mod definitions;
 mod events;
+#[cfg(feature = "sqlite")]
+#[path = "../support/file.rs"]
+mod file;
 mod holds;
 mod inputs;
 mod kinds;
@@ -197,3 +200,9 @@ macro_rules! store_suite {
 }
 
 store_suite!(on_memory, |builder| builder.build().unwrap().erased());
+
+#[cfg(feature = "sqlite")]
+store_suite!(on_sqlite, |builder| {
+    let store = tower_limitry::store::Sqlite::open(crate::file::fresh()).unwrap();
+    builder.build_on(store).unwrap().erased()
+});
