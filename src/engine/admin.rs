@@ -21,8 +21,8 @@ use crate::policy::{
     Transaction, Usage, Window,
 };
 use crate::store::{
-    BalanceChange, BoxFuture, HoldKey, Keep, Origin, Outcome, Recount, SettleOperation, SettleOutcome,
-    Settled, Store,
+    BalanceChange, BoxFuture, HoldKey, Keep, Origin, Outcome, Recount, SettleOperation,
+    SettleOutcome, Settled, Store,
 };
 use crate::{Error, ErrorKind};
 
@@ -85,9 +85,8 @@ impl<S: Store> Admin for Engine<S> {
 
     fn put_limit(&self, limit: Limit) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
-            let only = |definitions: &Definitions| {
-                only_owner(definitions.limit(limit.id()), Some(&limit))
-            };
+            let only =
+                |definitions: &Definitions| only_owner(definitions.limit(limit.id()), Some(&limit));
             let after = limit.clone();
             let change = |definitions: &mut Definitions| Ok(definitions.put_limit(after)?);
             self.0.redefine(only, change, Keep::Limit(&limit)).await

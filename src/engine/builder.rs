@@ -171,7 +171,9 @@ impl EngineBuilder {
             // A URL may hold a password; only its scheme is told.
             (scheme, _) => Err(ConfigError::new(
                 "backend URL",
-                format!("is none that this program can open, by its scheme {scheme:?}; give memory: or, with the feature sqlite, sqlite:PATH"),
+                format!(
+                    "is none that this program can open, by its scheme {scheme:?}; give memory: or, with the feature sqlite, sqlite:PATH"
+                ),
             )),
         }
     }

@@ -45,9 +45,9 @@ impl Counted {
 
     fn of(mut kept: HashMap<Option<CustomerId>, Vec<u32>>) -> Self {
         let everybody = kept.remove(&None).unwrap_or_default().into_iter().collect();
-        let own = kept.into_iter().filter_map(|(owner, counters)| {
-            Some((owner?, counters.into_iter().collect()))
-        });
+        let own = kept
+            .into_iter()
+            .filter_map(|(owner, counters)| Some((owner?, counters.into_iter().collect())));
         Self::new(everybody, own.collect())
     }
 
@@ -77,9 +77,8 @@ impl Counted {
     /// What a store that has kept `before` is to keep now.
     pub(super) fn changes<'a>(&'a self, before: &'a Self) -> Vec<Keep<'a>> {
         let rows = self.rows.iter();
-        let mut changes: Vec<_> = rows
-            .map(|(owner, counters)| Keep::Counted(owner.as_ref(), Some(counters)))
-            .collect();
+        let mut changes: Vec<_> =
+            rows.map(|(owner, counters)| Keep::Counted(owner.as_ref(), Some(counters))).collect();
         let former = before.own.keys().filter(|owner| !self.own.contains_key(owner));
         changes.extend(former.map(|owner| Keep::Counted(Some(owner), None)));
         changes

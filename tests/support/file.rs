@@ -20,3 +20,11 @@ pub(crate) fn fresh() -> PathBuf {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     FOLDER.join(format!("{}.db", NEXT.fetch_add(1, Ordering::Relaxed)))
 }
+
+/// A path of this test program at which there is nothing any more.
+pub(crate) fn emptied() -> PathBuf {
+    for ending in ["", "-wal", "-shm"] {
+        let _nothing_there = std::fs::remove_file(FOLDER.join(format!("emptied.db{ending}")));
+    }
+    FOLDER.join("emptied.db")
+}

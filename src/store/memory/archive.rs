@@ -88,10 +88,7 @@ pub(crate) struct Recounted {
 }
 
 /// The counters of these lines as they are now. One of which nothing is kept is left out.
-pub(super) fn counters(
-    account: &Account,
-    lines: &[SettleLine<'_>],
-) -> SmallVec<[CounterState; 2]> {
+pub(super) fn counters(account: &Account, lines: &[SettleLine<'_>]) -> SmallVec<[CounterState; 2]> {
     let own = lines.iter().filter(|line| !line.shares);
     let state = |line: &SettleLine<'_>| {
         let (tag, end) = (Tag::counter(line.counter), WindowEnd::of(&line.window));

@@ -183,9 +183,8 @@ impl Memory {
         let credited = |(customer, number, text): &(CustomerId, u32, Box<str>)| {
             let archive = self.archive.as_ref();
             shard.references.contains(&(customer.clone(), *number, text.clone()))
-                || archive.is_some_and(|archive| {
-                    archive.is_credited(customer, change.balance.name, text)
-                })
+                || archive
+                    .is_some_and(|archive| archive.is_credited(customer, change.balance.name, text))
         };
         if reference.as_ref().is_some_and(credited) {
             return Ok((balance, None));

@@ -24,7 +24,8 @@ impl Memory {
     ) {
         let tag = Tag::counter(state.counter);
         let cell = Cell { tag, end: state.end.0, value: state.value };
-        let time = state.latest.map(|time| Cell { tag: tag.time(), value: time.as_nanos(), ..cell });
+        let time =
+            state.latest.map(|time| Cell { tag: tag.time(), value: time.as_nanos(), ..cell });
         let is_ahead = Timestamp::from_seconds(state.start) > now;
         self.restore(customer, |shard, slot| {
             shard.expect(state.end.0);

@@ -438,8 +438,7 @@ impl Shard {
         if !operation.hold.is_some_and(|hold| hold.remember) {
             return None;
         }
-        let archived =
-            |archive: &dyn Archive| archive.is_settled(operation.customer, operation.id);
+        let archived = |archive: &dyn Archive| archive.is_settled(operation.customer, operation.id);
         if around.archive.is_some_and(archived) {
             return Some(Outcome::Finished);
         }

@@ -56,9 +56,7 @@ impl Note {
                 };
                 Ok(Some(Self::Customer { id, about: Some(serde_json::to_string(&about)?) }))
             }
-            Keep::NoCustomer(id) => {
-                Ok(Some(Self::Customer { id: (*id).clone(), about: None }))
-            }
+            Keep::NoCustomer(id) => Ok(Some(Self::Customer { id: (*id).clone(), about: None })),
         }
     }
 }
@@ -82,9 +80,7 @@ pub(super) fn load(file: &Connection) -> rusqlite::Result<Kept> {
             _ => {}
         }
     }
-    let mut customers = file.prepare(
-        "SELECT about, name FROM customer WHERE about IS NOT NULL",
-    )?;
+    let mut customers = file.prepare("SELECT about, name FROM customer WHERE about IS NOT NULL")?;
     let mut rows = customers.query([])?;
     while let Some(row) = rows.next()? {
         let about: CustomerRow = parse(row.get_ref(0)?.as_str()?)?;
@@ -151,8 +147,7 @@ impl MeterRow {
     }
 
     fn meter(self) -> rusqlite::Result<Meter> {
-        let kinds =
-            [Aggregation::Sum, Aggregation::Count, Aggregation::Max, Aggregation::Latest];
+        let kinds = [Aggregation::Sum, Aggregation::Count, Aggregation::Max, Aggregation::Latest];
         let kind = kinds.into_iter().find(|kind| kind.as_str() == self.aggregation);
         Ok(Meter {
             id: self.id.into(),

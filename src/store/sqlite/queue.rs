@@ -156,7 +156,7 @@ impl Queue {
         while waiting.changes.is_empty() {
             let left = due.map(|due| due.saturating_duration_since(Instant::now()));
             match left {
-                _ if waiting.closing && due.is_none() => return None,
+                _ if waiting.closing => return None,
                 Some(left) if left.is_zero() => return Some(()),
                 Some(left) => {
                     let woken = self.work.wait_timeout(waiting, left);
@@ -203,8 +203,7 @@ impl Queue {
         if waiting.closing {
             return false;
         }
-        let paused =
-            self.work.wait_timeout_while(waiting, pause, |waiting| !waiting.closing);
+        let paused = self.work.wait_timeout_while(waiting, pause, |waiting| !waiting.closing);
         !paused.unwrap_or_else(PoisonError::into_inner).0.closing
     }
 

@@ -77,11 +77,7 @@ impl Reader {
     }
 
     /// Whether an event is in the file.
-    pub(super) fn has_event(
-        &self,
-        customer: &CustomerId,
-        id: &EventId,
-    ) -> rusqlite::Result<bool> {
+    pub(super) fn has_event(&self, customer: &CustomerId, id: &EventId) -> rusqlite::Result<bool> {
         self.with(|file| {
             let mut find = file.prepare_cached(
                 "SELECT 1 FROM event \
@@ -148,10 +144,12 @@ impl Reader {
         place: u64,
         mut visit: impl FnMut(&RecordedEvent),
     ) -> rusqlite::Result<()> {
-        self.with(|file| each_event(file, Some(place), |event| {
-            visit(&event);
-            true
-        }))
+        self.with(|file| {
+            each_event(file, Some(place), |event| {
+                visit(&event);
+                true
+            })
+        })
     }
 
     /// Reads events on a thread of its own: newest first, or oldest first up to a place.

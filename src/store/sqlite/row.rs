@@ -80,9 +80,9 @@ impl FromSql for WindowEnd {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         match value.as_i64()? {
             NEVER => Ok(Self::NEVER),
-            seconds => i32::try_from(seconds / 60)
-                .map(Self)
-                .map_err(|_| FromSqlError::OutOfRange(seconds)),
+            seconds => {
+                i32::try_from(seconds / 60).map(Self).map_err(|_| FromSqlError::OutOfRange(seconds))
+            }
         }
     }
 }

@@ -51,7 +51,8 @@ fn judge(application: i32, version: i32) -> Result<(), OpenError> {
 /// Opens the file for writing and brings it up to date.
 pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, OpenError> {
     look(path)?;
-    let mut file = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+    let mut file =
+        connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     // Before the first page is written, and before the log is.
     file.pragma_update(None, "page_size", 8_192)?;
     file.pragma_update(None, "journal_mode", "WAL")?;
@@ -86,8 +87,7 @@ fn migrate(file: &mut Connection) -> Result<(), OpenError> {
     };
     let version = number(&step, "user_version")?;
     let application = number(&step, "application_id")?;
-    let tables: u32 =
-        step.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let tables: u32 = step.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if application != APPLICATION && tables > 0 {
         return Err(OpenError::Foreign);
     }

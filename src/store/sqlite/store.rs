@@ -55,16 +55,16 @@ impl Sqlite {
     }
 
     /// Changes something if the file can be written, and resolves when it is.
-    async fn change<T>(
-        &self,
-        change: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Error> {
+    async fn change<T>(&self, change: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         self.books.queue.is_open()?;
         let answer = change.await;
         self.committed(answer).await
     }
 
-    async fn visit(&self, visit: &mut (dyn FnMut(&RecordedEvent) -> bool + Send)) -> Result<(), Error> {
+    async fn visit(
+        &self,
+        visit: &mut (dyn FnMut(&RecordedEvent) -> bool + Send),
+    ) -> Result<(), Error> {
         let mut events = self.books.reader.stream(None)?;
         while let Some(chunk) = events.recv().await {
             for event in chunk.map_err(OpenError::from)? {
@@ -242,7 +242,8 @@ impl Store for Sqlite {
     }
 
     fn keep<'a>(&'a self, changes: &[Keep<'_>]) -> BoxFuture<'a, Result<(), Error>> {
-        let notes: Result<Vec<_>, _> = changes.iter().filter_map(|keep| Note::of(keep).transpose()).collect();
+        let notes: Result<Vec<_>, _> =
+            changes.iter().filter_map(|keep| Note::of(keep).transpose()).collect();
         let noted = match notes {
             Ok(notes) => {
                 self.books.queue.put(Change::Noted(notes));

@@ -103,7 +103,10 @@ impl<'a> Rows<'a> {
         let customer = self.customer(&event.customer)?;
         let kind = self.kind(event)?;
         self.amounts.clear();
-        row::write_amounts(&mut self.amounts, event.usage.values().iter().map(|(_, amount)| amount));
+        row::write_amounts(
+            &mut self.amounts,
+            event.usage.values().iter().map(|(_, amount)| amount),
+        );
         self.texts.clear();
         row::write_list(&mut self.texts, event.usage.dimensions().iter().map(|(_, text)| text))
             .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
@@ -243,8 +246,7 @@ impl<'a> Rows<'a> {
     }
 
     fn write_balances(&mut self) -> rusqlite::Result<()> {
-        let mut set =
-            self.file.prepare_cached("UPDATE balance SET current = ?2 WHERE id = ?1")?;
+        let mut set = self.file.prepare_cached("UPDATE balance SET current = ?2 WHERE id = ?1")?;
         for (balance, current) in self.balances.drain() {
             set.execute(params![balance, current])?;
         }
@@ -319,11 +321,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-fn write_counter(
-    file: &Connection,
-    customer: i64,
-    state: &CounterState,
-) -> rusqlite::Result<()> {
+fn write_counter(file: &Connection, customer: i64, state: &CounterState) -> rusqlite::Result<()> {
     let mut set = file.prepare_cached(
         "INSERT INTO usage (customer, counter, ends, starts, value, latest) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6) \

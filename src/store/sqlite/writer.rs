@@ -61,6 +61,11 @@ impl Writer {
             }
             self.queue.acknowledge(&mut group);
         }
+        if self.unsynced.is_some()
+            && let Err(error) = sync(&self.path)
+        {
+            observe::not_written(&OpenError::Io(error).into());
+        }
         self.queue.end();
     }
 
