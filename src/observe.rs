@@ -74,3 +74,13 @@ pub(crate) fn failure(done: &'static str, error: &crate::Error) {
     tracing::error!(target: "tower_limitry", done, %error, "a check could not be decided");
     let _ = (done, error);
 }
+
+/// A file could not be written; it is tried again.
+#[cfg(feature = "sqlite")]
+pub(crate) fn not_written(error: &crate::Error) {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.write_errors").increment(1);
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: "tower_limitry", %error, "the books could not be written");
+    let _ = error;
+}

@@ -7,6 +7,9 @@
 #![cfg(feature = "test-util")]
 #![allow(clippy::unwrap_used)]
 
+#[cfg(feature = "sqlite")]
+#[path = "support/file.rs"]
+mod file;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +30,6 @@ use tower_limitry::{
 const CUSTOMERS: [&str; 3] = ["ada", "bob", "eve"];
 const TYPES: [&str; 2] = ["chat", "image"];
 const MODELS: [&str; 2] = ["small", "large"];
-const HORIZON: Duration = Duration::from_secs(600);
 const LATE: Duration = Duration::from_secs(7 * 86_400);
 
 /// A meter of every kind, over everything and over one type.
@@ -294,6 +296,8 @@ struct Running {
 
 /// The books, told as simply as they can be.
 struct Model {
+    /// How long the store remembers ids that were given.
+    horizon: Duration,
     now: Timestamp,
     monotonic: Duration,
     events: Vec<Recorded>,
@@ -505,7 +509,7 @@ impl Model {
     }
 
     fn finish(&mut self, customer: usize, id: u8, at: Timestamp) {
-        self.finished.insert((customer, id), at.max(self.now).saturating_add(HORIZON));
+        self.finished.insert((customer, id), at.max(self.now).saturating_add(self.horizon));
     }
 
     /// Whether the id was counted: `None` when it may be forgotten by now.
@@ -558,7 +562,7 @@ struct Trial {
 }
 
 impl Trial {
-    fn new(open: Open, limits: &[LimitOf]) -> Self {
+    fn new(open: Open, horizon: Duration, limits: &[LimitOf]) -> Self {
         let clock = noon();
         let mut builder = Engine::builder().clock(clock.clone());
         for kind in 0..KINDS.len() {
@@ -571,6 +575,7 @@ impl Trial {
         }
         let terms = NewBalance::new("credits").initial(INITIAL).minimum(MINIMUM);
         let model = Model {
+            horizon,
             now: time(NOON),
             monotonic: Duration::ZERO,
             events: Vec::new(),
@@ -752,7 +757,7 @@ impl Trial {
     async fn record(&mut self, of: &Use, id: Option<u8>, at: Timestamp) {
         let kind = of.kind.map_or("other", |kind| TYPES[kind]);
         let mut event = Event::new(CUSTOMERS[of.customer], kind, of.usage()).at(at);
-        let old = self.model.now.duration_since(at) > HORIZON;
+        let old = self.model.now.duration_since(at) > self.model.horizon;
         if let Some(id) = id {
             // Whether an id that may be forgotten counts again is left open, unless it is too old.
             if !old && self.model.is_finished(of.customer, id).is_none() {
@@ -854,9 +859,9 @@ impl Trial {
     }
 }
 
-fn follows_the_model(open: Open) {
+fn follows_the_model(open: Open, horizon: Duration, cases: u64) {
     let config = ProptestConfig {
-        cases: times(2_000, 1_000_000) as u32,
+        cases: cases as u32,
         failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
         rng_seed: RngSeed::Fixed(seed()),
         source_file: Some(file!()),
@@ -867,7 +872,7 @@ fn follows_the_model(open: Open) {
     TestRunner::new(config)
         .run(&any_history(), |(limits, steps)| {
             runtime.block_on(async {
-                let mut trial = Trial::new(open, &limits);
+                let mut trial = Trial::new(open, horizon, &limits);
                 for step in &steps {
                     trial.step(step).await;
                     trial.compare().await;
@@ -884,14 +889,27 @@ fn follows_the_model(open: Open) {
         .unwrap();
 }
 
-/// Runs the model over one store: a name, and what opens fresh books of an engine on it.
+/// Runs the model over one store: a name, how long it remembers ids, how many cases to try, and what
+/// opens fresh books of an engine on it.
 macro_rules! model_suite {
-    ($name:ident, $open:expr) => {
+    ($name:ident, $horizon:expr, $cases:expr, $open:expr) => {
         #[test]
         fn $name() {
-            follows_the_model($open);
+            follows_the_model($open, $horizon, $cases);
         }
     };
 }
 
-model_suite!(on_memory, |builder| builder.build().unwrap().erased());
+model_suite!(on_memory, 10 * MINUTE, times(2_000, 1_000_000), |builder| builder
+    .build()
+    .unwrap()
+    .erased());
+
+#[cfg(feature = "sqlite")]
+model_suite!(on_sqlite, Duration::MAX, times(200, 100_000), |builder| {
+    use tower_limitry::store::sqlite::{Durability, Sqlite};
+    // The model is about what is counted, not about the disk.
+    let relaxed = Durability::Relaxed { at_most: HOUR };
+    let store = Sqlite::options().durability(relaxed).open(file::emptied()).unwrap();
+    builder.build_on(store).unwrap().erased()
+});

@@ -14,9 +14,9 @@ mod erased;
 pub(crate) mod permit;
 mod settlement;
 
+pub use crate::policy::Customer;
 pub use admin::{
-    Admin, Customer, EventQuery, MeterQuery, MeterReading, Page, PageRequest, Recorded,
-    TransactionQuery,
+    Admin, EventQuery, MeterQuery, MeterReading, Page, PageRequest, Recorded, TransactionQuery,
 };
 pub use books::Books;
 pub(crate) use check::{Ask, Charge, Flight};

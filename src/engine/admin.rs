@@ -1,12 +1,13 @@
 //! Everything that is not on the path of a request.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::accounts::Known;
 use super::definitions::{Definitions, owner};
+use super::kept::{Counted, counters};
 use super::windows::Windows;
 use super::{Engine, Inner, Scope};
 use crate::backend::{
@@ -20,8 +21,8 @@ use crate::policy::{
     Transaction, Usage, Window,
 };
 use crate::store::{
-    BalanceChange, BoxFuture, HoldKey, Origin, Outcome, Recount, SettleOperation, SettleOutcome,
-    Settled, Store,
+    BalanceChange, BoxFuture, HoldKey, Keep, Origin, Outcome, Recount, SettleOperation,
+    SettleOutcome, Settled, Store,
 };
 use crate::{Error, ErrorKind};
 
@@ -61,10 +62,13 @@ impl<S: Store> Admin for Engine<S> {
     }
 
     fn put_meter(&self, meter: Meter) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(self.0.redefine(|_| None, move |definitions| Ok(definitions.put_meter(meter)?)))
+        let kept = meter.clone();
+        let change = move |definitions: &mut Definitions| Ok(definitions.put_meter(meter)?);
+        Box::pin(async move { self.0.redefine(|_| None, change, Keep::Meter(&kept)).await })
     }
 
     fn remove_meter(&self, id: String) -> BoxFuture<'_, Result<bool, Error>> {
+        let removed = id.clone();
         let change = move |definitions: &mut Definitions| {
             if let Some(limit) = definitions.reader(&id) {
                 let message = format!("meter {id:?} is read by limit {limit:?}; remove that first");
@@ -72,7 +76,7 @@ impl<S: Store> Admin for Engine<S> {
             }
             Ok(definitions.remove_meter(&id))
         };
-        Box::pin(self.0.redefine(|_| None, change))
+        Box::pin(async move { self.0.redefine(|_| None, change, Keep::NoMeter(&removed)).await })
     }
 
     fn limits(&self) -> BoxFuture<'_, Result<Vec<Limit>, Error>> {
@@ -80,17 +84,21 @@ impl<S: Store> Admin for Engine<S> {
     }
 
     fn put_limit(&self, limit: Limit) -> BoxFuture<'_, Result<(), Error>> {
-        let after = limit.clone();
-        let only = move |definitions: &Definitions| {
-            only_owner(definitions.limit(after.id()), Some(&after))
-        };
-        Box::pin(self.0.redefine(only, move |definitions| Ok(definitions.put_limit(limit)?)))
+        Box::pin(async move {
+            let only =
+                |definitions: &Definitions| only_owner(definitions.limit(limit.id()), Some(&limit));
+            let after = limit.clone();
+            let change = |definitions: &mut Definitions| Ok(definitions.put_limit(after)?);
+            self.0.redefine(only, change, Keep::Limit(&limit)).await
+        })
     }
 
     fn remove_limit(&self, id: String) -> BoxFuture<'_, Result<bool, Error>> {
-        let before = id.clone();
-        let only = move |definitions: &Definitions| only_owner(definitions.limit(&before), None);
-        Box::pin(self.0.redefine(only, move |definitions| Ok(definitions.remove_limit(&id))))
+        Box::pin(async move {
+            let only = |definitions: &Definitions| only_owner(definitions.limit(&id), None);
+            let change = |definitions: &mut Definitions| Ok(definitions.remove_limit(&id));
+            self.0.redefine(only, change, Keep::NoLimit(&id)).await
+        })
     }
 
     fn customer(&self, id: CustomerId) -> BoxFuture<'_, Result<Option<Customer>, Error>> {
@@ -227,7 +235,15 @@ impl<S: Store> Admin for Engine<S> {
                 let left = end.saturating_duration_since(tokio::time::Instant::now());
                 let settled = self.0.wait_until_settled();
                 match tokio::time::timeout(left.min(NOW_AND_THEN), settled).await {
-                    Ok(settled) => return settled,
+                    Ok(settled) => {
+                        settled?;
+                        let left = end.saturating_duration_since(tokio::time::Instant::now());
+                        let flushed = tokio::time::timeout(left, self.0.store.flush()).await;
+                        return flushed.unwrap_or_else(|_| {
+                            let message = "not everything was written at the deadline";
+                            Err(Error::new(ErrorKind::TimedOut, message))
+                        });
+                    }
                     Err(_) if left > NOW_AND_THEN => {}
                     Err(_) => {
                         let open = self.0.store.open_holds().await?;
@@ -460,33 +476,44 @@ impl<S: Store> Inner<S> {
     /// Changes definitions: the rules, then the plans, then the counters that are new in them.
     /// `only` tells the customer whom the change concerns, if it is one alone; `change` changes
     /// nothing when it fails.
+    ///
+    /// The store keeps the change, and which counters count everything, such that a process that
+    /// ends anywhere in between leaves nothing that is believed to be whole and is not.
     async fn redefine<T>(
         &self,
         only: impl FnOnce(&Definitions) -> Option<CustomerId> + Send,
         change: impl FnOnce(&mut Definitions) -> Result<T, Error> + Send,
+        keep: Keep<'_>,
     ) -> Result<T, Error> {
         let mut definitions = self.definitions.lock().await;
+        // A store that cannot keep it says so before anything has changed.
+        self.store.keep(&[]).await?;
         let only = only(&definitions);
         let owners = |definitions: &Definitions| match &only {
             Some(customer) => vec![customer.clone()],
             None => definitions.owners(),
         };
-        let mut before = Counted { everybody: counters(&definitions.rules()), own: HashMap::new() };
-        for owner in owners(&definitions) {
-            let counters = counters(&definitions.rules_for(&owner));
-            before.own.insert(owner, counters);
-        }
+        let concerned = owners(&definitions);
+        let before = Counted::by(&mut definitions, &concerned);
         let answer = change(&mut definitions)?;
         let owners = owners(&definitions);
+        let after = Counted::by(&mut definitions, &owners);
+        let new_counters = definitions.new_counters();
+        let both = before.and(&after);
+        let mut changes: Vec<Keep<'_>> =
+            new_counters.iter().map(|(number, key)| Keep::Counter(*number, key)).collect();
+        changes.extend(both.changes(&before));
+        changes.push(keep);
+        let kept = self.store.keep(&changes);
         let mut rules = if only.is_none() { definitions.rules() } else { Vec::new() };
         for owner in &owners {
             rules.extend(definitions.rules_for(owner));
         }
         let new: Vec<Rule> =
-            rules.into_iter().filter(|rule| !before.by_all(rule.counter)).collect();
+            rules.into_iter().filter(|rule| !before.all_count(rule.counter)).collect();
         self.publish(&mut definitions, only.as_ref(), &owners);
         if !new.is_empty() {
-            let known = |customer: &CustomerId, counter| before.by(customer, counter);
+            let known = |customer: &CustomerId, counter| before.counts(customer, counter);
             let forgotten = self.recount(only.as_ref(), &new, &known).await?;
             if let Some(forgotten) = forgotten {
                 for rule in &new {
@@ -495,11 +522,13 @@ impl<S: Store> Inner<S> {
                 self.publish(&mut definitions, only.as_ref(), &owners);
             }
         }
+        kept.await?;
+        self.store.keep(&after.changes(&both)).await?;
         Ok(answer)
     }
 
     /// `owners` are in order.
-    fn publish(
+    pub(super) fn publish(
         &self,
         definitions: &mut Definitions,
         only: Option<&CustomerId>,
@@ -526,7 +555,7 @@ impl<S: Store> Inner<S> {
 
     /// Counts kept events on these rules' counters again, and refuses operations that were resolved
     /// before. `known` tells who counts on them already.
-    async fn recount(
+    pub(super) async fn recount(
         &self,
         customer: Option<&CustomerId>,
         rules: &[Rule],
@@ -559,7 +588,7 @@ impl<S: Store> Inner<S> {
         self.store.recount(change).await
     }
 
-    fn window_of(&self, known: Option<&Known>, period: Period, at: Timestamp) -> Window {
+    pub(super) fn window_of(&self, known: Option<&Known>, period: Period, at: Timestamp) -> Window {
         match known {
             Some(known) => known.window(&self.windows, period, at),
             None => self.windows.window(period, at),
@@ -568,6 +597,12 @@ impl<S: Store> Inner<S> {
 
     async fn put_customer(&self, customer: Customer) -> Result<(), Error> {
         let id = customer.id.clone().map_err(|error| Error::invalid("id", error))?;
+        let own = self.windows_of(&customer)?;
+        self.describe(&id, Some(customer), own).await
+    }
+
+    /// A customer's own calendar, where it is not everybody's.
+    pub(super) fn windows_of(&self, customer: &Customer) -> Result<Option<Arc<Windows>>, Error> {
         let everybody = self.windows.calendar();
         let zone = customer.zone.as_deref().unwrap_or(everybody.zone());
         let calendar = match &customer.anchor {
@@ -575,8 +610,7 @@ impl<S: Store> Inner<S> {
             None => Calendar::new(Some(zone), None),
         };
         let calendar = calendar.map_err(|error| Error::invalid("customer", error))?;
-        let own = (calendar != *everybody).then(|| Arc::new(Windows::new(calendar)));
-        self.describe(&id, Some(customer), own).await
+        Ok((calendar != *everybody).then(|| Arc::new(Windows::new(calendar))))
     }
 
     /// Replaces what is known of a customer, and counts again where that moves their windows.
@@ -587,16 +621,24 @@ impl<S: Store> Inner<S> {
         windows: Option<Arc<Windows>>,
     ) -> Result<(), Error> {
         let mut definitions = self.definitions.lock().await;
+        self.store.keep(&[]).await?;
         let before = self.accounts.get(id);
         let mut known = before.as_deref().cloned().unwrap_or_default();
         let moved = known.windows.as_deref().unwrap_or(&self.windows).calendar()
             != windows.as_deref().unwrap_or(&self.windows).calendar();
         known.customer = customer;
         known.windows = windows;
-        self.accounts.put(id, known.clone());
+        let keep = match &known.customer {
+            Some(customer) => Keep::Customer(customer),
+            None => Keep::NoCustomer(id),
+        };
         if !moved {
-            return Ok(());
+            self.accounts.put(id, known.clone());
+            return self.store.keep(&[keep]).await;
         }
+        // Until they are counted again, none of their counters is known to be whole.
+        let kept = self.store.keep(&[Keep::Counted(Some(id), Some(&[])), keep]);
+        self.accounts.put(id, known.clone());
         // Calendars may agree on today and not on tomorrow, where early events may wait.
         let now = self.now();
         let moments = [now, now.saturating_add(MOST_AHEAD)];
@@ -615,8 +657,11 @@ impl<S: Store> Inner<S> {
         for period in moved {
             known.since[period.index()] = forgotten;
         }
+        let counted = known.plans.is_some().then(|| counters(&definitions.rules_for(id)));
+        let counted: Option<Vec<u32>> = counted.map(|counters| counters.into_iter().collect());
         self.accounts.put(id, known);
-        Ok(())
+        kept.await?;
+        self.store.keep(&[Keep::Counted(Some(id), counted.as_deref())]).await
     }
 
     fn change(&self, change: &Change) -> Result<(CustomerId, EventId), Error> {
@@ -686,28 +731,6 @@ impl Use {
             sequence: 0,
         }
     }
-}
-
-/// Who counts on which counters.
-#[derive(Default)]
-struct Counted {
-    everybody: BTreeSet<u32>,
-    own: HashMap<CustomerId, BTreeSet<u32>>,
-}
-
-impl Counted {
-    fn by(&self, customer: &CustomerId, counter: u32) -> bool {
-        self.own.get(customer).unwrap_or(&self.everybody).contains(&counter)
-    }
-
-    fn by_all(&self, counter: u32) -> bool {
-        self.everybody.contains(&counter)
-            && self.own.values().all(|counters| counters.contains(&counter))
-    }
-}
-
-fn counters(rules: &[Rule]) -> BTreeSet<u32> {
-    rules.iter().map(|rule| rule.counter).collect()
 }
 
 /// The customer whom a changed limit concerns, if it is one alone.

@@ -2,7 +2,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{Clock, Engine, SystemClock};
+use crate::Error;
 use crate::backend::Books;
+use crate::clock::{Moment, Steady};
 use crate::engine::definitions::Definitions;
 use crate::policy::{Calendar, ConfigError, Crossing, Limit, Meter, NewBalance, RecordedEvent};
 use crate::store::{Memory, Store};
@@ -102,16 +104,35 @@ impl EngineBuilder {
 
     /// Builds the engine over any store.
     ///
+    /// Of a store that outlives the process, meters, limits and customers that were added while it
+    /// ran are there again. A meter or limit of the same id that is given here wins. A limit that is
+    /// new to the store counts the events that it has.
+    ///
     /// # Errors
     ///
-    /// As [`build`](Self::build).
+    /// As [`build`](Self::build), and when what the store has cannot be read.
     pub fn build_on<S: Store>(self, store: S) -> Result<Books<Engine<S>>, ConfigError> {
-        let mut definitions = Definitions::default();
+        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::default()));
+        let steady = Steady::default();
+        let kept = store.load(Moment::now(steady.steady(&*clock), &*clock)).map_err(of_store)?;
+        let keeps = kept.is_some();
+        let mut kept = kept.unwrap_or_default();
+        let mut definitions = Definitions::counting(std::mem::take(&mut kept.counters));
         for meter in &self.meters {
             definitions.add_meter(meter.clone())?;
         }
+        for meter in kept.meters.drain(..) {
+            if definitions.meter(meter.id()).is_none() {
+                definitions.add_meter(meter)?;
+            }
+        }
         for limit in &self.limits {
             definitions.add_limit(limit.clone())?;
+        }
+        for limit in kept.limits.drain(..) {
+            if definitions.limit(limit.id()).is_none() {
+                definitions.add_limit(limit)?;
+            }
         }
         let calendar = Calendar::new(self.zone.as_deref(), None).map_err(|error| {
             let zone = self.zone.as_deref().unwrap_or_default();
@@ -126,16 +147,19 @@ impl EngineBuilder {
                 ));
             }
         }
-        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::default()));
-        Ok(Books::new(Engine::new(
+        let engine = Engine::new(
             store,
             definitions,
             self.balances,
             calendar,
-            clock,
+            (clock, steady),
             self.on_event,
             self.on_alert,
-        )))
+        );
+        if keeps {
+            engine.take_up(kept).map_err(of_store)?;
+        }
+        Ok(Books::new(engine))
     }
 
     /// Builds the engine over the store that a URL names, for a choice that belongs in
@@ -144,23 +168,38 @@ impl EngineBuilder {
     /// | URL | where the books are |
     /// |---|---|
     /// | `memory:` | in this process, until it ends |
+    /// | `sqlite:usage.db` | in that file (feature `sqlite`) |
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] for a URL that names no store, and as [`build`](Self::build).
+    /// [`ConfigError`] for a URL that names no store or one that cannot be opened, and as
+    /// [`build`](Self::build).
     pub fn open(self, url: &str) -> Result<Books, ConfigError> {
-        match url {
-            "memory:" => Ok(self.build()?.erased()),
-            _ => {
-                // A URL may hold a password; only its scheme is told.
-                let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-                Err(ConfigError::new(
-                    "backend URL",
-                    format!("has the unknown scheme {scheme:?}; give memory:"),
-                ))
+        match url.split_once(':').unwrap_or_default() {
+            ("memory", "") => Ok(self.build()?.erased()),
+            #[cfg(feature = "sqlite")]
+            ("sqlite", path) if !path.is_empty() => {
+                let options = crate::store::Sqlite::options().memory(self.memory);
+                let store = options.open(path).map_err(of_store)?;
+                Ok(Self { memory: Memory::new(), ..self }.build_on(store)?.erased())
             }
+            // A URL may hold a password; only its scheme is told.
+            (scheme, _) => Err(ConfigError::new(
+                "backend URL",
+                format!(
+                    "is none that this program can open, by its scheme {scheme:?}; give memory: or, with the feature sqlite, sqlite:PATH"
+                ),
+            )),
         }
     }
+}
+
+fn of_store(error: Error) -> ConfigError {
+    let mut reason = error.to_string();
+    if let Some(cause) = std::error::Error::source(&error) {
+        reason = format!("{reason}: {cause}");
+    }
+    ConfigError::new("backend", reason)
 }
 
 impl fmt::Debug for EngineBuilder {

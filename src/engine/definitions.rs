@@ -25,6 +25,8 @@ pub(super) struct Definitions {
     /// The ids of limits by whom they are for.
     ids: HashMap<Option<CustomerId>, BTreeSet<CompactString>>,
     numbers: CounterNumbers,
+    /// How many of them the store has kept.
+    numbers_kept: u32,
     /// Counters whose limits were removed, oldest first: for everybody, or for one customer.
     dormant: Vec<(Option<CustomerId>, Rule)>,
     /// The values that meters read, or ever did.
@@ -34,6 +36,23 @@ pub(super) struct Definitions {
 }
 
 impl Definitions {
+    /// None yet, but for counters that have their numbers.
+    pub(super) fn counting(counters: Vec<Box<str>>) -> Self {
+        let numbers_kept = counters.len() as u32;
+        Self { numbers: CounterNumbers::of(counters), numbers_kept, ..Self::default() }
+    }
+
+    /// Counters that were numbered since the store has kept any. Asked once.
+    pub(super) fn new_counters(&mut self) -> Vec<(u32, CounterKey)> {
+        let new = self.numbers.from(self.numbers_kept);
+        self.numbers_kept += new.len() as u32;
+        new.into_iter().map(|(number, key)| (number, key.clone())).collect()
+    }
+
+    pub(super) fn meter(&self, id: &str) -> Option<&Meter> {
+        self.meters.get(id).map(AsRef::as_ref)
+    }
+
     pub(super) fn meters(&self) -> impl Iterator<Item = &Meter> {
         self.meters.values().map(AsRef::as_ref)
     }

@@ -43,6 +43,7 @@ mod admin;
 mod builder;
 mod definitions;
 mod ids;
+mod kept;
 mod windows;
 
 #[cfg(feature = "test-util")]
@@ -105,7 +106,7 @@ impl<S: Store> Engine<S> {
         mut definitions: Definitions,
         balances: Vec<NewBalance>,
         calendar: Calendar,
-        clock: Arc<dyn Clock>,
+        (clock, steady): (Arc<dyn Clock>, Steady),
         on_event: Option<Arc<OnEvent>>,
         on_alert: Option<Arc<OnAlert>>,
     ) -> Self {
@@ -117,7 +118,7 @@ impl<S: Store> Engine<S> {
         Self(Arc::new(Inner {
             store,
             clock,
-            steady: Steady::default(),
+            steady,
             ids: Ids::default(),
             epoch: AtomicU64::new(0),
             catalog: ArcSwap::from_pointee(definitions.catalog()),

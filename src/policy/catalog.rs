@@ -18,6 +18,20 @@ pub(crate) struct CounterNumbers {
 }
 
 impl CounterNumbers {
+    /// Numbers that were given before, the first of them 0.
+    pub(crate) fn of(definitions: Vec<Box<str>>) -> Self {
+        let keys = definitions.into_iter().map(CounterKey::from_text);
+        Self { numbers: keys.zip(0..).collect() }
+    }
+
+    /// The counters from that number on, in order.
+    pub(crate) fn from(&self, first: u32) -> Vec<(u32, &CounterKey)> {
+        let numbers = self.numbers.iter().map(|(key, number)| (*number, key));
+        let mut numbers: Vec<_> = numbers.filter(|(number, _)| *number >= first).collect();
+        numbers.sort_unstable_by_key(|(number, _)| *number);
+        numbers
+    }
+
     pub(crate) fn number(&mut self, key: CounterKey) -> u32 {
         let next = self.numbers.len() as u32;
         *self.numbers.entry(key).or_insert(next)

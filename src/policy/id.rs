@@ -146,6 +146,15 @@ impl EventId {
         }
     }
 
+    /// The 128 bits of a UUID.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn as_uuid(&self) -> Option<u128> {
+        match self.0 {
+            Repr::Uuid(bits) => Some(bits),
+            Repr::Text(_) => None,
+        }
+    }
+
     /// When the id was made, to the millisecond, if it is a UUID of version 7.
     pub fn made_at(&self) -> Option<Timestamp> {
         match self.0 {

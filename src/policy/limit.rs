@@ -182,6 +182,10 @@ impl CounterKey {
         )
     }
 
+    pub(crate) fn from_text(text: Box<str>) -> Self {
+        Self(text)
+    }
+
     /// The key as text: the same in every process and release, so stores can name counters by it.
     pub fn as_str(&self) -> &str {
         &self.0

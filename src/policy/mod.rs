@@ -26,6 +26,7 @@ mod balance;
 mod calendar;
 pub(crate) mod catalog;
 mod config;
+mod customer;
 mod event;
 mod id;
 #[cfg(feature = "json")]
@@ -46,6 +47,7 @@ pub use balance::{
 #[cfg(feature = "embedded")]
 pub use calendar::{Calendar, CalendarError};
 pub use config::ConfigError;
+pub use customer::Customer;
 pub use event::{Crossing, Event, RecordedEvent};
 pub use id::{CustomerId, EventId, IdError};
 pub use judge::{Verdict, judge_balance, judge_limit};

@@ -17,6 +17,7 @@
 //! [`judge_limit`]: crate::policy::judge_limit
 //! [`judge_balance`]: crate::policy::judge_balance
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -26,15 +27,19 @@ use compact_str::CompactString;
 
 use crate::Error;
 use crate::policy::{
-    Aggregation, Amount, Balance, Credited, CustomerId, Debited, EventId, NewBalance,
-    RecordedEvent, Timestamp, Transaction, Usage, Verdict, Window,
+    Aggregation, Amount, Balance, CounterKey, Credited, Customer, CustomerId, Debited, EventId,
+    Limit, Meter, NewBalance, RecordedEvent, Timestamp, Transaction, Usage, Verdict, Window,
 };
 
 #[cfg(feature = "embedded")]
 mod memory;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 
 #[cfg(feature = "embedded")]
 pub use memory::Memory;
+#[cfg(feature = "sqlite")]
+pub use sqlite::Sqlite;
 
 pub use crate::clock::Moment;
 
@@ -145,6 +150,71 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// How many customers take up space.
     fn customers(&self) -> BoxFuture<'_, Result<usize, Error>>;
+
+    /// Takes up the books where an earlier process left them, and tells what was kept besides
+    /// counters, balances and events. `None` for a store that keeps nothing of it. Called once,
+    /// before anything else.
+    ///
+    /// # Errors
+    ///
+    /// When what was kept cannot be read.
+    fn load(&self, now: Moment<'_>) -> Result<Option<Kept>, Error> {
+        let _ = now;
+        Ok(None)
+    }
+
+    /// Keeps definitions for the next process: all of these in one step, before any step that is
+    /// called later. Resolves when they are as durable as the store promises.
+    fn keep<'a>(&'a self, changes: &[Keep<'_>]) -> BoxFuture<'a, Result<(), Error>> {
+        let _ = changes;
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Resolves when everything that was accepted is as durable as the store promises.
+    fn flush(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+/// What a store kept of earlier processes.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// The definition of every counter, in the order of their numbers: the first has number 0.
+    pub counters: Vec<Box<str>>,
+    /// Which counters count every event, for everybody (`None`) or for one customer who differs.
+    pub counted: HashMap<Option<CustomerId>, Vec<u32>>,
+    /// The time zone in which that was, for customers who have none of their own.
+    pub zone: Option<Box<str>>,
+    /// Meters that were added while the program ran.
+    pub meters: Vec<Meter>,
+    /// Limits that were added while the program ran.
+    pub limits: Vec<Limit>,
+    /// Customers of whom something is known beyond usage.
+    pub customers: Vec<Customer>,
+}
+
+/// Something to keep for the next process.
+#[derive(Clone, Copy, Debug)]
+pub enum Keep<'a> {
+    /// A counter got its number.
+    Counter(u32, &'a CounterKey),
+    /// From here on these counters count every event, for everybody (`None`) or for one customer;
+    /// `None` for a customer who is like everybody.
+    Counted(Option<&'a CustomerId>, Option<&'a [u32]>),
+    /// The time zone of customers who have none of their own.
+    Zone(&'a str),
+    /// A meter was added.
+    Meter(&'a Meter),
+    /// A meter was removed.
+    NoMeter(&'a str),
+    /// A limit was added.
+    Limit(&'a Limit),
+    /// A limit was removed.
+    NoLimit(&'a str),
+    /// Something is known of a customer.
+    Customer(&'a Customer),
+    /// Nothing is known of a customer any more.
+    NoCustomer(&'a CustomerId),
 }
 
 /// Names a hold: the id, the customer it is for, and where the store said it is.

@@ -46,11 +46,6 @@ pub(crate) async fn many_are_recorded_together_or_not_at_all(open: Open) {
         let events = [used_tokens("ada", 5), event, used_tokens("bob", 6)];
         assert_invalid(&books.record_many(events).await.unwrap_err(), &[field]);
     }
-    let too_old = used_tokens("ada", 1).id("old").at(time("2026-03-01T11:00:00Z"));
-    let events = [used_tokens("ada", 5), too_old, used_tokens("bob", 6)];
-    let error = books.record_many(events).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::TooOld);
-
     assert_eq!(used(&books, "ada", "daily").await, amount(4));
     assert_eq!(used(&books, "bob", "daily").await, amount(2));
     assert_eq!(books.events(EventQuery::new()).await.unwrap().items.len(), 3);
@@ -207,14 +202,6 @@ pub(crate) async fn an_own_id_without_a_time_is_an_error(open: Open) {
     let error = books.record(used_tokens("ada", 5).id("row-1")).await.unwrap_err();
     assert_invalid(&error, &["events[0].at", "missing", "tell the time of the event"]);
     assert_eq!(used(&books, "ada", "daily").await, amount(0));
-}
-
-pub(crate) async fn an_own_id_on_an_old_event_is_too_old(open: Open) {
-    let books = open(hundred_a_day(&noon()));
-    let event = used_tokens("ada", 5).id("row-1").at(time("2026-01-01T00:00:00Z"));
-    let error = books.record(event).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::TooOld);
-    assert_names(&error, &["older than ids are remembered", "without an id"]);
 }
 
 pub(crate) async fn events_are_listed_by_customer_and_type_newest_first(open: Open) {

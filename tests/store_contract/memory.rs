@@ -164,6 +164,20 @@ async fn more_customers_than_there_is_place_for_are_unavailable() {
     assert!(books.preview(Check::of("d")).await.unwrap().is_allowed());
 }
 
+#[tokio::test]
+async fn an_own_id_on_an_event_older_than_ids_are_remembered_is_too_old() {
+    let books = hundred_a_day(&noon()).build().unwrap().erased();
+    let old = || chat("ada", 1).id("row-1").at(time("2026-01-01T00:00:00Z"));
+    let error = books.record(old()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooOld);
+    assert_names(&error, &["older than ids are remembered", "without an id"]);
+    // Those that come with it are not recorded either.
+    let error = books.record_many([chat("ada", 5), old(), chat("bob", 6)]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooOld);
+    assert_eq!(used(&books, "ada", "daily").await, amount(0));
+    assert_eq!(books.events(EventQuery::new()).await.unwrap().items.len(), 0);
+}
+
 /// It was admitted, so its settlement has a place, whoever came meanwhile.
 #[tokio::test]
 async fn a_late_settlement_counts_though_there_is_no_place_for_another_customer() {

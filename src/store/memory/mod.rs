@@ -7,7 +7,7 @@
 use std::future::{Ready, ready};
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use compact_str::CompactString;
@@ -23,13 +23,17 @@ use crate::policy::{
 use crate::{Error, ErrorKind};
 
 mod account;
+pub(crate) mod archive;
 mod customers;
 mod ids;
 mod journal;
 mod names;
+pub(crate) mod recount;
+mod restore;
 mod shard;
 
-use account::{Cell, FOREVER, Tag, minute, minute_now};
+use account::{FOREVER, Tag, minute, minute_now};
+use archive::{Archive, Opened};
 use journal::Journal;
 use names::Names;
 use shard::{Around, Numbered, Shard, open_balance, read_balance};
@@ -49,6 +53,8 @@ const SHARDS: usize = 64;
 pub struct Memory {
     shards: Box<[Mutex<Shard>]>,
     journal: Mutex<Journal>,
+    /// Takes the place of the journal where the books are kept for longer.
+    archive: Option<Arc<dyn Archive>>,
     names: Names,
     customers: AtomicUsize,
     max_customers: usize,
@@ -67,6 +73,7 @@ impl Memory {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             journal: Mutex::new(Journal::new(10_000, 10_000)),
+            archive: None,
             names: Names::default(),
             customers: AtomicUsize::new(0),
             max_customers: 10_000_000,
@@ -97,6 +104,7 @@ impl Memory {
             count: &self.customers,
             most: self.max_customers,
             journal: &self.journal,
+            archive: self.archive.as_deref(),
         }
     }
 
@@ -139,7 +147,12 @@ impl Memory {
         }
         let account = shard.account(customer, around).ok_or_else(full)?;
         open_balance(account, numbered.number, terms, minute_now(at));
-        read_balance(Some(account), numbered, 0).ok_or_else(|| no_balance(&terms.name))
+        let balance =
+            read_balance(Some(account), numbered, 0).ok_or_else(|| no_balance(&terms.name))?;
+        if let Some(archive) = &self.archive {
+            archive.opened(Opened { customer: customer.clone(), balance: balance.clone() });
+        }
+        Ok(balance)
     }
 
     fn change(
@@ -159,7 +172,13 @@ impl Memory {
             .reference
             .filter(|_| kind == TransactionKind::Credit)
             .map(|reference| (change.customer.clone(), numbered.number, Box::from(reference)));
-        if reference.as_ref().is_some_and(|reference| shard.references.contains(reference)) {
+        let credited = |(customer, number, text): &(CustomerId, u32, Box<str>)| {
+            let archive = self.archive.as_ref();
+            shard.references.contains(&(customer.clone(), *number, text.clone()))
+                || archive
+                    .is_some_and(|archive| archive.is_credited(customer, change.balance.name, text))
+        };
+        if reference.as_ref().is_some_and(credited) {
             return Ok((balance, None));
         }
         let after = if kind == TransactionKind::Credit {
@@ -193,73 +212,11 @@ impl Memory {
             at: change.now.wall(),
             sequence: 0,
         };
-        transaction.sequence = locked(&self.journal).transact(transaction.clone());
+        transaction.sequence = match &self.archive {
+            Some(archive) => archive.transacted(transaction.clone()),
+            None => locked(&self.journal).transact(transaction.clone()),
+        };
         Ok((Balance { current: after, ..balance }, Some(transaction)))
-    }
-
-    fn recount_now(&self, change: &Recount<'_>) -> Option<Timestamp> {
-        let wanted = change.customer.map(|customer| (hash(customer) >> 40) as usize % SHARDS);
-        let concerned = |at: &usize| wanted.is_none_or(|wanted| *at == wanted);
-        let mut shards: Vec<(usize, MutexGuard<'_, Shard>)> =
-            (0..SHARDS).filter(concerned).map(|at| (at, locked(&self.shards[at]))).collect();
-        let now = minute_now(change.now.wall());
-        let concerns = |id: &CustomerId| change.customer.is_none_or(|customer| customer == id);
-        for (_, shard) in &mut shards {
-            shard.epoch = shard.epoch.max(change.epoch);
-            for slot in 0..shard.customers.reach() {
-                let Some(account) = shard.customers.get_mut(slot) else { continue };
-                if concerns(&account.id) {
-                    reset(account, change, now);
-                }
-            }
-        }
-        let journal = locked(&self.journal);
-        for event in journal.events().filter(|event| concerns(&event.customer)) {
-            let hash = hash(&event.customer);
-            let at = (hash >> 40) as usize % SHARDS;
-            let Some((_, shard)) = shards.iter_mut().find(|(known, _)| *known == at) else {
-                continue;
-            };
-            for counter in change.counters {
-                let Some((aggregation, amount)) = (change.counts)(event, *counter) else {
-                    continue;
-                };
-                let window = (change.window)(&event.customer, *counter, event.at);
-                let Some(window) = window.filter(|window| window.end() > change.now.wall()) else {
-                    continue;
-                };
-                let line = super::SettleLine {
-                    counter: *counter,
-                    shares: false,
-                    aggregation,
-                    amount,
-                    window,
-                    limit: "",
-                    alerts: &[],
-                };
-                shard.recount(event, &line, change.now, self.around(hash));
-            }
-        }
-        journal.forgotten()
-    }
-}
-
-/// Empties the counters that are counted again. A cell keeps its place, and with it what running
-/// requests hold on it, but goes over to the window of now.
-fn reset(account: &mut account::Account, change: &Recount<'_>, now: i32) {
-    let id = account.id.clone();
-    let again = |tag: Tag| {
-        let counter = tag.number();
-        let wanted = !tag.is_balance() && change.counters.contains(&counter);
-        wanted.then(|| (change.window)(&id, counter, change.now.wall())).flatten()
-    };
-    for cell in account.cells.iter_mut().filter(|cell| cell.end > now) {
-        if let Some(window) = again(cell.tag) {
-            *cell = Cell { tag: cell.tag.untouched(), end: minute(window.end()), value: 0 };
-        }
-    }
-    if let Some(rare) = &mut account.rare {
-        rare.ahead.retain(|cell| again(cell.tag).is_none());
     }
 }
 
@@ -451,7 +408,7 @@ impl Memory {
         for (operation, at) in operations.iter().zip(&shard_of) {
             let shard = &mut shards[place(*at)];
             let around = self.around(hash(operation.customer));
-            if let Some(outcome) = shard.would_refuse(operation) {
+            if let Some(outcome) = shard.would_refuse(operation, around) {
                 let refused = Settled { outcome, saturated: false, alerts: Vec::new() };
                 return Ok(vec![refused; operations.len()]);
             }

@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 use super::account::{
     Account, FOREVER, Hold, Spare, Spot, Tag, Terms, is_ahead, minute, minute_now,
 };
+use super::archive::{Archive, Counted, CounterState, counters, ends_of};
 use super::customers::Customers;
 use super::ids::{Fate, HORIZON, Ids, LATE};
 use super::journal::Journal;
@@ -61,6 +62,7 @@ pub(super) struct Around<'a> {
     pub(super) count: &'a AtomicUsize,
     pub(super) most: usize,
     pub(super) journal: &'a Mutex<Journal>,
+    pub(super) archive: Option<&'a dyn Archive>,
 }
 
 /// A balance's number, and its terms where the customer has none of their own.
@@ -110,7 +112,7 @@ impl Shard {
         let now = minute_now(operation.now.wall());
         self.walk(now, around);
         let slot = self.customers.find(around.hash, operation.customer);
-        if let Some(outcome) = self.met_before(&operation, slot) {
+        if let Some(outcome) = self.met_before(&operation, slot, around) {
             checked.outcome = outcome;
             return Some(checked);
         }
@@ -282,6 +284,25 @@ impl Shard {
                 sequence: 0,
             });
         }
+        let event = RecordedEvent {
+            id: operation.id.clone(),
+            customer: operation.customer.clone(),
+            event_type: CompactString::new(operation.event_type),
+            usage: mem::take(operation.usage),
+            at: operation.at,
+            sequence: 0,
+        };
+        if let Some(archive) = around.archive {
+            let counters = counters(account, operation.lines);
+            let alerts = ends_of(&settled.alerts, operation.lines);
+            archive.counted(Counted { event, counters, transaction, alerts, given: remember });
+        } else {
+            let mut journal = locked(around.journal);
+            journal.record(event);
+            if let Some(transaction) = transaction {
+                journal.transact(transaction);
+            }
+        }
         account.tidy(now, &mut self.spare);
         if account.is_empty() {
             self.dismiss(slot, around);
@@ -289,44 +310,53 @@ impl Shard {
         self.expect(first_end);
         // Books that only record have to drop what ended, too.
         self.walk(now, around);
-        let mut journal = locked(around.journal);
-        journal.record(RecordedEvent {
-            id: operation.id.clone(),
-            customer: operation.customer.clone(),
-            event_type: CompactString::new(operation.event_type),
-            usage: mem::take(operation.usage),
-            at: operation.at,
-            sequence: 0,
-        });
-        if let Some(transaction) = transaction {
-            journal.transact(transaction);
-        }
         settled
     }
 
     /// Why a settlement without a hold would not be counted, if the id does not say it is a repeat.
-    pub(super) fn would_refuse(&self, operation: &SettleOperation<'_>) -> Option<SettleOutcome> {
+    pub(super) fn would_refuse(
+        &self,
+        operation: &SettleOperation<'_>,
+        around: Around<'_>,
+    ) -> Option<SettleOutcome> {
         if operation.epoch < self.epoch {
             return Some(SettleOutcome::Stale);
         }
         let given = operation.origin == Origin::Given;
-        let known = self.finished.fate(operation.customer, operation.id) == Some(Fate::Finished);
-        (given && !known && self.finished.may_have_forgotten(operation.at, operation.now.wall()))
+        let known = || self.is_finished(operation.customer, operation.id, around);
+        (given && self.may_have_forgotten(operation, around) && !known())
             .then_some(SettleOutcome::TooOld)
     }
 
-    /// Counts a kept event once more, on a counter that was emptied.
+    /// Counts kept events once more, on a counter that was emptied.
     pub(super) fn recount(
         &mut self,
-        event: &RecordedEvent,
+        customer: &CustomerId,
         line: &SettleLine<'_>,
+        at: Timestamp,
         now: Moment<'_>,
         around: Around<'_>,
-    ) {
-        if let Some(account) = self.account(&event.customer, around) {
-            let end = minute(line.window.end());
-            count(account, line, end, event.at, now.wall(), &mut 0);
-            self.expect(end);
+    ) -> Option<CounterState> {
+        let account = self.account(customer, around)?;
+        let end = minute(line.window.end());
+        count(account, line, end, at, now.wall(), &mut 0);
+        let state = counters(account, std::slice::from_ref(line)).pop();
+        self.expect(end);
+        state
+    }
+
+    /// Whether a settlement is known under the id, here or where it is archived.
+    fn is_finished(&self, customer: &CustomerId, id: &EventId, around: Around<'_>) -> bool {
+        self.finished.fate(customer, id) == Some(Fate::Finished)
+            || around.archive.is_some_and(|archive| archive.is_settled(customer, id))
+    }
+
+    /// Whether a repeat might not be told from a new event. An archive forgets no id before its
+    /// event.
+    fn may_have_forgotten(&self, operation: &SettleOperation<'_>, around: Around<'_>) -> bool {
+        match around.archive {
+            Some(archive) => archive.may_have_forgotten(operation.at),
+            None => self.finished.may_have_forgotten(operation.at, operation.now.wall()),
         }
     }
 
@@ -335,7 +365,7 @@ impl Shard {
             Some((slot, _)) => self.close(slot, now, around),
             // It had a hold, which has ended already.
             _ if key.place.is_some() || self.expired.take(key.customer, key.id) => {}
-            _ if self.finished.fate(key.customer, key.id) == Some(Fate::Finished) => {}
+            _ if self.is_finished(key.customer, key.id, around) => {}
             _ => {
                 let fate = Fate::Released(key.attempt.unwrap_or_default());
                 self.finished.remember(key.customer, key.id, fate, None, now);
@@ -396,7 +426,12 @@ impl Shard {
         self.customers.get(self.customers.find(around.hash, customer)?)
     }
 
-    fn met_before(&self, operation: &CheckOperation<'_>, slot: Option<u32>) -> Option<Outcome> {
+    fn met_before(
+        &self,
+        operation: &CheckOperation<'_>,
+        slot: Option<u32>,
+        around: Around<'_>,
+    ) -> Option<Outcome> {
         match self.finished.fate(operation.customer, operation.id) {
             Some(Fate::Finished) => return Some(Outcome::Finished),
             Some(Fate::Released(attempt)) if attempt == operation.attempt => {
@@ -407,6 +442,10 @@ impl Shard {
         // Only an id that a caller gave can come twice.
         if !operation.hold.is_some_and(|hold| hold.remember) {
             return None;
+        }
+        let archived = |archive: &dyn Archive| archive.is_settled(operation.customer, operation.id);
+        if around.archive.is_some_and(archived) {
+            return Some(Outcome::Finished);
         }
         let open = self.customers.get(slot?)?.open.as_ref()?;
         let is_open = open.holds.iter().flatten().any(|hold| hold.id == *operation.id);
@@ -448,14 +487,14 @@ impl Shard {
         if let Some((slot, remember)) = hold {
             // Of an id that a caller gave, an earlier attempt may have been settled after its own
             // hold had expired.
-            if remember && self.finished.fate(customer, id) == Some(Fate::Finished) {
+            if remember && self.is_finished(customer, id, around) {
                 self.close(slot, operation.now, around);
                 return Err(SettleOutcome::Repeat);
             }
             let unsure = matches!(operation.origin, Origin::Unsure(_));
             return Ok((slot, remember || unsure));
         }
-        let finished = || self.finished.fate(customer, id) == Some(Fate::Finished);
+        let finished = || self.is_finished(customer, id, around);
         match operation.origin {
             Origin::Fresh => {}
             Origin::Held(_) | Origin::Unsure(_) | Origin::Given if finished() => {
@@ -465,7 +504,7 @@ impl Shard {
             Origin::Held(_) => return Err(SettleOutcome::Repeat),
             Origin::Unsure(_) => {}
             Origin::Given => {
-                if self.finished.may_have_forgotten(operation.at, operation.now.wall()) {
+                if self.may_have_forgotten(operation, around) {
                     return Err(SettleOutcome::TooOld);
                 }
             }
@@ -483,7 +522,7 @@ impl Shard {
         }
     }
 
-    fn admit(&mut self, customer: &CustomerId, around: Around<'_>) -> Option<u32> {
+    pub(super) fn admit(&mut self, customer: &CustomerId, around: Around<'_>) -> Option<u32> {
         if around.count.fetch_add(1, Ordering::Relaxed) >= around.most {
             around.count.fetch_sub(1, Ordering::Relaxed);
             return None;
@@ -540,7 +579,7 @@ impl Shard {
     }
 
     /// There is a window that ends then.
-    fn expect(&mut self, end: i32) {
+    pub(super) fn expect(&mut self, end: i32) {
         self.walk.due = self.walk.due.min(end);
         self.walk.next = self.walk.next.min(end);
     }

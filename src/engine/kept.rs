@@ -1,0 +1,164 @@
+//! What the store has kept of earlier processes, and which counters are whole.
+
+use std::collections::{BTreeSet, HashMap};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+
+use tokio::task::unconstrained;
+
+use super::accounts::Known;
+use super::definitions::Definitions;
+use super::{Engine, Inner};
+use crate::Error;
+use crate::policy::CustomerId;
+use crate::policy::catalog::Rule;
+use crate::store::{Keep, Kept, Store};
+
+/// Who counts on which counters.
+#[derive(Debug, Default)]
+pub(super) struct Counted {
+    everybody: BTreeSet<u32>,
+    own: HashMap<CustomerId, BTreeSet<u32>>,
+    /// The same as rows, to be kept.
+    rows: Vec<(Option<CustomerId>, Vec<u32>)>,
+}
+
+impl Counted {
+    /// What everybody and these owners count on.
+    pub(super) fn by(definitions: &mut Definitions, owners: &[CustomerId]) -> Self {
+        let everybody = counters(&definitions.rules());
+        let own = owners.iter().map(|owner| {
+            let counters = counters(&definitions.rules_for(owner));
+            (owner.clone(), counters)
+        });
+        Self::new(everybody, own.collect())
+    }
+
+    fn new(everybody: BTreeSet<u32>, own: HashMap<CustomerId, BTreeSet<u32>>) -> Self {
+        let row = |owner: Option<&CustomerId>, counters: &BTreeSet<u32>| {
+            (owner.cloned(), counters.iter().copied().collect())
+        };
+        let mut rows = vec![row(None, &everybody)];
+        rows.extend(own.iter().map(|(owner, counters)| row(Some(owner), counters)));
+        Self { everybody, own, rows }
+    }
+
+    fn of(mut kept: HashMap<Option<CustomerId>, Vec<u32>>) -> Self {
+        let everybody = kept.remove(&None).unwrap_or_default().into_iter().collect();
+        let own = kept
+            .into_iter()
+            .filter_map(|(owner, counters)| Some((owner?, counters.into_iter().collect())));
+        Self::new(everybody, own.collect())
+    }
+
+    fn counters(&self, customer: &CustomerId) -> &BTreeSet<u32> {
+        self.own.get(customer).unwrap_or(&self.everybody)
+    }
+
+    pub(super) fn counts(&self, customer: &CustomerId, counter: u32) -> bool {
+        self.counters(customer).contains(&counter)
+    }
+
+    pub(super) fn all_count(&self, counter: u32) -> bool {
+        self.everybody.contains(&counter)
+            && self.own.values().all(|counters| counters.contains(&counter))
+    }
+
+    /// What is counted by both.
+    pub(super) fn and(&self, other: &Self) -> Self {
+        let owners: BTreeSet<&CustomerId> = self.own.keys().chain(other.own.keys()).collect();
+        let own = owners.into_iter().map(|owner| {
+            let both = self.counters(owner) & other.counters(owner);
+            (owner.clone(), both)
+        });
+        Self::new(&self.everybody & &other.everybody, own.collect())
+    }
+
+    /// What a store that has kept `before` is to keep now.
+    pub(super) fn changes<'a>(&'a self, before: &'a Self) -> Vec<Keep<'a>> {
+        let rows = self.rows.iter();
+        let mut changes: Vec<_> =
+            rows.map(|(owner, counters)| Keep::Counted(owner.as_ref(), Some(counters))).collect();
+        let former = before.own.keys().filter(|owner| !self.own.contains_key(owner));
+        changes.extend(former.map(|owner| Keep::Counted(Some(owner), None)));
+        changes
+    }
+}
+
+pub(super) fn counters(rules: &[Rule]) -> BTreeSet<u32> {
+    rules.iter().map(|rule| rule.counter).collect()
+}
+
+impl<S: Store> Engine<S> {
+    /// Goes on from what the store has kept. Blocks while counters that are new to it are counted.
+    pub(super) fn take_up(&self, kept: Kept) -> Result<(), Error> {
+        // Without tokio's budget: a task that has used it up would wait here for its own next turn.
+        block_on(unconstrained(self.0.take_up(kept)))
+    }
+}
+
+impl<S: Store> Inner<S> {
+    async fn take_up(&self, kept: Kept) -> Result<(), Error> {
+        for customer in kept.customers {
+            let Some(id) = customer.id().cloned() else { continue };
+            let windows = self.windows_of(&customer)?;
+            let known = self.accounts.get(&id);
+            let known = known.map(|known| Known::clone(&known)).unwrap_or_default();
+            self.accounts.put(&id, Known { customer: Some(customer), windows, ..known });
+        }
+        let zone = self.windows.calendar().zone();
+        let same_days = kept.zone.as_deref() == Some(zone);
+        let stored = Counted::of(kept.counted);
+        let nothing = Counted::default();
+        let before = if same_days { &stored } else { &nothing };
+
+        let mut definitions = self.definitions.lock().await;
+        let owners = definitions.owners();
+        let after = Counted::by(&mut definitions, &owners);
+        let mut rules = definitions.rules();
+        for owner in &owners {
+            rules.extend(definitions.rules_for(owner));
+        }
+        rules.retain(|rule| !before.all_count(rule.counter));
+        let new_counters = definitions.new_counters();
+        let both = before.and(&after);
+        let mut changes: Vec<Keep<'_>> =
+            new_counters.iter().map(|(number, key)| Keep::Counter(*number, key)).collect();
+        changes.extend(both.changes(&stored));
+        changes.push(Keep::Zone(zone));
+        self.store.keep(&changes).await?;
+        if !rules.is_empty() {
+            let known = |customer: &CustomerId, counter| before.counts(customer, counter);
+            let forgotten = self.recount(None, &rules, &known).await?;
+            if let Some(forgotten) = forgotten {
+                for rule in &rules {
+                    definitions.incomplete_until(rule.counter, forgotten);
+                }
+                self.publish(&mut definitions, None, &owners);
+            }
+        }
+        self.store.keep(&after.changes(&both)).await
+    }
+}
+
+/// Waits for a future on this thread, which may be one of a runtime or not.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}

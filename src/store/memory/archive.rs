@@ -1,0 +1,119 @@
+//! What outlives these books: told of every change, in the order in which changes are made.
+
+use std::fmt;
+
+use compact_str::CompactString;
+use smallvec::SmallVec;
+
+use super::account::{Account, FOREVER, Tag, minute};
+use crate::policy::{
+    Aggregation, Balance, CustomerId, EventId, RecordedEvent, Timestamp, Transaction, Window,
+};
+use crate::store::SettleLine;
+
+/// Takes the place of the journal. Everything is called under the lock of the customer concerned, so
+/// the changes of one customer arrive in the order in which they were made.
+pub(crate) trait Archive: fmt::Debug + Send + Sync {
+    /// A use was counted.
+    fn counted(&self, counted: Counted);
+
+    /// A balance was credited or debited. Answers the transaction's place in the order of arrival.
+    fn transacted(&self, transaction: Transaction) -> u64;
+
+    /// A customer was given a balance.
+    fn opened(&self, opened: Opened);
+
+    /// Counters were counted again.
+    fn recounted(&self, recounted: Recounted);
+
+    /// Whether an event is kept under the id.
+    fn is_settled(&self, customer: &CustomerId, id: &EventId) -> bool;
+
+    /// Whether an event of that time, and with it its id, may have been let go.
+    fn may_have_forgotten(&self, at: Timestamp) -> bool;
+
+    /// Whether a payment was credited.
+    fn is_credited(&self, customer: &CustomerId, balance: &str, reference: &str) -> bool;
+}
+
+/// An event, and all that it changed.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    pub(crate) event: RecordedEvent,
+    /// The counters as they are now.
+    pub(crate) counters: SmallVec<[CounterState; 2]>,
+    pub(crate) transaction: Option<Transaction>,
+    /// Alerts that were told: the limit, the end of the window, and the percentage.
+    pub(crate) alerts: Vec<(CompactString, WindowEnd, u8)>,
+    /// The id may come again.
+    pub(crate) given: bool,
+}
+
+/// A counter in one window.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CounterState {
+    pub(crate) counter: u32,
+    pub(crate) start: i64,
+    pub(crate) end: WindowEnd,
+    /// In millionths.
+    pub(crate) value: i64,
+    /// When the value was, for a counter that keeps the latest.
+    pub(crate) latest: Option<Timestamp>,
+}
+
+/// The end of a window, by the minute; the last one is never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct WindowEnd(pub(crate) i32);
+
+impl WindowEnd {
+    pub(crate) const NEVER: Self = Self(FOREVER);
+
+    pub(crate) fn of(window: &Window) -> Self {
+        Self(minute(window.end()))
+    }
+}
+
+/// A balance of a customer's own.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) customer: CustomerId,
+    pub(crate) balance: Balance,
+}
+
+/// Counters that were emptied, and what they came to.
+#[derive(Debug, Default)]
+pub(crate) struct Recounted {
+    pub(crate) emptied: Vec<(CustomerId, u32)>,
+    pub(crate) counters: Vec<(CustomerId, CounterState)>,
+}
+
+/// The counters of these lines as they are now. One of which nothing is kept is left out.
+pub(super) fn counters(account: &Account, lines: &[SettleLine<'_>]) -> SmallVec<[CounterState; 2]> {
+    let own = lines.iter().filter(|line| !line.shares);
+    let state = |line: &SettleLine<'_>| {
+        let (tag, end) = (Tag::counter(line.counter), WindowEnd::of(&line.window));
+        let latest = (line.aggregation == Aggregation::Latest)
+            .then(|| account.value(tag.time(), end.0))
+            .flatten();
+        Some(CounterState {
+            counter: line.counter,
+            start: line.window.start().as_seconds(),
+            end,
+            value: account.value(tag, end.0)?.as_millionths(),
+            latest: latest.map(|time| Timestamp::from_nanos(time.as_millionths())),
+        })
+    };
+    own.filter_map(state).collect()
+}
+
+/// Alerts with the windows that they are about.
+pub(super) fn ends_of(
+    alerts: &[(CompactString, u8, crate::policy::Amount)],
+    lines: &[SettleLine<'_>],
+) -> Vec<(CompactString, WindowEnd, u8)> {
+    let end = |limit: &str| {
+        let line = lines.iter().find(|line| line.limit == limit);
+        line.map_or(WindowEnd::NEVER, |line| WindowEnd::of(&line.window))
+    };
+    alerts.iter().map(|(limit, percent, _)| (limit.clone(), end(limit), *percent)).collect()
+}

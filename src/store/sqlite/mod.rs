@@ -1,0 +1,263 @@
+//! Books in one file that survives restarts and crashes, for one process at a time.
+//!
+//! ```
+//! use tower_limitry::{Engine, Limit, Meter, Usage, store::Sqlite};
+//!
+//! # let folder = std::env::temp_dir().join(format!("limitry-doc-{}", std::process::id()));
+//! # std::fs::create_dir_all(&folder)?;
+//! # let path = folder.join("usage.db");
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! let open = || {
+//!     Engine::builder()
+//!         .meter(Meter::sum("tokens", "total_tokens"))
+//!         .limit(Limit::per_month("monthly-tokens", "tokens", 100_000))
+//!         .build_on(Sqlite::open(&path)?)
+//!         .map_err(Box::<dyn std::error::Error>::from)
+//! };
+//! let books = open()?;
+//! let permit = books.check(tower_limitry::Check::of("acct_42")).await?;
+//! permit.settle(Usage::of("total_tokens", 480)).await?; // on the disk from here on
+//! drop(books);
+//!
+//! let standing = open()?.usage("acct_42").await?;
+//! assert_eq!(standing.limits().next().unwrap().used(), 480.into());
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! # })?;
+//! # std::fs::remove_dir_all(&folder)?;
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Checks are decided in memory, which is filled from the file when it is opened. What they lead to
+//! is written by one thread that commits everything that waits together, so that one sync of the
+//! disk serves many requests; a settlement is answered when its commit is as durable as
+//! [`Durability`] says. Holds are not written: they end with the process that placed them, and what
+//! they set aside is free again when the file is opened.
+//!
+//! # When the file cannot be written
+//!
+//! A commit that fails, because the disk is full or broken, is tried again until it succeeds, the
+//! same changes under the same ids. Until then new checks are answered
+//! [`Unavailable`](crate::ErrorKind::Unavailable), and no settlement is acknowledged: each waits,
+//! as long as its caller does.
+//!
+//! # One process at a time
+//!
+//! A second process that opens the file is told that it is in use, at once, or after it has waited
+//! [`open_wait`](SqliteOptions::open_wait), as in a deployment where the new process starts before
+//! the old one has ended. Anybody may read the file meanwhile, with any SQLite tool.
+//!
+//! # What is in the file
+//!
+//! The views `events`, `usages` and `transactions` say all of it in plain units; the tables behind
+//! them are described in the file itself (`.schema`). Times are UTC. Three questions worth asking:
+//!
+//! ```sql
+//! -- Usage per customer and day
+//! SELECT customer, date(at) AS day, sum(amounts ->> 'total_tokens') AS tokens
+//! FROM events GROUP BY customer, day ORDER BY day, customer;
+//!
+//! -- The customers who use most
+//! SELECT customer, sum(amounts ->> 'total_tokens') AS tokens
+//! FROM events GROUP BY customer ORDER BY tokens DESC LIMIT 10;
+//!
+//! -- What became of a balance
+//! SELECT at, type, amount, balance_after, description, id
+//! FROM transactions WHERE customer = 'acct_42' AND balance = 'AI Credits' ORDER BY sequence;
+//! ```
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::store::Memory;
+use crate::{Error, ErrorKind};
+
+mod archive;
+mod definition;
+mod lock;
+mod queue;
+mod read;
+mod row;
+mod schema;
+mod store;
+mod write;
+mod writer;
+
+use archive::Books;
+use lock::Lock;
+use writer::Writer;
+
+pub use store::Acknowledged;
+
+/// Keeps the books in one file.
+pub struct Sqlite {
+    memory: Memory,
+    books: Arc<Books>,
+    writer: Option<JoinHandle<()>>,
+    path: PathBuf,
+    _lock: Lock,
+}
+
+impl Sqlite {
+    /// Opens the books in this file, which is made if it is not there. They are as durable as
+    /// [`Durability::Full`], and nobody else may have them open.
+    ///
+    /// # Errors
+    ///
+    /// [`Conflict`](ErrorKind::Conflict) when another process has the file open,
+    /// [`Invalid`](ErrorKind::Invalid) when it is not ours or was written by a newer release, which
+    /// leaves it untouched, and [`Unavailable`](ErrorKind::Unavailable) when it cannot be read or
+    /// written.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::options().open(path)
+    }
+
+    /// What else may be said when a file is opened.
+    pub fn options() -> SqliteOptions {
+        SqliteOptions {
+            durability: Durability::Full,
+            open_wait: Duration::ZERO,
+            memory: Memory::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Sqlite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sqlite").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// What was accepted is written before the file is let go.
+impl Drop for Sqlite {
+    fn drop(&mut self) {
+        self.books.queue.close();
+        if let Some(writer) = self.writer.take() {
+            // A panic of the writer was told by its own thread.
+            let _ = writer.join();
+        }
+    }
+}
+
+/// What is on the disk when a settlement is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// The settlement: neither a crash nor a power cut loses anything that was acknowledged.
+    Full,
+    /// A crash of the process loses nothing that was acknowledged; a power cut or a crash of the
+    /// operating system may lose the newest of it.
+    Relaxed {
+        /// How long the newest may be only in the operating system's memory.
+        at_most: Duration,
+    },
+}
+
+/// Opens a file in another way than [`Sqlite::open`].
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_limitry::store::sqlite::{Durability, Sqlite};
+///
+/// let options = Sqlite::options()
+///     .durability(Durability::Relaxed { at_most: Duration::from_millis(200) })
+///     .open_wait(Duration::from_secs(30));
+/// # let _ = options;
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct SqliteOptions {
+    durability: Durability,
+    open_wait: Duration,
+    memory: Memory,
+}
+
+impl SqliteOptions {
+    /// What a power cut may cost; nothing unless set.
+    pub fn durability(self, durability: Durability) -> Self {
+        Self { durability, ..self }
+    }
+
+    /// Waits so long for another process that has the file open; not at all unless set.
+    pub fn open_wait(self, wait: Duration) -> Self {
+        Self { open_wait: wait, ..self }
+    }
+
+    /// Takes so many customers at once, as [`Memory::max_customers`] does. Those that are in the file
+    /// already have their place.
+    pub fn max_customers(self, most: usize) -> Self {
+        Self { memory: self.memory.max_customers(most), ..self }
+    }
+
+    pub(crate) fn memory(self, memory: Memory) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// Opens the books in this file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sqlite::open`].
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Sqlite, Error> {
+        let path = path.as_ref().to_owned();
+        Ok(self.open_at(path)?)
+    }
+
+    fn open_at(self, path: PathBuf) -> Result<Sqlite, OpenError> {
+        schema::look(&path)?;
+        let lock = Lock::take(&path, self.open_wait)?;
+        let file = schema::open(&path, self.durability)?;
+        let books = Arc::new(Books::new(&path));
+        books.queue.number_from(row::place(&file, "event")?, row::place(&file, "transaction")?);
+        let queue = Arc::clone(&books.queue);
+        let writer = Some(Writer::start(path.clone(), self.durability, queue, file)?);
+        let memory = self.memory.archived(Arc::clone(&books) as _);
+        Ok(Sqlite { memory, books, writer, path, _lock: lock })
+    }
+}
+
+/// Why a file is not opened or cannot be read or written.
+#[derive(Debug)]
+enum OpenError {
+    InUse,
+    Foreign,
+    Newer { version: i32 },
+    Io(std::io::Error),
+    Sqlite(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for OpenError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl From<OpenError> for Error {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::InUse => Self::new(
+                ErrorKind::Conflict,
+                "the file is in use by another process; let that end, or wait for it (open_wait)",
+            ),
+            OpenError::Foreign => Self::new(
+                ErrorKind::Invalid,
+                "the file is there but holds no books of this crate; give another path",
+            ),
+            OpenError::Newer { version } => Self::new(
+                ErrorKind::Invalid,
+                format!(
+                    "the file has format {version}, which is newer than this release; upgrade, or \
+                     restore a backup"
+                ),
+            ),
+            OpenError::Io(error) => unavailable().with_source(error),
+            OpenError::Sqlite(error) => unavailable().with_source(error),
+        }
+    }
+}
+
+fn unavailable() -> Error {
+    Error::new(ErrorKind::Unavailable, "the file cannot be read or written")
+}

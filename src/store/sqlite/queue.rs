@@ -1,0 +1,232 @@
+//! What was changed in memory and waits to be committed, and who waits for it.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::definition::Note;
+use crate::policy::{CustomerId, EventId, Transaction};
+use crate::store::memory::archive::{Counted, Opened, Recounted};
+use crate::{Error, ErrorKind};
+
+/// How many changes may wait before new requests are turned away. Those of requests that run
+/// already have their place beyond it.
+pub(super) const MOST: usize = 65_536;
+
+/// How many changes are committed together at most.
+const GROUP: usize = 4_096;
+
+/// One change, in the order in which it was made.
+#[derive(Debug)]
+pub(super) enum Change {
+    Counted(Counted),
+    Transacted(Transaction),
+    Opened(Opened),
+    Recounted(Recounted),
+    Noted(Vec<Note>),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    /// Something is to be done.
+    work: Condvar,
+    /// Something was committed, or could not be.
+    done: Condvar,
+    /// The last commit failed: nothing new is taken until one succeeds.
+    failing: AtomicBool,
+    length: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    changes: VecDeque<Change>,
+    /// Ids that may come again, of events that cannot be found in the file yet.
+    given: HashSet<(CustomerId, EventId)>,
+    /// Who waits for a change, by its number.
+    waiters: VecDeque<(u64, oneshot::Sender<()>)>,
+    /// How many changes there ever were, and how many of them are in the file.
+    pushed: u64,
+    committed: u64,
+    events: u64,
+    transactions: u64,
+    closing: bool,
+    /// The writer has ended.
+    ended: bool,
+}
+
+impl Queue {
+    /// Goes on numbering after the newest event and transaction of the file.
+    pub(super) fn number_from(&self, events: u64, transactions: u64) {
+        let mut waiting = self.lock();
+        waiting.events = events;
+        waiting.transactions = transactions;
+    }
+
+    /// Whether new requests may be taken.
+    pub(super) fn is_open(&self) -> Result<(), Error> {
+        if self.failing.load(Ordering::Relaxed) {
+            return Err(unavailable());
+        }
+        if self.length.load(Ordering::Relaxed) >= MOST {
+            let message = "the file takes changes more slowly than they come";
+            return Err(Error::new(ErrorKind::Unavailable, message));
+        }
+        Ok(())
+    }
+
+    pub(super) fn count(&self, mut counted: Counted) {
+        let mut waiting = self.lock();
+        waiting.events += 1;
+        counted.event.sequence = waiting.events;
+        if let Some(transaction) = &mut counted.transaction {
+            waiting.transactions += 1;
+            transaction.sequence = waiting.transactions;
+        }
+        if counted.given {
+            let key = (counted.event.customer.clone(), counted.event.id.clone());
+            waiting.given.insert(key);
+        }
+        self.push(waiting, Change::Counted(counted));
+    }
+
+    pub(super) fn transact(&self, mut transaction: Transaction) -> u64 {
+        let mut waiting = self.lock();
+        waiting.transactions += 1;
+        transaction.sequence = waiting.transactions;
+        let sequence = transaction.sequence;
+        self.push(waiting, Change::Transacted(transaction));
+        sequence
+    }
+
+    pub(super) fn put(&self, change: Change) {
+        self.push(self.lock(), change);
+    }
+
+    fn push(&self, mut waiting: MutexGuard<'_, Waiting>, change: Change) {
+        let was_idle = waiting.changes.is_empty();
+        waiting.changes.push_back(change);
+        waiting.pushed += 1;
+        self.length.store(waiting.changes.len(), Ordering::Relaxed);
+        drop(waiting);
+        if was_idle {
+            self.work.notify_one();
+        }
+    }
+
+    pub(super) fn is_given(&self, customer: &CustomerId, id: &EventId) -> bool {
+        let waiting = self.lock();
+        !waiting.given.is_empty() && waiting.given.contains(&(customer.clone(), id.clone()))
+    }
+
+    /// What resolves when every change of up to now is in the file; `None` when it is.
+    pub(super) fn committed(&self) -> Option<oneshot::Receiver<()>> {
+        let mut waiting = self.lock();
+        if waiting.committed == waiting.pushed {
+            return None;
+        }
+        let (sender, receiver) = oneshot::channel();
+        let number = waiting.pushed;
+        if !waiting.ended {
+            waiting.waiters.push_back((number, sender));
+        }
+        Some(receiver)
+    }
+
+    /// Waits until every change of up to now is in the file.
+    pub(super) fn flush(&self) -> Result<(), Error> {
+        let mut waiting = self.lock();
+        let number = waiting.pushed;
+        while waiting.committed < number {
+            if waiting.ended || self.failing.load(Ordering::Relaxed) {
+                return Err(unavailable());
+            }
+            waiting = self.done.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
+    }
+
+    /// The next group to commit: when there is one, or at `due` an empty one. `None` when there will
+    /// never be another.
+    pub(super) fn next_group(&self, group: &mut Vec<Change>, due: Option<Instant>) -> Option<()> {
+        let mut waiting = self.lock();
+        while waiting.changes.is_empty() {
+            let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+            match left {
+                _ if waiting.closing => return None,
+                Some(left) if left.is_zero() => return Some(()),
+                Some(left) => {
+                    let woken = self.work.wait_timeout(waiting, left);
+                    waiting = woken.unwrap_or_else(PoisonError::into_inner).0;
+                }
+                None => {
+                    waiting = self.work.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+        let length = waiting.changes.len().min(GROUP);
+        group.extend(waiting.changes.drain(..length));
+        self.length.store(waiting.changes.len(), Ordering::Relaxed);
+        Some(())
+    }
+
+    /// The group is in the file: those who wait for it are told.
+    pub(super) fn acknowledge(&self, group: &mut Vec<Change>) {
+        let mut told = Vec::new();
+        let mut waiting = self.lock();
+        self.failing.store(false, Ordering::Relaxed);
+        waiting.committed += group.len() as u64;
+        for change in group.drain(..) {
+            if let Change::Counted(Counted { event, given: true, .. }) = change {
+                waiting.given.remove(&(event.customer, event.id));
+            }
+        }
+        while waiting.waiters.front().is_some_and(|(number, _)| *number <= waiting.committed) {
+            told.extend(waiting.waiters.pop_front());
+        }
+        drop(waiting);
+        self.done.notify_all();
+        for (_, sender) in told {
+            // Whether somebody still waits is their choice.
+            let _ = sender.send(());
+        }
+    }
+
+    /// The group could not be committed. Says whether to try again, after a while.
+    pub(super) fn fail(&self, pause: Duration) -> bool {
+        self.failing.store(true, Ordering::Relaxed);
+        self.done.notify_all();
+        let waiting = self.lock();
+        if waiting.closing {
+            return false;
+        }
+        let paused = self.work.wait_timeout_while(waiting, pause, |waiting| !waiting.closing);
+        !paused.unwrap_or_else(PoisonError::into_inner).0.closing
+    }
+
+    /// No more changes come: the writer commits what is there and ends.
+    pub(super) fn close(&self) {
+        self.lock().closing = true;
+        self.work.notify_all();
+    }
+
+    /// The writer has ended. Whoever still waits hears that it is unknown.
+    pub(super) fn end(&self) {
+        let mut waiting = self.lock();
+        waiting.ended = true;
+        waiting.waiters.clear();
+        drop(waiting);
+        self.done.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(super) fn unavailable() -> Error {
+    Error::new(ErrorKind::Unavailable, "the file cannot be written; it is tried again")
+}

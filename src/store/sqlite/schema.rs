@@ -1,0 +1,106 @@
+//! The file's format: made when it is new, brought up to date when it is old, left alone when it is
+//! newer than this program.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+
+use super::{Durability, OpenError};
+
+/// Marks a file as ours: "Lmtr".
+const APPLICATION: i32 = 0x4C6D_7472;
+
+/// What brings a file from one version to the next, from nothing on.
+const STEPS: [&str; 1] = [include_str!("schema.sql")];
+
+/// Refuses a file that is not ours to write, before anything could be written to it.
+///
+/// Reads SQLite's own header (<https://sqlite.org/fileformat2.html>, section 1.3): the version at
+/// offset 60, the application at 68.
+pub(super) fn look(path: &Path) -> Result<(), OpenError> {
+    let mut header = [0; 100];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    if read.is_err() && path.metadata().map_or(0, |about| about.len()) == 0 {
+        return Ok(());
+    }
+    read.map_err(|_| OpenError::Foreign)?;
+    let number = |at: usize| {
+        let mut bytes = [0; 4];
+        bytes.copy_from_slice(&header[at..at + 4]);
+        i32::from_be_bytes(bytes)
+    };
+    if !header.starts_with(b"SQLite format 3\0") {
+        return Err(OpenError::Foreign);
+    }
+    judge(number(68), number(60))
+}
+
+fn judge(application: i32, version: i32) -> Result<(), OpenError> {
+    if application != APPLICATION && (application, version) != (0, 0) {
+        return Err(OpenError::Foreign);
+    }
+    match usize::try_from(version) {
+        Ok(version) if version <= STEPS.len() => Ok(()),
+        _ => Err(OpenError::Newer { version }),
+    }
+}
+
+/// Opens the file for writing and brings it up to date.
+pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, OpenError> {
+    look(path)?;
+    let mut file =
+        connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+    // Before the first page is written, and before the log is.
+    file.pragma_update(None, "page_size", 8_192)?;
+    file.pragma_update(None, "journal_mode", "WAL")?;
+    let synchronous = match durability {
+        Durability::Full => "FULL",
+        Durability::Relaxed { .. } => "NORMAL",
+    };
+    file.pragma_update(None, "synchronous", synchronous)?;
+    file.pragma_update(None, "wal_autocheckpoint", 4_000)?;
+    file.pragma_update(None, "cache_size", -65_536)?;
+    file.set_prepared_statement_cache_capacity(64);
+    migrate(&mut file)?;
+    Ok(file)
+}
+
+/// Opens the file for reading beside the writer.
+pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
+    connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let file = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    // Others may look into the file, and hold it for a moment.
+    file.busy_timeout(Duration::from_secs(5))?;
+    Ok(file)
+}
+
+fn migrate(file: &mut Connection) -> Result<(), OpenError> {
+    let step = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let number = |step: &Transaction<'_>, name: &str| -> rusqlite::Result<i32> {
+        step.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
+    };
+    let version = number(&step, "user_version")?;
+    let application = number(&step, "application_id")?;
+    let tables: u32 = step.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if application != APPLICATION && tables > 0 {
+        return Err(OpenError::Foreign);
+    }
+    judge(application, version)?;
+    let done = usize::try_from(version).unwrap_or_default();
+    if done == STEPS.len() {
+        return Ok(());
+    }
+    for change in &STEPS[done..] {
+        step.execute_batch(change)?;
+    }
+    step.pragma_update(None, "application_id", APPLICATION)?;
+    step.pragma_update(None, "user_version", STEPS.len() as i32)?;
+    step.commit()?;
+    Ok(())
+}

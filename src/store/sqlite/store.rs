@@ -1,0 +1,281 @@
+use std::future::{Future, Ready, ready};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::definition::{self, Note};
+use super::queue::Change;
+use super::{OpenError, Sqlite, read, schema};
+use crate::policy::{
+    Amount, Balance, Credited, CustomerId, Debited, EventId, NewBalance, RecordedEvent, Timestamp,
+    Transaction, TransactionKind, Window,
+};
+use crate::store::memory::recount::Tally;
+use crate::store::{
+    BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, HoldKey, Keep, Kept, Moment,
+    Recount, SettleOperation, SettleOutcome, Settled, Store,
+};
+use crate::{Error, ErrorKind};
+
+/// The answer to a settlement, once it is as durable as promised.
+#[derive(Debug)]
+pub struct Acknowledged {
+    settled: Option<Result<Settled, Error>>,
+    commit: Option<oneshot::Receiver<()>>,
+}
+
+impl Future for Acknowledged {
+    type Output = Result<Settled, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(commit) = &mut self.commit
+            && std::task::ready!(Pin::new(commit).poll(cx)).is_err()
+        {
+            self.settled = Some(Err(given_up()));
+        }
+        self.commit = None;
+        Poll::Ready(self.settled.take().expect("Acknowledged polled after completion"))
+    }
+}
+
+/// The writer ended before the commit.
+fn given_up() -> Error {
+    Error::new(ErrorKind::TimedOut, "the books were closed while their file could not be written")
+}
+
+impl Sqlite {
+    /// Resolves with an answer of the memory, when what it says is in the file.
+    async fn committed<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
+        if let Some(commit) = self.books.queue.committed() {
+            commit.await.map_err(|_| given_up())?;
+        }
+        answer
+    }
+
+    /// Changes something if the file can be written, and resolves when it is.
+    async fn change<T>(&self, change: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        self.books.queue.is_open()?;
+        let answer = change.await;
+        self.committed(answer).await
+    }
+
+    async fn visit(
+        &self,
+        visit: &mut (dyn FnMut(&RecordedEvent) -> bool + Send),
+    ) -> Result<(), Error> {
+        let mut events = self.books.reader.stream(None)?;
+        while let Some(chunk) = events.recv().await {
+            for event in chunk.map_err(OpenError::from)? {
+                if !visit(&event) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts what is in the file first, which may take its time, and then as one step what came
+    /// meanwhile.
+    async fn count_again(&self, change: Recount<'_>) -> Result<Option<Timestamp>, Error> {
+        let reader = &self.books.reader;
+        let mut tally = Tally::default();
+        let mut counted = 0;
+        if !change.counters.is_empty() {
+            self.committed(Ok(())).await?;
+            counted = reader.newest().map_err(OpenError::from)?;
+            let mut events = reader.stream(Some(counted))?;
+            while let Some(chunk) = events.recv().await {
+                for event in chunk.map_err(OpenError::from)? {
+                    tally.count(&change, &event);
+                }
+            }
+        }
+        self.memory.recount_from(&change, |sums| {
+            if !change.counters.is_empty() {
+                self.books.queue.flush()?;
+                reader
+                    .events_after(counted, |event| tally.count(&change, event))
+                    .map_err(OpenError::from)?;
+                *sums = tally;
+            }
+            Ok(reader.forgotten().map_err(OpenError::from)?)
+        })
+    }
+}
+
+impl Store for Sqlite {
+    type Check = Ready<Result<Checked, Error>>;
+    type Settle = Acknowledged;
+    type Release = Ready<Result<(), Error>>;
+
+    fn check(&self, operation: CheckOperation<'_>) -> Self::Check {
+        if operation.hold.is_some()
+            && let Err(unavailable) = self.books.queue.is_open()
+        {
+            return ready(Err(unavailable));
+        }
+        self.memory.check(operation)
+    }
+
+    fn settle(&self, operation: SettleOperation<'_>) -> Self::Settle {
+        let settled = self.memory.settle(operation).into_inner();
+        let stale = matches!(&settled, Ok(settled) if settled.outcome == SettleOutcome::Stale);
+        let commit = if stale { None } else { self.books.queue.committed() };
+        Acknowledged { settled: Some(settled), commit }
+    }
+
+    fn release(&self, key: HoldKey<'_>, now: Moment<'_>) -> Self::Release {
+        self.memory.release(key, now)
+    }
+
+    fn record<'a>(
+        &'a self,
+        operations: Vec<SettleOperation<'a>>,
+    ) -> BoxFuture<'a, Result<Vec<Settled>, Error>> {
+        Box::pin(self.change(async { self.memory.record(operations).await }))
+    }
+
+    fn renew<'a>(
+        &'a self,
+        keys: Vec<HoldKey<'a>>,
+        lifetime: Duration,
+        now: Moment<'a>,
+    ) -> BoxFuture<'a, Result<Vec<bool>, Error>> {
+        self.memory.renew(keys, lifetime, now)
+    }
+
+    fn create_balance<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        terms: &'a NewBalance,
+        at: Timestamp,
+    ) -> BoxFuture<'a, Result<Balance, Error>> {
+        Box::pin(self.change(async move { self.memory.create_balance(customer, terms, at).await }))
+    }
+
+    fn credit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Credited, Error>> {
+        Box::pin(async move {
+            let mut credited = self.change(async { self.memory.credit(change).await }).await?;
+            if let (None, Some(reference)) = (&credited.transaction, change.reference) {
+                let earlier =
+                    self.books.reader.credit(change.customer, change.balance.name, reference);
+                credited.transaction = earlier.map_err(OpenError::from)?;
+            }
+            Ok(credited)
+        })
+    }
+
+    fn debit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Debited, Error>> {
+        Box::pin(self.change(async move { self.memory.debit(change).await }))
+    }
+
+    fn balances<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        defaults: &'a [NewBalance],
+        now: Moment<'a>,
+    ) -> BoxFuture<'a, Result<Vec<Balance>, Error>> {
+        self.memory.balances(customer, defaults, now)
+    }
+
+    fn transactions<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        balance: BalanceRef<'a>,
+    ) -> BoxFuture<'a, Result<Vec<Transaction>, Error>> {
+        Box::pin(async move {
+            let untouched = self.memory.transactions(customer, balance).await?;
+            self.committed(Ok(())).await?;
+            let ledger = self.books.reader.ledger(customer, balance.name);
+            match ledger.map_err(OpenError::from)? {
+                Some((opening, rows)) if !rows.is_empty() => Ok(with_opening(opening, rows)),
+                _ => Ok(untouched),
+            }
+        })
+    }
+
+    fn events<'a>(
+        &'a self,
+        visit: &'a mut (dyn FnMut(&RecordedEvent) -> bool + Send),
+    ) -> BoxFuture<'a, Result<Option<Timestamp>, Error>> {
+        Box::pin(async move {
+            self.committed(Ok(())).await?;
+            self.visit(visit).await?;
+            Ok(self.books.reader.forgotten().map_err(OpenError::from)?)
+        })
+    }
+
+    fn read<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        counter: u32,
+        window: Window,
+    ) -> BoxFuture<'a, Result<Amount, Error>> {
+        self.memory.read(customer, counter, window)
+    }
+
+    fn recount<'a>(
+        &'a self,
+        change: Recount<'a>,
+    ) -> BoxFuture<'a, Result<Option<Timestamp>, Error>> {
+        Box::pin(self.count_again(change))
+    }
+
+    fn sweep<'a>(&'a self, now: Moment<'a>) -> BoxFuture<'a, Result<(), Error>> {
+        self.memory.sweep(now)
+    }
+
+    fn open_holds(&self) -> BoxFuture<'_, Result<usize, Error>> {
+        self.memory.open_holds()
+    }
+
+    fn customers(&self) -> BoxFuture<'_, Result<usize, Error>> {
+        self.memory.customers()
+    }
+
+    fn load(&self, now: Moment<'_>) -> Result<Option<Kept>, Error> {
+        let file = schema::open_to_read(&self.path).map_err(OpenError::from)?;
+        read::fill(&file, &self.memory, now.wall()).map_err(OpenError::from)?;
+        Ok(Some(definition::load(&file).map_err(OpenError::from)?))
+    }
+
+    fn keep<'a>(&'a self, changes: &[Keep<'_>]) -> BoxFuture<'a, Result<(), Error>> {
+        let notes: Result<Vec<_>, _> =
+            changes.iter().filter_map(|keep| Note::of(keep).transpose()).collect();
+        let noted = match notes {
+            Ok(notes) => {
+                self.books.queue.put(Change::Noted(notes));
+                Ok(())
+            }
+            Err(error) => {
+                let message = "a definition cannot be written as JSON";
+                Err(Error::new(ErrorKind::Invalid, message).with_source(error))
+            }
+        };
+        Box::pin(self.committed(noted))
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.committed(Ok(())))
+    }
+}
+
+/// A ledger led by what the balance held before its first row, unless that was nothing.
+fn with_opening(opening: Amount, rows: Vec<Transaction>) -> Vec<Transaction> {
+    let first = rows.first().filter(|_| opening != Amount::ZERO);
+    let leading = first.map(|first| Transaction {
+        id: EventId::from_uuid(0),
+        customer: first.customer.clone(),
+        balance: first.balance.clone(),
+        kind: TransactionKind::Opening,
+        amount: opening,
+        balance_after: opening,
+        description: None,
+        reference: None,
+        at: first.at,
+        sequence: first.sequence.saturating_sub(1),
+    });
+    leading.into_iter().chain(rows).collect()
+}

@@ -1,0 +1,332 @@
+//! One group of changes as one transaction.
+
+use std::collections::HashMap;
+
+use compact_str::CompactString;
+use rusqlite::{CachedStatement, Connection, OptionalExtension, TransactionBehavior, params};
+
+use super::definition::Note;
+use super::queue::Change;
+use super::row::{self, KindText};
+use crate::policy::{Amount, CustomerId, RecordedEvent, Transaction, TransactionKind};
+use crate::store::memory::archive::{Counted, CounterState, Opened, Recounted, WindowEnd};
+
+/// How many names are remembered before they are looked up anew.
+const MOST_NAMES: usize = 1_000_000;
+
+/// The numbers of names, as the file has them.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    customers: HashMap<CustomerId, i64>,
+    kinds: HashMap<String, i64>,
+    balances: HashMap<(i64, CompactString), i64>,
+    kind: KindText,
+}
+
+impl Names {
+    fn bound(&mut self) {
+        if self.customers.len() + self.kinds.len() + self.balances.len() > MOST_NAMES {
+            *self = Self::default();
+        }
+    }
+}
+
+/// Writes a group: all of it, or nothing.
+pub(super) fn write(
+    file: &mut Connection,
+    names: &mut Names,
+    group: &[Change],
+    number: i64,
+) -> rusqlite::Result<()> {
+    names.bound();
+    let step = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut rows = Rows::new(&step, names)?;
+    for change in group {
+        rows.put(change)?;
+    }
+    rows.finish(number)?;
+    step.commit()
+}
+
+/// The rows of one transaction. Counters and balances move often within a group, and are written
+/// once at its end.
+struct Rows<'a> {
+    file: &'a Connection,
+    names: &'a mut Names,
+    counters: HashMap<(i64, u32, WindowEnd), &'a CounterState>,
+    balances: HashMap<i64, Amount>,
+    newest_event: Option<u64>,
+    newest_transaction: Option<u64>,
+    add_event: CachedStatement<'a>,
+    add_transaction: CachedStatement<'a>,
+    amounts: String,
+    texts: String,
+}
+
+impl<'a> Rows<'a> {
+    fn new(file: &'a Connection, names: &'a mut Names) -> rusqlite::Result<Self> {
+        Ok(Self {
+            file,
+            names,
+            counters: HashMap::new(),
+            balances: HashMap::new(),
+            newest_event: None,
+            newest_transaction: None,
+            add_event: file.prepare_cached(
+                "INSERT INTO event (sequence, id, customer, kind, at, amounts, texts) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?,
+            add_transaction: file.prepare_cached(
+                "INSERT INTO ledger (balance, sequence, id, amount, balance_after, at, \
+                 description, reference) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?,
+            amounts: String::new(),
+            texts: String::new(),
+        })
+    }
+
+    fn put(&mut self, change: &'a Change) -> rusqlite::Result<()> {
+        match change {
+            Change::Counted(counted) => self.count(counted),
+            Change::Transacted(transaction) => {
+                let customer = self.customer(&transaction.customer)?;
+                self.transact(customer, transaction)
+            }
+            Change::Opened(opened) => self.open(opened),
+            Change::Recounted(recounted) => self.recount(recounted),
+            Change::Noted(notes) => notes.iter().try_for_each(|note| self.note(note)),
+        }
+    }
+
+    fn count(&mut self, counted: &'a Counted) -> rusqlite::Result<()> {
+        let event = &counted.event;
+        let customer = self.customer(&event.customer)?;
+        let kind = self.kind(event)?;
+        self.amounts.clear();
+        row::write_amounts(
+            &mut self.amounts,
+            event.usage.values().iter().map(|(_, amount)| amount),
+        );
+        self.texts.clear();
+        row::write_list(&mut self.texts, event.usage.dimensions().iter().map(|(_, text)| text))
+            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+        self.add_event.execute(params![
+            event.sequence,
+            event.id,
+            customer,
+            kind,
+            event.at,
+            self.amounts,
+            self.texts,
+        ])?;
+        self.newest_event = Some(event.sequence);
+        for state in &counted.counters {
+            self.counters.insert((customer, state.counter, state.end), state);
+        }
+        for (limit, end, percent) in &counted.alerts {
+            self.execute(
+                "INSERT OR IGNORE INTO alert (customer, limit_id, ends, percent) \
+                 VALUES (?1, ?2, ?3, ?4)",
+                params![customer, limit.as_str(), end, percent],
+            )?;
+        }
+        match &counted.transaction {
+            Some(transaction) => self.transact(customer, transaction),
+            None => Ok(()),
+        }
+    }
+
+    fn transact(&mut self, customer: i64, transaction: &Transaction) -> rusqlite::Result<()> {
+        let amount = match transaction.kind {
+            TransactionKind::Credit => transaction.amount,
+            _ => Amount::ZERO.saturating_sub(transaction.amount),
+        };
+        let before = transaction.balance_after.saturating_sub(amount);
+        let balance = self.balance(customer, &transaction.balance, before)?;
+        self.add_transaction.execute(params![
+            balance,
+            transaction.sequence,
+            transaction.id,
+            amount,
+            transaction.balance_after,
+            transaction.at,
+            transaction.description,
+            transaction.reference,
+        ])?;
+        self.newest_transaction = Some(transaction.sequence);
+        self.balances.insert(balance, transaction.balance_after);
+        Ok(())
+    }
+
+    fn open(&mut self, opened: &Opened) -> rusqlite::Result<()> {
+        let Opened { customer, balance } = opened;
+        let customer = self.customer(customer)?;
+        // A charge may have come before the balance did: what was there by then is an opening of 0.
+        let number = self.balance(customer, &balance.name, Amount::ZERO)?;
+        self.write_balances()?;
+        self.execute(
+            "UPDATE balance SET opening = opening + ?2 - current, current = ?2, unit = ?3, \
+             minimum = ?4 WHERE id = ?1",
+            params![number, balance.current, balance.unit.as_str(), balance.minimum],
+        )
+    }
+
+    fn recount(&mut self, recounted: &Recounted) -> rusqlite::Result<()> {
+        self.write_counters()?;
+        for (customer, counter) in &recounted.emptied {
+            let customer = self.customer(customer)?;
+            self.execute(
+                "DELETE FROM usage WHERE customer = ?1 AND counter = ?2",
+                params![customer, counter],
+            )?;
+        }
+        for (customer, state) in &recounted.counters {
+            let customer = self.customer(customer)?;
+            write_counter(self.file, customer, state)?;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, note: &Note) -> rusqlite::Result<()> {
+        match note {
+            Note::Counter { number, definition } => self.execute(
+                "INSERT INTO counter (number, definition) VALUES (?1, ?2)",
+                params![number, definition],
+            ),
+            Note::Counted { customer, counters: Some(counters) } => self.execute(
+                "INSERT INTO counted (customer, counters) VALUES (?1, ?2) \
+                 ON CONFLICT DO UPDATE SET counters = excluded.counters",
+                params![customer, counters],
+            ),
+            Note::Counted { customer, counters: None } => {
+                self.execute("DELETE FROM counted WHERE customer = ?1", [customer])
+            }
+            Note::Definition { kind, id, body: Some(body) } => self.execute(
+                "INSERT INTO definition (kind, id, body) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT DO UPDATE SET body = excluded.body",
+                params![kind, id, body],
+            ),
+            Note::Definition { kind, id, body: None } => self
+                .execute("DELETE FROM definition WHERE kind = ?1 AND id = ?2", params![kind, id]),
+            Note::Customer { id, about } => {
+                let customer = self.customer(id)?;
+                self.execute(
+                    "UPDATE customer SET about = ?2 WHERE id = ?1",
+                    params![customer, about],
+                )
+            }
+        }
+    }
+
+    fn finish(mut self, number: i64) -> rusqlite::Result<()> {
+        self.write_counters()?;
+        self.write_balances()?;
+        let state = |name: &str, value: Option<i64>| match value {
+            Some(value) => self.execute(
+                "INSERT INTO state (name, value) VALUES (?1, ?2) \
+                 ON CONFLICT DO UPDATE SET value = excluded.value",
+                params![name, value],
+            ),
+            None => Ok(()),
+        };
+        let (event, transaction) = (self.newest_event, self.newest_transaction);
+        state("group", Some(number))?;
+        state("event", event.and_then(|newest| i64::try_from(newest).ok()))?;
+        state("transaction", transaction.and_then(|newest| i64::try_from(newest).ok()))
+    }
+
+    fn write_counters(&mut self) -> rusqlite::Result<()> {
+        let mut counters: Vec<_> = self.counters.drain().collect();
+        // In the order of the table: neighbours share a page.
+        counters.sort_unstable_by_key(|(key, _)| *key);
+        for ((customer, ..), state) in counters {
+            write_counter(self.file, customer, state)?;
+        }
+        Ok(())
+    }
+
+    fn write_balances(&mut self) -> rusqlite::Result<()> {
+        let mut set = self.file.prepare_cached("UPDATE balance SET current = ?2 WHERE id = ?1")?;
+        for (balance, current) in self.balances.drain() {
+            set.execute(params![balance, current])?;
+        }
+        Ok(())
+    }
+
+    fn customer(&mut self, customer: &CustomerId) -> rusqlite::Result<i64> {
+        if let Some(number) = self.names.customers.get(customer) {
+            return Ok(*number);
+        }
+        let mut find = self.file.prepare_cached("SELECT id FROM customer WHERE name = ?1")?;
+        let number = match find.query_row([customer], |row| row.get(0)).optional()? {
+            Some(number) => number,
+            None => {
+                self.execute("INSERT INTO customer (name) VALUES (?1)", [customer])?;
+                self.file.last_insert_rowid()
+            }
+        };
+        self.names.customers.insert(customer.clone(), number);
+        Ok(number)
+    }
+
+    fn kind(&mut self, event: &RecordedEvent) -> rusqlite::Result<i64> {
+        let kind = &mut self.names.kind;
+        kind.set(event).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+        if let Some(number) = self.names.kinds.get(&kind.key) {
+            return Ok(*number);
+        }
+        let columns = params![kind.event_type(), kind.names(), kind.dimensions()];
+        let mut find = self.file.prepare_cached(
+            "SELECT id FROM kind WHERE event_type = ?1 AND names = ?2 AND dimensions = ?3",
+        )?;
+        let number = match find.query_row(columns, |row| row.get(0)).optional()? {
+            Some(number) => number,
+            None => {
+                let mut add = self.file.prepare_cached(
+                    "INSERT INTO kind (event_type, names, dimensions) VALUES (?1, ?2, ?3)",
+                )?;
+                add.execute(columns)?;
+                self.file.last_insert_rowid()
+            }
+        };
+        self.names.kinds.insert(kind.key.clone(), number);
+        Ok(number)
+    }
+
+    /// The number of a balance, which begins at `opening` when it is new.
+    fn balance(&mut self, customer: i64, name: &str, opening: Amount) -> rusqlite::Result<i64> {
+        let key = (customer, CompactString::new(name));
+        if let Some(number) = self.names.balances.get(&key) {
+            return Ok(*number);
+        }
+        let mut find =
+            self.file.prepare_cached("SELECT id FROM balance WHERE customer = ?1 AND name = ?2")?;
+        let number = match find.query_row(params![customer, name], |row| row.get(0)).optional()? {
+            Some(number) => number,
+            None => {
+                self.execute(
+                    "INSERT INTO balance (customer, name, current, opening) \
+                     VALUES (?1, ?2, ?3, ?3)",
+                    params![customer, name, opening],
+                )?;
+                self.file.last_insert_rowid()
+            }
+        };
+        self.names.balances.insert(key, number);
+        Ok(number)
+    }
+
+    fn execute(&self, sql: &str, parameters: impl rusqlite::Params) -> rusqlite::Result<()> {
+        self.file.prepare_cached(sql)?.execute(parameters).map(|_| ())
+    }
+}
+
+fn write_counter(file: &Connection, customer: i64, state: &CounterState) -> rusqlite::Result<()> {
+    let mut set = file.prepare_cached(
+        "INSERT INTO usage (customer, counter, ends, starts, value, latest) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+         ON CONFLICT DO UPDATE SET value = excluded.value, latest = excluded.latest",
+    )?;
+    let CounterState { counter, start, end, value, latest } = state;
+    set.execute(params![customer, counter, end, start, value, latest]).map(|_| ())
+}

@@ -1,0 +1,126 @@
+//! The thread that writes: takes all that waits, commits it as one, and tells who waits for it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::queue::{Change, Queue};
+use super::write::{self, Names};
+use super::{Durability, OpenError, row, schema};
+use crate::{Error, observe};
+
+/// How long a commit that failed waits to be tried again, at first and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    path: PathBuf,
+    durability: Durability,
+    queue: Arc<Queue>,
+    /// `None` after something failed.
+    file: Option<Connection>,
+    names: Names,
+    /// Of the group that is written now, or was last.
+    number: i64,
+    /// When the oldest commit that may not be on the disk was made.
+    unsynced: Option<Instant>,
+}
+
+impl Writer {
+    pub(super) fn start(
+        path: PathBuf,
+        durability: Durability,
+        queue: Arc<Queue>,
+        file: Connection,
+    ) -> Result<thread::JoinHandle<()>, OpenError> {
+        let number = row::state(&file, "group")?.unwrap_or_default();
+        let names = Names::default();
+        let file = Some(file);
+        let mut writer = Self { path, durability, queue, file, names, number, unsynced: None };
+        let thread = thread::Builder::new().name("limitry-sqlite".into());
+        thread.spawn(move || writer.run()).map_err(OpenError::Io)
+    }
+
+    fn run(&mut self) {
+        let mut group = Vec::new();
+        while self.queue.next_group(&mut group, self.sync_due()).is_some() {
+            self.number += i64::from(!group.is_empty());
+            let mut pause = PAUSE.0;
+            while let Err(error) = self.commit(&group) {
+                observe::not_written(&Error::from(error));
+                self.file = None;
+                self.names = Names::default();
+                if !self.queue.fail(pause) {
+                    return self.queue.end();
+                }
+                pause = (pause * 2).min(PAUSE.1);
+            }
+            self.queue.acknowledge(&mut group);
+        }
+        if self.unsynced.is_some()
+            && let Err(error) = sync(&self.path)
+        {
+            observe::not_written(&OpenError::Io(error).into());
+        }
+        self.queue.end();
+    }
+
+    fn commit(&mut self, group: &[Change]) -> Result<(), OpenError> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            closed => {
+                let file = reopen(&self.path, self.durability)?;
+                let number = row::state(&file, "group")?.unwrap_or_default();
+                let file = closed.insert(file);
+                // It failed only after it was written.
+                if number >= self.number {
+                    self.unsynced = None;
+                    return Ok(());
+                }
+                file
+            }
+        };
+        if !group.is_empty() {
+            write::write(file, &mut self.names, group, self.number)?;
+        }
+        if let Durability::Relaxed { .. } = self.durability {
+            let since = *self.unsynced.get_or_insert_with(Instant::now);
+            if self.durability.is_due(since) {
+                self.unsynced = None;
+                sync(&self.path).map_err(OpenError::Io)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_due(&self) -> Option<Instant> {
+        let Durability::Relaxed { at_most } = self.durability else { return None };
+        self.unsynced?.checked_add(at_most)
+    }
+}
+
+impl Durability {
+    fn is_due(self, since: Instant) -> bool {
+        matches!(self, Self::Relaxed { at_most } if since.elapsed() >= at_most)
+    }
+}
+
+/// Opens the file anew after a failure. What the log holds may be in memory alone by then, though it
+/// reads well: a sync that failed is not repeated by the operating system. So it is all written once
+/// more, into the file itself.
+fn reopen(path: &Path, durability: Durability) -> Result<Connection, OpenError> {
+    let file = schema::open(path, durability)?;
+    let busy: bool = file.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    if busy { Err(OpenError::InUse) } else { Ok(file) }
+}
+
+/// Brings the log to the disk.
+fn sync(path: &Path) -> std::io::Result<()> {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    File::open(log)?.sync_data()
+}
