@@ -8,11 +8,12 @@ use std::time::Duration;
 use compact_str::CompactString;
 
 use crate::policy::{Amount, CustomerId, Decision, EventId, IdError, Timestamp, Usage};
-use crate::store::Place;
+use crate::store::{BoxFuture, Place};
 use crate::{Error, ErrorKind};
 
 mod admin;
 mod books;
+mod delivery;
 mod erased;
 pub(crate) mod permit;
 
@@ -21,6 +22,7 @@ pub use admin::{
     TransactionQuery,
 };
 pub use books::Books;
+pub use delivery::{Delivery, Producer, Receipt};
 pub use erased::{Erased, ErasedFinish};
 pub use permit::{CheckError, Permit};
 
@@ -61,6 +63,24 @@ pub trait Backend: Clone + fmt::Debug + Send + Sync + 'static {
     /// Records what was used, charges the balance and drops the hold, as one atomic step. Counts
     /// once for each id, and never refuses.
     fn settle(&self, settlement: Settlement) -> Self::Finish;
+
+    /// Settles what was kept in a queue: one answer for each, in their order, within that time or
+    /// [`ErrorKind::TimedOut`].
+    ///
+    /// Those of one customer are taken in their order. Once one fails in a way that may pass
+    /// ([`Error::is_transient`]), nothing later of that customer may be taken. One that fails for
+    /// good is passed over.
+    ///
+    /// Unless implemented, each is [settled](Self::settle) by itself, and a repeat is known by its
+    /// id alone. A target that takes many in one call, or knows repeats by [marks](Delivery),
+    /// implements it.
+    fn settle_many(
+        &self,
+        batch: Vec<Delivery>,
+        within: Duration,
+    ) -> BoxFuture<'static, Vec<Result<Receipt, Error>>> {
+        Box::pin(delivery::settle_each(self.clone(), batch, within))
+    }
 
     /// Drops the hold and records nothing. For an id whose check has not arrived, sees to it that it
     /// places nothing.
