@@ -111,6 +111,7 @@
 //! | `axum` | | extractors and responses for axum handlers |
 //! | `grpc` | | refusals as gRPC clients understand them, usage from trailers and messages |
 //! | `bearer` | | customers by their hashed keys, bearer or in a header |
+//! | `outbox` | | settlements for a remote backend wait in a local file until it has them |
 //! | `tracing` | | events: decisions, failures, what was not counted as usual |
 //! | `metrics` | | counters through the `metrics` facade |
 //! | `test-util` | | for your tests: a clock moved by hand, a backend that does what it is told |
@@ -140,6 +141,8 @@ mod hook;
 mod json;
 mod layer;
 mod observe;
+#[cfg(feature = "outbox")]
+pub mod outbox;
 pub mod policy;
 mod reject;
 mod reporter;

@@ -84,3 +84,61 @@ pub(crate) fn not_written(error: &crate::Error) {
     tracing::error!(target: "tower_limitry", %error, "the books could not be written");
     let _ = error;
 }
+
+/// How the outbox stands.
+#[cfg(feature = "outbox")]
+#[cfg_attr(not(feature = "metrics"), expect(unused_variables))]
+pub(crate) fn outbox(stats: &crate::outbox::OutboxStats) {
+    #[cfg(feature = "metrics")]
+    {
+        use metrics::gauge;
+        let age = stats.oldest.map_or(0.0, |age| age.as_secs_f64());
+        gauge!("limitry.outbox_depth").set(stats.depth as f64);
+        gauge!("limitry.outbox_oldest_age_seconds").set(age);
+        gauge!("limitry.outbox_set_aside").set(stats.set_aside as f64);
+    }
+}
+
+/// A settlement found no place in the outbox, and is lost.
+#[cfg(feature = "outbox")]
+pub(crate) fn outbox_dropped() {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.outbox_dropped").increment(1);
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: "tower_limitry", "the outbox is full; a settlement is lost");
+}
+
+/// The target refused a settlement for good.
+#[cfg(feature = "outbox")]
+pub(crate) fn outbox_set_aside(error: &crate::Error) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: "tower_limitry", %error, "a settlement was refused and set aside");
+    let _ = error;
+}
+
+/// The target has forgotten what it had taken; so much of it is delivered again.
+#[cfg(feature = "outbox")]
+pub(crate) fn outbox_behind(again: usize) {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.outbox_delivered_again").increment(again as u64);
+    #[cfg(feature = "tracing")]
+    tracing::warn!(target: "tower_limitry", again, "the target forgot settlements; they go again");
+    let _ = again;
+}
+
+/// The file of the outbox cannot be written.
+#[cfg(feature = "outbox")]
+pub(crate) fn outbox_failing(error: &rusqlite::Error) {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.outbox_failures").increment(1);
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: "tower_limitry", %error, "the outbox cannot write its file");
+    let _ = error;
+}
+
+/// The file of the outbox can be written again.
+#[cfg(feature = "outbox")]
+pub(crate) fn outbox_recovered() {
+    #[cfg(feature = "tracing")]
+    tracing::info!(target: "tower_limitry", "the outbox writes its file again");
+}

@@ -80,6 +80,8 @@ fn layers_services_and_books_are_shared_cloned_and_shown() {
     is_a_backend::<Engine>();
     is_a_backend::<Erased>();
     is_a_backend::<Scripted>();
+    #[cfg(feature = "outbox")]
+    is_a_backend::<tower_limitry::outbox::Outbox<Erased>>();
 }
 
 #[test]

@@ -2,8 +2,9 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use super::{Admin, Admission, Backend, Check, Settlement, Ticket};
+use super::{Admin, Admission, Backend, Check, Delivery, Receipt, Settlement, Ticket};
 use crate::Error;
 use crate::policy::{EventId, Timestamp};
 use crate::store::BoxFuture;
@@ -35,6 +36,14 @@ impl Backend for Erased {
 
     fn settle(&self, settlement: Settlement) -> Self::Finish {
         ErasedFinish(Mutex::new(self.0.settle(settlement)))
+    }
+
+    fn settle_many(
+        &self,
+        batch: Vec<Delivery>,
+        within: Duration,
+    ) -> BoxFuture<'static, Vec<Result<Receipt, Error>>> {
+        self.0.settle_many(batch, within)
     }
 
     fn release(&self, ticket: Ticket) -> Self::Finish {
@@ -77,6 +86,11 @@ impl Future for ErasedFinish {
 trait AnyBackend: fmt::Debug + Send + Sync {
     fn check(&self, check: Check) -> BoxFuture<'static, Result<Admission, Error>>;
     fn settle(&self, settlement: Settlement) -> BoxFuture<'static, Result<(), Error>>;
+    fn settle_many(
+        &self,
+        batch: Vec<Delivery>,
+        within: Duration,
+    ) -> BoxFuture<'static, Vec<Result<Receipt, Error>>>;
     fn release(&self, ticket: Ticket) -> BoxFuture<'static, Result<(), Error>>;
     fn make_id(&self, at: Timestamp) -> EventId;
     fn now(&self) -> Timestamp;
@@ -90,6 +104,14 @@ impl<B: Backend> AnyBackend for B {
 
     fn settle(&self, settlement: Settlement) -> BoxFuture<'static, Result<(), Error>> {
         Box::pin(Backend::settle(self, settlement))
+    }
+
+    fn settle_many(
+        &self,
+        batch: Vec<Delivery>,
+        within: Duration,
+    ) -> BoxFuture<'static, Vec<Result<Receipt, Error>>> {
+        Backend::settle_many(self, batch, within)
     }
 
     fn release(&self, ticket: Ticket) -> BoxFuture<'static, Result<(), Error>> {

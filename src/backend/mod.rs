@@ -2,14 +2,17 @@
 
 use std::fmt;
 use std::future::Future;
+use std::time::Duration;
 
 use crate::policy::{EventId, Timestamp};
+use crate::store::BoxFuture;
 use crate::{Error, ErrorKind};
 
 mod admin;
 mod books;
 mod check;
 mod decision;
+mod delivery;
 mod erased;
 pub(crate) mod permit;
 mod settlement;
@@ -23,6 +26,7 @@ pub(crate) use check::{Ask, Charge, Flight};
 pub use check::{Check, DEFAULT_EVENT_TYPE};
 pub(crate) use decision::{Answer, whole_seconds};
 pub use decision::{BalanceState, Decision, Denial, DenialKind, LimitState};
+pub use delivery::{Delivery, Producer, Receipt};
 pub use erased::{Erased, ErasedFinish};
 pub use permit::{CheckError, Permit};
 pub use settlement::{Hold, Settlement, Ticket};
@@ -61,6 +65,24 @@ pub trait Backend: Clone + fmt::Debug + Send + Sync + 'static {
     /// Records what was used, charges the balance and drops the hold, as one atomic step. Counts
     /// once for each id, and never refuses.
     fn settle(&self, settlement: Settlement) -> Self::Finish;
+
+    /// Settles what was kept in a queue: one answer for each, in their order, within that time or
+    /// [`ErrorKind::TimedOut`].
+    ///
+    /// Those of one customer are taken in their order. Once one fails in a way that may pass
+    /// ([`Error::is_transient`]), nothing later of that customer may be taken. One that fails for
+    /// good is passed over.
+    ///
+    /// Unless implemented, each is [settled](Self::settle) by itself, and a repeat is known by its
+    /// id alone. A target that takes many in one call, or knows repeats by [marks](Delivery),
+    /// implements it.
+    fn settle_many(
+        &self,
+        batch: Vec<Delivery>,
+        within: Duration,
+    ) -> BoxFuture<'static, Vec<Result<Receipt, Error>>> {
+        Box::pin(delivery::settle_each(self.clone(), batch, within))
+    }
 
     /// Drops the hold and records nothing. For an id whose check has not arrived, sees to it that it
     /// places nothing.

@@ -1,0 +1,97 @@
+//! The one thread that has the file: what comes while a transaction is synced goes into the next
+//! one, all together.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::thread;
+use std::time::Duration;
+
+use super::file::{File, Work};
+use crate::observe;
+
+/// The most steps of one transaction.
+const MOST: usize = 1_000;
+/// How long to wait after a failure.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How the writer is, and whether anybody still wants it.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    failing: AtomicBool,
+    closing: AtomicBool,
+}
+
+impl Health {
+    /// The last commit has failed, and none has succeeded since.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Nobody is left who could ask for anything.
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Without the thread nothing can be written, whatever ended it.
+struct Gone<'a>(&'a Health);
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        self.0.failing.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Commits what comes until nobody is left to send anything. What fails is tried again, whole:
+/// nothing is answered before it is durable.
+pub(super) fn serve(mut file: File, steps: &Receiver<Box<dyn Work>>, health: &Health) {
+    let _gone = Gone(health);
+    let mut pending: Vec<Box<dyn Work>> = Vec::new();
+    loop {
+        if pending.is_empty() {
+            let Ok(step) = steps.recv() else { return };
+            pending.push(step);
+        }
+        let failing = health.is_failing();
+        while (pending.len() < MOST || failing)
+            && let Ok(step) = steps.try_recv()
+        {
+            pending.push(step);
+        }
+        let result =
+            if failing { again(&mut file, &mut pending) } else { file.commit(&mut pending) };
+        match result {
+            Ok(()) => {
+                if failing {
+                    health.failing.store(false, Ordering::Relaxed);
+                    observe::outbox_recovered();
+                }
+                pending.drain(..).for_each(Work::committed);
+            }
+            Err(error) => {
+                if !failing {
+                    health.failing.store(true, Ordering::Relaxed);
+                    observe::outbox_failing(&error);
+                }
+                if failing && health.is_closing() {
+                    return;
+                }
+                thread::sleep(PAUSE);
+            }
+        }
+    }
+}
+
+/// After a failure: first what makes room, and answers it; then what takes room.
+fn again(file: &mut File, pending: &mut Vec<Box<dyn Work>>) -> rusqlite::Result<()> {
+    file.recover()?;
+    pending.sort_by_key(|step| step.is_append());
+    let changes = pending.partition_point(|step| !step.is_append());
+    file.commit(&mut pending[..changes])?;
+    pending.drain(..changes).for_each(Work::committed);
+    file.commit(pending)
+}

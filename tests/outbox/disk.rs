@@ -1,0 +1,185 @@
+//! A disk that fails or is full: `fault.c`, loaded into a program that settles.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use super::durable::{as_child, child, lines};
+use super::*;
+
+const SETTLEMENTS: usize = 8;
+/// As often as it is tried.
+const FOR_EVER: u64 = u64::MAX;
+/// How long a settlement may take once the disk has failed for ever.
+const PATIENCE: Duration = Duration::from_millis(150);
+
+/// The library that makes calls fail.
+fn faults() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/outbox/fault.c");
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let (library, fresh) = (folder.join("fault.so"), Folder::new());
+        let built = fresh.0.join("fault.so");
+        let mut compiler = Command::new(std::env::var_os("CC").unwrap_or("cc".into()));
+        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&built).arg(&source).arg("-ldl");
+        assert!(compiler.status().expect("a C compiler, as for SQLite").success());
+        std::fs::rename(&built, &library).unwrap();
+        library
+    })
+}
+
+/// What a program said, and what was in the file when it had ended.
+struct Outcome {
+    said: Vec<String>,
+    there: Vec<String>,
+}
+
+impl Outcome {
+    fn acknowledged(&self) -> Vec<&String> {
+        self.said.iter().filter(|line| line.parse::<usize>().is_ok()).collect()
+    }
+
+    fn was(&self, what: &str) -> bool {
+        self.said.iter().any(|line| line == what)
+    }
+}
+
+/// Runs the program with calls of that kind failing from the `first` on, `often` in a row.
+async fn run(test: &str, kind: &str, first: u64, often: u64) -> Outcome {
+    let folder = Folder::new();
+    let mut program = child(&format!("disk::{test}"), "", &folder.file());
+    program.env("LD_PRELOAD", faults()).env("FAULT_KIND", kind);
+    program.env("FAULT_FIRST", first.to_string()).env("FAULT_OFTEN", often.to_string());
+    let mut program = program.spawn().unwrap();
+    let said = lines(&mut program).collect();
+    program.wait().unwrap();
+    let target = target();
+    let outbox = open(soon(&target), &folder.file()).await;
+    outbox.flush(STUCK).await.unwrap();
+    let there: Vec<String> = target.taken().into_iter().map(|(_, id)| id).collect();
+    let outcome = Outcome { said, there };
+    let unique: HashSet<&String> = outcome.there.iter().collect();
+    let told = format!("{kind} {first}, {often} times: {:?}", outcome.said);
+    assert_eq!(unique.len(), outcome.there.len(), "twice, {told}");
+    for id in outcome.acknowledged() {
+        assert!(unique.contains(id), "{id} is lost, {told}");
+    }
+    outcome
+}
+
+/// Settles one after the other, and says which are acknowledged.
+async fn settle_all(path: &Path) {
+    let target = target();
+    target.always(Answer::Fail(ErrorKind::Unavailable));
+    let opened = soon(&target).backoff(HOUR, HOUR).open(path).await;
+    let Ok(outbox) = opened else { return println!("said unopened") };
+    let heals = std::env::var("FAULT_OFTEN").unwrap() != FOR_EVER.to_string();
+    for at in 0..SETTLEMENTS {
+        let id = at.to_string();
+        let mut settled = pin!(settle(&outbox, "acct", &id));
+        let is_failing = until(|| outbox.stats().is_failing && !heals);
+        if !first_of(&mut settled, is_failing).await
+            && tokio::time::timeout(PATIENCE, &mut settled).await.is_err()
+        {
+            println!("said {}", unavailable(&outbox).await);
+            break;
+        }
+        println!("said {id}");
+    }
+    // As if it was killed: nothing is closed.
+    std::process::abort();
+}
+
+/// Whether the first of them is done first.
+async fn first_of(
+    first: impl Future<Output = ()> + Unpin,
+    other: impl Future<Output = ()>,
+) -> bool {
+    let (mut first, mut other) = (first, pin!(other));
+    std::future::poll_fn(|cx| {
+        if Pin::new(&mut first).poll(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        other.as_mut().poll(cx).map(|()| false)
+    })
+    .await
+}
+
+fn everything() -> Vec<String> {
+    (0..SETTLEMENTS).map(|at| at.to_string()).collect()
+}
+
+/// How many calls there are to fail, so that every one is tried.
+async fn calls(test: &str, kind: &str) -> u64 {
+    let mut first = 1;
+    while run(test, kind, first, FOR_EVER).await.acknowledged().len() < SETTLEMENTS {
+        first *= 2;
+    }
+    first
+}
+
+/// A sync that fails takes with it what was written since the last, as the kernel does that drops
+/// the pages it could not write. Asked again, it would say that all is well.
+#[tokio::test]
+async fn after_a_sync_that_fails_nothing_is_acknowledged_that_is_not_there() {
+    const TEST: &str = "after_a_sync_that_fails_nothing_is_acknowledged_that_is_not_there";
+    if let Some((path, _)) = as_child() {
+        return settle_all(&path).await;
+    }
+    let mut opened = 0;
+    for first in 1..calls(TEST, "sync").await {
+        for often in [1, 2, 3] {
+            let outcome = run(TEST, "sync", first, often).await;
+            if !outcome.was("unopened") {
+                opened += 1;
+                assert_eq!(
+                    outcome.acknowledged().len(),
+                    SETTLEMENTS,
+                    "it heals: {:?}",
+                    outcome.said
+                );
+                assert_eq!(outcome.there, everything());
+            }
+        }
+    }
+    assert!(opened > SETTLEMENTS, "{opened}");
+}
+
+#[tokio::test]
+async fn a_disk_that_never_syncs_again_acknowledges_nothing_and_refuses_checks() {
+    const TEST: &str = "a_disk_that_never_syncs_again_acknowledges_nothing_and_refuses_checks";
+    if let Some((path, _)) = as_child() {
+        return settle_all(&path).await;
+    }
+    let mut before = None;
+    for first in 1..calls(TEST, "sync").await {
+        let outcome = run(TEST, "sync", first, FOR_EVER).await;
+        let acknowledged = outcome.acknowledged().len();
+        if !outcome.was("unopened") && acknowledged < SETTLEMENTS {
+            assert!(outcome.was("the outbox cannot write its file"), "{:?}", outcome.said);
+            assert!(before.is_none_or(|before| before <= acknowledged), "{:?}", outcome.said);
+            before = Some(acknowledged);
+        }
+    }
+    assert_eq!(before, Some(SETTLEMENTS - 1), "every sync was tried");
+}
+
+#[tokio::test]
+async fn a_full_disk_loses_nothing_and_goes_on_when_there_is_room() {
+    const TEST: &str = "a_full_disk_loses_nothing_and_goes_on_when_there_is_room";
+    if let Some((path, _)) = as_child() {
+        return settle_all(&path).await;
+    }
+    let step = times(5, 1) as usize;
+    for first in (1..calls(TEST, "write").await).step_by(step) {
+        for often in [1, 3, FOR_EVER] {
+            let outcome = run(TEST, "write", first, often).await;
+            if often < FOR_EVER && !outcome.was("unopened") {
+                assert_eq!(outcome.acknowledged().len(), SETTLEMENTS, "{:?}", outcome.said);
+                assert_eq!(outcome.there, everything());
+            }
+        }
+    }
+}
