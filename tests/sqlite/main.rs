@@ -8,6 +8,7 @@ mod crash;
 mod disk;
 mod file_itself;
 mod reopen;
+mod verify;
 
 #[path = "../support/file.rs"]
 mod file;
@@ -16,15 +17,18 @@ mod support;
 
 use std::path::Path;
 
-/// The file holds together, by SQLite's word and by its own sums.
+use tower_limitry::policy::Timestamp;
+
+/// The file holds together, and says what its events and its ledger come to.
 #[track_caller]
 fn assert_sound(path: &Path) {
-    let file = rusqlite::Connection::open(path).unwrap();
-    let text = |sql: &str| -> String { file.query_row(sql, [], |row| row.get(0)).unwrap() };
-    assert_eq!(text("PRAGMA integrity_check"), "ok");
-    let wrong = "SELECT count(*) || '' FROM balance b WHERE current <> opening + \
-                 coalesce((SELECT sum(amount) FROM ledger l WHERE l.balance = b.id), 0)";
-    assert_eq!(text(wrong), "0", "balances that are not the sum of their ledger");
+    assert_sound_at(path, std::time::SystemTime::now().into());
+}
+
+#[track_caller]
+fn assert_sound_at(path: &Path, now: Timestamp) {
+    let compared = tower_limitry::store::sqlite::verify(path, now).unwrap();
+    assert_eq!(compared.found, []);
 }
 
 /// What one query says.

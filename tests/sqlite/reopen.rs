@@ -59,6 +59,7 @@ async fn every_counter_and_balance_is_there_again() {
     };
     let before = said(&books).await;
     drop(books);
+    crate::assert_sound_at(&path, time(NOON));
     let books = open(everything(&clock), &path);
     assert_eq!(said(&books).await, before);
     let credit = Credit::new("ada", "credits", 20).reference("pay_1");

@@ -40,6 +40,8 @@
 //! [`Unavailable`](crate::ErrorKind::Unavailable), and no settlement is acknowledged: each waits,
 //! as long as its caller does.
 //!
+//! [`verify`] works out every counter and balance anew and tells where the file differs.
+//!
 //! # One process at a time
 //!
 //! A second process that opens the file is told that it is in use, at once, or after it has waited
@@ -82,6 +84,7 @@ mod read;
 mod row;
 mod schema;
 mod store;
+mod verify;
 mod write;
 mod writer;
 
@@ -90,6 +93,7 @@ use lock::Lock;
 use writer::Writer;
 
 pub use store::Acknowledged;
+pub use verify::{Difference, Differences, verify};
 
 /// Keeps the books in one file.
 pub struct Sqlite {

@@ -209,7 +209,7 @@ fn stream(
 }
 
 /// Calls `visit` until it answers `false`: newest first, or oldest first after a place.
-fn each_event(
+pub(super) fn each_event(
     file: &Connection,
     after: Option<u64>,
     mut visit: impl FnMut(RecordedEvent) -> bool,
