@@ -506,18 +506,21 @@ impl<S: Store> Inner<S> {
         let new: Vec<Rule> =
             rules.into_iter().filter(|rule| !before.all_count(rule.counter)).collect();
         self.publish(&mut definitions, only.as_ref(), &owners);
+        let mut since = Vec::new();
         if !new.is_empty() {
             let known = |customer: &CustomerId, counter| before.counts(customer, counter);
             let forgotten = self.recount(only.as_ref(), &new, &known).await?;
             if let Some(forgotten) = forgotten {
                 for rule in &new {
                     definitions.incomplete_until(rule.counter, forgotten);
+                    since.push(Keep::Since(rule.counter, forgotten));
                 }
                 self.publish(&mut definitions, only.as_ref(), &owners);
             }
         }
         kept.await?;
-        self.store.keep(&after.changes(&both)).await?;
+        since.extend(after.changes(&both));
+        self.store.keep(&since).await?;
         Ok(answer)
     }
 

@@ -106,6 +106,9 @@ impl EngineBuilder {
         let kept = store.load(clock::moment(&steady, &*clock)).map_err(of_store)?;
         let mut kept = kept.unwrap_or_default();
         let mut definitions = Definitions::counting(std::mem::take(&mut kept.counters));
+        for (counter, since) in kept.since.drain(..) {
+            definitions.incomplete_until(counter, since);
+        }
         for meter in &self.meters {
             definitions.add_meter(meter.clone())?;
         }

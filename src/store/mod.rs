@@ -182,6 +182,8 @@ pub struct Kept {
     pub counters: Vec<Box<str>>,
     /// Which counters count every event, for everybody (`None`) or for one customer who differs.
     pub counted: HashMap<Option<CustomerId>, Vec<u32>>,
+    /// Counters whose history before that time is not whole.
+    pub since: Vec<(u32, Timestamp)>,
     /// The time zone in which that was, for customers who have none of their own.
     pub zone: Option<Box<str>>,
     /// Meters that were added while the program ran.
@@ -200,6 +202,8 @@ pub enum Keep<'a> {
     /// From here on these counters count every event, for everybody (`None`) or for one customer;
     /// `None` for a customer who is like everybody.
     Counted(Option<&'a CustomerId>, Option<&'a [u32]>),
+    /// The history of a counter before that time is not whole.
+    Since(u32, Timestamp),
     /// The time zone of customers who have none of their own.
     Zone(&'a str),
     /// A meter was added.

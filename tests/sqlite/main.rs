@@ -7,6 +7,7 @@ mod crash;
 #[cfg(target_os = "linux")]
 mod disk;
 mod file_itself;
+mod keeping;
 mod reopen;
 mod verify;
 

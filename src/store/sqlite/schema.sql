@@ -34,7 +34,9 @@ CREATE UNIQUE INDEX event_id ON event (id, customer);
 -- A counter is what a meter, the dimensions of a limit and a period make of events.
 CREATE TABLE counter (
     number      INTEGER PRIMARY KEY,
-    definition  TEXT NOT NULL UNIQUE
+    definition  TEXT NOT NULL UNIQUE,
+    -- Its history up to this time is not whole: it was counted when events were gone already.
+    since       INTEGER
 ) STRICT;
 
 -- Its value for one customer in one window.
@@ -89,6 +91,17 @@ CREATE TABLE ledger (
 CREATE UNIQUE INDEX ledger_payment ON ledger (balance, reference)
 WHERE reference IS NOT NULL AND amount > 0;
 
+-- What events came to, by quarters of an hour, that were let go since: the names are those of the
+-- kind.
+CREATE TABLE rollup (
+    customer    INTEGER NOT NULL,
+    kind        INTEGER NOT NULL,
+    starts      INTEGER NOT NULL,
+    events      INTEGER NOT NULL,
+    amounts     TEXT NOT NULL,
+    PRIMARY KEY (customer, kind, starts)
+) STRICT, WITHOUT ROWID;
+
 -- Alerts that were told.
 CREATE TABLE alert (
     customer    INTEGER NOT NULL,
@@ -125,6 +138,16 @@ SELECT
     (SELECT json_group_object(n.value, t.value)
      FROM json_each(k.dimensions) n JOIN json_each(e.texts) t ON t.key = n.key) AS dimensions
 FROM event e JOIN customer c ON c.id = e.customer JOIN kind k ON k.id = e.kind;
+
+CREATE VIEW rollups AS
+SELECT
+    c.name AS customer,
+    k.event_type,
+    datetime(r.starts, 'unixepoch') AS starts,
+    r.events,
+    (SELECT json_group_object(n.value, a.value)
+     FROM json_each(k.names) n JOIN json_each(r.amounts) a ON a.key = n.key) AS amounts
+FROM rollup r JOIN customer c ON c.id = r.customer JOIN kind k ON k.id = r.kind;
 
 CREATE VIEW usages AS
 SELECT

@@ -120,6 +120,7 @@ impl Store for Sqlite {
     }
 
     fn settle(&self, operation: SettleOperation<'_>) -> Self::Settle {
+        self.books.queue.saw(operation.now.wall);
         let settled = self.memory.settle(operation).into_inner();
         let stale = matches!(&settled, Ok(settled) if settled.outcome == SettleOutcome::Stale);
         let commit = if stale { None } else { self.books.queue.committed() };
@@ -134,6 +135,7 @@ impl Store for Sqlite {
         &'a self,
         operations: Vec<SettleOperation<'a>>,
     ) -> BoxFuture<'a, Result<Vec<Settled>, Error>> {
+        operations.iter().for_each(|operation| self.books.queue.saw(operation.now.wall));
         Box::pin(self.change(async { self.memory.record(operations).await }))
     }
 
@@ -224,6 +226,7 @@ impl Store for Sqlite {
     }
 
     fn sweep(&self, now: Moment) -> BoxFuture<'_, Result<(), Error>> {
+        self.books.queue.saw(now.wall);
         self.memory.sweep(now)
     }
 
@@ -236,6 +239,7 @@ impl Store for Sqlite {
     }
 
     fn load(&self, now: Moment) -> Result<Option<Kept>, Error> {
+        self.books.queue.saw(now.wall);
         let file = schema::open_to_read(&self.path).map_err(OpenError::from)?;
         read::fill(&file, &self.memory, now.wall).map_err(OpenError::from)?;
         Ok(Some(definition::load(&file).map_err(OpenError::from)?))

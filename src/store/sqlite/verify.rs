@@ -47,7 +47,7 @@ impl fmt::Display for Difference {
 /// Reads the whole file and compares. It may be in use meanwhile: what is compared is the file at
 /// one moment.
 ///
-/// Compared are the windows that have not ended at `now`, of counters that count every event, in the
+/// Compared are the windows that have not ended at `now` and whose events are all there, of counters that count every event, in the
 /// customers' own time zones as the file has them; and every balance.
 ///
 /// # Errors
@@ -185,7 +185,8 @@ fn counters(
          JOIN customer c ON c.id = u.customer JOIN counter n ON n.number = u.counter \
          LEFT JOIN counted own ON own.customer = c.name \
          JOIN counted everybody ON everybody.customer = '' \
-         WHERE u.ends > ?1 AND u.counter IN \
+         WHERE u.ends > ?1 AND u.starts * 1000000000.0 > coalesce(\
+         (SELECT value FROM state WHERE name = 'forgotten'), -9.3e18) AND u.counter IN \
          (SELECT value FROM json_each(coalesce(own.counters, everybody.counters)))",
     )?;
     let counter = |row: &Row<'_>| {

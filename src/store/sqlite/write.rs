@@ -193,6 +193,8 @@ impl<'a> Rows<'a> {
                 "INSERT INTO counter (number, definition) VALUES (?1, ?2)",
                 params![number, definition],
             ),
+            Note::Since { number, time } => self
+                .execute("UPDATE counter SET since = ?2 WHERE number = ?1", params![number, time]),
             Note::Counted { customer, counters: Some(counters) } => self.execute(
                 "INSERT INTO counted (customer, counters) VALUES (?1, ?2) \
                  ON CONFLICT DO UPDATE SET counters = excluded.counters",
