@@ -1,6 +1,6 @@
 //! A process that is killed while it works loses nothing that it acknowledged.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -77,7 +77,7 @@ async fn act(books: Books, run: u32, task: u64) {
                 assert!(books.record(event).await.unwrap().recorded);
                 format!("event {id}")
             }
-            _ if task % 2 == 0 => {
+            _ if task.is_multiple_of(2) => {
                 let credit = Credit::new(&name, CREDITS, 5).reference(&*id);
                 assert!(books.credit(credit).await.unwrap().applied);
                 format!("ledger {id}")
@@ -88,8 +88,7 @@ async fn act(books: Books, run: u32, task: u64) {
                 format!("ledger {id}")
             }
         };
-        // Past the capture of the test's output, which would come too late.
-        writeln!(std::io::stderr(), "{said}").unwrap();
+        eprintln!("{said}");
     }
 }
 
@@ -123,7 +122,7 @@ fn kill_and_look(kills: u64, relaxed: bool) {
         acknowledged.extend(rest.split_last().map(|(_, whole)| whole.to_vec()).unwrap_or_default());
         assert_sound(&path);
         assert_told(&path, &acknowledged);
-        if kill % 10 == 0 {
+        if kill.is_multiple_of(10) {
             assert_counted(&path, relaxed);
         }
     }

@@ -95,7 +95,7 @@ async fn the_file_answers_the_questions_of_its_guide() {
         books.record(event(customer, tokens, at)).await.unwrap();
     }
     let charged = Check::of("acct_42").charge("AI Credits", |usage| usage.value("total_tokens"));
-    let settle = |permit: Permit<_>| permit.settle(total(3));
+    let settle = |permit: Permit<_>| permit.settle(total(3).dimension("request_id", "req-7"));
     settle(admitted(&books, charged).await).await.unwrap();
     books.credit(Credit::new("acct_42", "AI Credits", 10).description("top-up")).await.unwrap();
 
@@ -132,6 +132,12 @@ async fn the_file_answers_the_questions_of_its_guide() {
             vec!["2026-03-01 12:00:00|debit|3.0", "2026-03-01 12:00:00|credit|10.0"],
         ]
     );
+    let explained: String = crate::asked(
+        &path,
+        "SELECT group_concat(concat_ws(' ', type, amount, event_type, used, request_id), ', ') \
+         FROM (SELECT * FROM audit ORDER BY sequence)",
+    );
+    assert_eq!(explained, "debit 3.0 request {\"total_tokens\":3} req-7, credit 10.0");
     let all = books.query(MeterQuery::new("tokens")).await.unwrap();
     assert_eq!((all.value, all.complete), (amount(24), true));
 }

@@ -30,6 +30,7 @@ mod customers;
 mod ids;
 mod journal;
 pub(crate) mod recount;
+#[cfg(feature = "sqlite")]
 mod restore;
 mod shard;
 

@@ -50,8 +50,9 @@
 //!
 //! # What is in the file
 //!
-//! The views `events`, `usages` and `transactions` say all of it in plain units; the tables behind
-//! them are described in the file itself (`.schema`). Times are UTC. Three questions worth asking:
+//! The views `events`, `usages`, `transactions` and `rollups` say all of it in plain units; `audit`
+//! explains a balance, each change beside the use that caused it. The tables behind them are
+//! described in the file itself (`.schema`). Times are UTC. Three questions worth asking:
 //!
 //! ```sql
 //! -- Usage per customer and day

@@ -11,8 +11,9 @@ use crate::policy::{Amount, Timestamp};
 /// How many are let go at once: few enough that nobody notices the wait.
 const SOME: i64 = 256;
 
-/// How long to wait when there is nothing to let go.
+/// How long to wait when there is nothing to let go, and when nobody has told the time yet.
 const NOW_AND_THEN: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_millis(20);
 
 /// The length of what events are summed up by, in seconds.
 const QUARTER: i64 = 15 * 60;
@@ -42,6 +43,10 @@ impl Retention {
     /// Lets go of the oldest events, if it is time to.
     pub(super) fn let_go(&mut self, file: &mut Connection, now: Timestamp) -> rusqlite::Result<()> {
         if Instant::now() < self.due {
+            return Ok(());
+        }
+        if now == Timestamp::UNIX_EPOCH {
+            self.due = Instant::now() + SOON;
             return Ok(());
         }
         let before = now.saturating_sub(self.keep_for);

@@ -1,6 +1,7 @@
 //! How ids, amounts, windows and events are written in rows, and read back.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt::Write;
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, Value, ValueRef};
@@ -173,19 +174,13 @@ pub(super) fn event(
     kinds: &mut Kinds,
     row: &Row<'_>,
 ) -> rusqlite::Result<RecordedEvent> {
-    let number: i64 = row.get(3)?;
-    if !kinds.0.contains_key(&number) {
-        let kind = file.query_row(
-            "SELECT event_type, names, dimensions FROM kind WHERE id = ?1",
-            [number],
-            |row| {
-                let names = list(row.get_ref(1)?)?;
-                Ok(Kind { event_type: row.get(0)?, names, dimensions: list(row.get_ref(2)?)? })
-            },
-        )?;
-        kinds.0.insert(number, kind);
-    }
-    let kind = &kinds.0[&number];
+    let kind = match kinds.0.entry(row.get(3)?) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(new) => {
+            let kind = read_kind(file, *new.key())?;
+            new.insert(kind)
+        }
+    };
     let amounts: Vec<Amount> = list(row.get_ref(5)?)?;
     let texts: Vec<String> = list(row.get_ref(6)?)?;
     let mut usage = Usage::new();
@@ -202,6 +197,14 @@ pub(super) fn event(
         usage,
         at: row.get(4)?,
         sequence: row.get(0)?,
+    })
+}
+
+fn read_kind(file: &Connection, number: i64) -> rusqlite::Result<Kind> {
+    let sql = "SELECT event_type, names, dimensions FROM kind WHERE id = ?1";
+    file.query_row(sql, [number], |row| {
+        let (names, dimensions) = (list(row.get_ref(1)?)?, list(row.get_ref(2)?)?);
+        Ok(Kind { event_type: row.get(0)?, names, dimensions })
     })
 }
 

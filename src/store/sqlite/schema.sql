@@ -171,3 +171,27 @@ SELECT
     l.description,
     l.reference
 FROM ledger l JOIN balance b ON b.id = l.balance JOIN customer c ON c.id = b.customer;
+
+-- Explains a balance: every change with the use that caused it. The id is that of the hold, of the
+-- event and of the transaction; a request's own id is there where it is recorded as the dimension
+-- request_id.
+CREATE VIEW audit AS
+SELECT
+    l.sequence,
+    c.name AS customer,
+    b.name AS balance,
+    CASE WHEN l.amount > 0 THEN 'credit' ELSE 'debit' END AS type,
+    abs(l.amount) / 1e6 AS amount,
+    l.balance_after / 1e6 AS balance_after,
+    CASE typeof(l.id) WHEN 'blob' THEN lower(hex(l.id)) ELSE l.id END AS id,
+    v.event_type,
+    v.amounts AS used,
+    v.dimensions,
+    v.dimensions ->> 'request_id' AS request_id,
+    l.description,
+    l.reference
+FROM ledger l
+JOIN balance b ON b.id = l.balance
+JOIN customer c ON c.id = b.customer
+LEFT JOIN event e ON e.id = l.id AND e.customer = b.customer
+LEFT JOIN events v ON v.sequence = e.sequence;
