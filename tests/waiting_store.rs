@@ -176,6 +176,7 @@ impl Store for Waiting {
                     at,
                     lines: &lines,
                     charge: None,
+                    reverses: false,
                 }))
             },
         )

@@ -45,6 +45,10 @@ impl<S: Store> Admin for Engine<S> {
         Box::pin(self.0.record(events))
     }
 
+    fn void(&self, customer: CustomerId, id: EventId) -> BoxFuture<'_, Result<Recorded, Error>> {
+        Box::pin(async move { self.0.void(&customer, &id).await })
+    }
+
     fn events(&self, query: EventQuery) -> BoxFuture<'_, Result<Page<RecordedEvent>, Error>> {
         Box::pin(self.0.events(query))
     }
@@ -334,6 +338,7 @@ impl<S: Store> Inner<S> {
             at: event.at,
             lines,
             charge: None,
+            reverses: false,
         });
         self.store.record(operations.collect()).await
     }
@@ -442,9 +447,9 @@ impl<S: Store> Inner<S> {
                 && customer.as_ref().is_none_or(|customer| event.customer == *customer)
                 && meter.accepts(&event.event_type, event.usage.dimensions())
                 && event.usage.dimensions().contain(query.dimensions.pairs());
-            let Some(amount) = wanted.then(|| meter.reads(event.usage.values())).flatten() else {
-                return true;
-            };
+            let amount = wanted.then(|| meter.reads(event.usage.values())).flatten();
+            let amount = amount.and_then(|amount| event.gives(meter.aggregation(), amount));
+            let Some(amount) = amount else { return true };
             match meter.aggregation() {
                 Aggregation::Sum | Aggregation::Count => {
                     overflow |= reading.value.checked_add(amount).is_none();
@@ -572,7 +577,8 @@ impl<S: Store> Inner<S> {
             let rule = rule(counter)?;
             let usage = &event.usage;
             let amount = rule.counts(&event.event_type, usage.values(), usage.dimensions())?;
-            Some((rule.meter.aggregation(), amount))
+            let aggregation = rule.meter.aggregation();
+            Some((aggregation, event.gives(aggregation, amount)?))
         };
         let change = Recount {
             epoch,

@@ -46,6 +46,7 @@ mod clock;
 mod definitions;
 mod ids;
 mod kept;
+mod void;
 mod windows;
 
 pub use builder::EngineBuilder;
@@ -481,6 +482,7 @@ impl<S: Store> Inner<S> {
             at: hold.at,
             lines: &lines,
             charge: charge.map(|(charge, amount)| (self.balance(&charge.balance), amount)),
+            reverses: false,
         })
     }
 

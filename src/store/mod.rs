@@ -26,11 +26,11 @@ use std::time::Duration;
 use compact_str::CompactString;
 use smallvec::SmallVec;
 
-use crate::Error;
 use crate::policy::{
     Aggregation, Amount, Balance, CounterKey, Credited, Customer, CustomerId, Debited, EventId,
     Limit, Meter, NewBalance, RecordedEvent, Timestamp, Transaction, Usage, Verdict, Window,
 };
+use crate::{Error, ErrorKind};
 
 #[cfg(feature = "embedded")]
 mod memory;
@@ -126,6 +126,21 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         visit: &'a mut (dyn FnMut(&RecordedEvent) -> bool + Send),
     ) -> BoxFuture<'a, Result<Option<Timestamp>, Error>>;
 
+    /// A kept event by its id, and what it was charged.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](crate::ErrorKind::Invalid) from a store that cannot look one up.
+    fn find<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        id: &'a EventId,
+    ) -> BoxFuture<'a, Result<Option<Found>, Error>> {
+        let _ = (customer, id);
+        let message = "the store cannot look up events by their ids";
+        Box::pin(std::future::ready(Err(Error::new(ErrorKind::Invalid, message))))
+    }
+
     /// Settled usage of one counter in a window that has not ended.
     fn read<'a>(
         &'a self,
@@ -173,6 +188,15 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     fn flush(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(std::future::ready(Ok(())))
     }
+}
+
+/// A kept event, and what it was charged.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The event.
+    pub event: RecordedEvent,
+    /// The charge, if there was one.
+    pub charge: Option<Transaction>,
 }
 
 /// What a store kept of earlier processes.
@@ -391,8 +415,10 @@ pub struct SettleOperation<'a> {
     pub at: Timestamp,
     /// The counters to move. Lines on one counter are neighbours.
     pub lines: &'a [SettleLine<'a>],
-    /// The balance to charge, whatever is left there.
+    /// The balance to charge, whatever is left there; below zero it is given back.
     pub charge: Option<(BalanceRef<'a>, Amount)>,
+    /// It takes another event back.
+    pub reverses: bool,
 }
 
 /// How a settlement's id is told from a repeat.

@@ -270,8 +270,11 @@ impl Shard {
                 id: operation.id.clone(),
                 customer: operation.customer.clone(),
                 balance: numbered.name(),
-                kind: TransactionKind::Debit,
-                amount,
+                kind: match amount.is_negative() {
+                    true => TransactionKind::Credit,
+                    false => TransactionKind::Debit,
+                },
+                amount: amount.max(Amount::ZERO.saturating_sub(amount)),
                 balance_after: left,
                 description: None,
                 reference: None,
@@ -285,6 +288,7 @@ impl Shard {
             event_type: CompactString::new(operation.event_type),
             usage: operation.usage.clone(),
             at: operation.at,
+            reverses: operation.reverses,
             sequence: 0,
         };
         if let Some(archive) = around.archive {

@@ -14,7 +14,9 @@ CREATE TABLE kind (
     event_type  TEXT NOT NULL,
     names       TEXT NOT NULL,
     dimensions  TEXT NOT NULL,
-    UNIQUE (event_type, names, dimensions)
+    -- Whether they take other events back: their amounts are below zero.
+    reverses    INTEGER NOT NULL,
+    UNIQUE (event_type, names, dimensions, reverses)
 ) STRICT;
 
 -- One row for each use. The id is 16 bytes where it is a UUID, and text where a caller gave another.
@@ -132,6 +134,7 @@ SELECT
     CASE typeof(e.id) WHEN 'blob' THEN lower(hex(e.id)) ELSE e.id END AS id,
     c.name AS customer,
     k.event_type,
+    k.reverses,
     datetime(e.at / 1000000000, 'unixepoch') AS at,
     (SELECT json_group_object(n.value, a.value)
      FROM json_each(k.names) n JOIN json_each(e.amounts) a ON a.key = n.key) AS amounts,
@@ -144,7 +147,7 @@ SELECT
     c.name AS customer,
     k.event_type,
     datetime(r.starts, 'unixepoch') AS starts,
-    r.events,
+    iif(k.reverses, -r.events, r.events) AS events,
     (SELECT json_group_object(n.value, a.value)
      FROM json_each(k.names) n JOIN json_each(r.amounts) a ON a.key = n.key) AS amounts
 FROM rollup r JOIN customer c ON c.id = r.customer JOIN kind k ON k.id = r.kind;

@@ -14,8 +14,8 @@ use crate::policy::{
 };
 use crate::store::memory::recount::Tally;
 use crate::store::{
-    BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, HoldKey, Keep, Kept, Moment,
-    Recount, SettleOperation, SettleOutcome, Settled, Store,
+    BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Keep, Kept,
+    Moment, Recount, SettleOperation, SettleOutcome, Settled, Store,
 };
 use crate::{Error, ErrorKind};
 
@@ -206,6 +206,17 @@ impl Store for Sqlite {
             self.committed(Ok(())).await?;
             self.visit(visit).await?;
             Ok(self.books.reader.forgotten().map_err(OpenError::from)?)
+        })
+    }
+
+    fn find<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        id: &'a EventId,
+    ) -> BoxFuture<'a, Result<Option<Found>, Error>> {
+        Box::pin(async move {
+            self.committed(Ok(())).await?;
+            Ok(self.books.reader.find(customer, id).map_err(OpenError::from)?)
         })
     }
 

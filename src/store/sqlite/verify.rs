@@ -171,7 +171,8 @@ impl Rule {
         let dimensions = event.usage.dimensions();
         let reads = self.meter.accepts(&event.event_type, dimensions)
             && dimensions.contain(self.narrowed.pairs());
-        reads.then(|| self.meter.reads(event.usage.values())).flatten()
+        let amount = reads.then(|| self.meter.reads(event.usage.values())).flatten()?;
+        event.gives(self.meter.aggregation, amount)
     }
 }
 

@@ -277,15 +277,17 @@ impl<'a> Rows<'a> {
         if let Some(number) = self.names.kinds.get(&kind.key) {
             return Ok(*number);
         }
-        let columns = params![kind.event_type(), kind.names(), kind.dimensions()];
+        let columns = params![kind.event_type(), kind.names(), kind.dimensions(), kind.reverses];
         let mut find = self.file.prepare_cached(
-            "SELECT id FROM kind WHERE event_type = ?1 AND names = ?2 AND dimensions = ?3",
+            "SELECT id FROM kind WHERE event_type = ?1 AND names = ?2 AND dimensions = ?3 \
+             AND reverses = ?4",
         )?;
         let number = match find.query_row(columns, |row| row.get(0)).optional()? {
             Some(number) => number,
             None => {
                 let mut add = self.file.prepare_cached(
-                    "INSERT INTO kind (event_type, names, dimensions) VALUES (?1, ?2, ?3)",
+                    "INSERT INTO kind (event_type, names, dimensions, reverses) \
+                     VALUES (?1, ?2, ?3, ?4)",
                 )?;
                 add.execute(columns)?;
                 self.file.last_insert_rowid()
