@@ -5,8 +5,8 @@
 //! cargo run --example prepaid
 //! ```
 //!
-//! Every customer begins with 500 "AI Credits"; a token costs one. Listens and identifies as the
-//! quickstart does.
+//! Every customer begins with 500 "AI Credits"; a token costs one. Listens, keeps its books and
+//! identifies as the quickstart does.
 
 use axum::body::Body;
 use axum::extract::State;

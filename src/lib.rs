@@ -95,7 +95,8 @@
 //! # When the backend cannot answer
 //!
 //! The books of an [`Engine`] over [memory](store::Memory) are in this process and always answer,
-//! until there are more customers than it may hold or it is [shut down](Books::shutdown). For every
+//! until there are more customers than it may hold or it is [shut down](Books::shutdown); those in a
+//! file answer while it can be written. For every
 //! backend the layer's [`FailurePolicy`] says what happens then: unless set, requests run unmetered
 //! where only limits are checked, and are answered 503 where a balance is charged. Never 429, and
 //! never with `RateLimit` headers that were not enforced.
@@ -114,6 +115,7 @@
 //! | `outbox` | | settlements for a remote backend wait in a local file until it has them |
 //! | `tracing` | | events: decisions, failures, what was not counted as usual |
 //! | `metrics` | | counters through the `metrics` facade |
+//! | `sqlite` | | books in one file that survives restarts and crashes (`store::sqlite`) |
 //! | `test-util` | | for your tests: a clock moved by hand, a backend that does what it is told |
 //! | `full` | | all of these |
 

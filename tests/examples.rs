@@ -2,6 +2,9 @@
 
 use serde_json::{Value, json};
 
+#[cfg(feature = "sqlite")]
+#[path = "support/file.rs"]
+mod file;
 #[path = "support/program.rs"]
 mod program;
 use program::{Answer, Program};
@@ -132,4 +135,45 @@ fn prepaid_debits_what_a_request_really_cost() {
         let bad = program.ask("POST", "/topup", Some("acct_1"), r#"{"amount":-1,"reference":"x"}"#);
         assert_eq!(bad.status, 400);
     }
+}
+
+/// Killed while eight clients ask.
+#[cfg(feature = "sqlite")]
+#[test]
+fn programs_keep_everything_they_answered_though_they_are_killed() {
+    let path = file::fresh();
+    let backend = format!("sqlite:{}", path.display());
+    let mut answered = 0;
+    for _ in 0..3 {
+        let mut program = Program::start_on("prepaid", &backend);
+        let rich = r#"{"amount":50,"reference":"the same payment"}"#;
+        program.ask("POST", "/topup", Some("acct_1"), rich);
+        answered += std::thread::scope(|scope| {
+            let running = &program;
+            let client = || {
+                let body = r#"{"messages":[{"role":"user","content":"hi"}],"max_tokens":1}"#;
+                let ask = || running.try_ask("POST", CHAT, Some("acct_1"), body);
+                (0..10).map_while(|_| ask()).filter(|answer| answer.status == 200).count()
+            };
+            let clients: Vec<_> = (0..8).map(|_| scope.spawn(client)).collect();
+            clients.into_iter().map(|client| client.join().unwrap()).sum::<usize>()
+        });
+        // Those that run now are never answered.
+        let address = program.address().to_owned();
+        std::thread::scope(|scope| {
+            let body = r#"{"messages":[{"role":"user","content":"hi"}],"max_tokens":1}"#;
+            for _ in 0..8 {
+                scope.spawn(|| program::send(&address, CHAT, "acct_2", body));
+            }
+            program.kill();
+        });
+    }
+    let program = Program::start_on("prepaid", &backend);
+    let transactions = program.ask("GET", "/transactions", Some("acct_1"), "").json();
+    let newest = &transactions[0];
+    assert_eq!(answered, 240);
+    assert_eq!(newest["balanceAfter"], 500 + 50 - 2 * answered as i64);
+    drop(program);
+    let program = Program::start_on("quickstart", &backend);
+    assert_eq!(usage(&program, "acct_1")["limits"][0]["used"], 2 * answered);
 }

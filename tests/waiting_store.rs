@@ -177,6 +177,7 @@ impl Store for Waiting {
                     at,
                     lines: &lines,
                     charge: None,
+                    reverses: false,
                 }))
             },
         )

@@ -4,13 +4,13 @@ use std::time::Duration;
 use compact_str::CompactString;
 
 use super::{Check, Decision};
-use crate::Error;
 use crate::policy::{
     Aggregation, Amount, Balance, Credit, Credited, Customer, CustomerId, Debit, Debited,
     Dimensions, Event, EventId, IdError, Limit, Meter, NewBalance, RecordedEvent, Timestamp,
     Transaction,
 };
 use crate::store::BoxFuture;
+use crate::{Error, ErrorKind};
 
 /// What a backend does besides deciding requests. [`Books`](super::Books) offers it in a form that
 /// is pleasant to call.
@@ -23,6 +23,13 @@ pub trait Admin: fmt::Debug + Send + Sync {
 
     /// Records up to 1,000 events: all of them, or none.
     fn record(&self, events: Vec<Event>) -> BoxFuture<'_, Result<Vec<Recorded>, Error>>;
+
+    /// Takes an event back, once. Answers the id of the event that does.
+    fn void(&self, customer: CustomerId, id: EventId) -> BoxFuture<'_, Result<Recorded, Error>> {
+        let _ = (customer, id);
+        let message = "the backend cannot take events back";
+        Box::pin(std::future::ready(Err(Error::new(ErrorKind::Invalid, message))))
+    }
 
     /// Kept events, newest first.
     fn events(&self, query: EventQuery) -> BoxFuture<'_, Result<Page<RecordedEvent>, Error>>;

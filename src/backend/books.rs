@@ -148,6 +148,27 @@ impl<B: Backend> Books<B> {
         self.0.admin().record(events.into_iter().collect()).await
     }
 
+    /// Takes an event back that should not have been recorded, once. The record stays. One that
+    /// takes it back follows, under the id `void:` and its own: at the same time and with the same
+    /// amounts below zero, so that sums and counts of that window, and of meters read later, are as if
+    /// it had never been; and what it was charged is given back to its balance. A highest or latest
+    /// value stays as it was seen: record the right one.
+    ///
+    /// Answers the id of the event that takes it back, and whether this call recorded it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when no such event is kept,
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for ids that are none.
+    pub async fn void<C>(&self, customer: C, id: &EventId) -> Result<Recorded, Error>
+    where
+        C: TryInto<CustomerId>,
+        C::Error: Into<IdError>,
+    {
+        let customer = customer_id(customer)?;
+        self.0.admin().void(customer, id.clone()).await
+    }
+
     /// Kept events, newest first.
     ///
     /// # Errors

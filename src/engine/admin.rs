@@ -45,6 +45,10 @@ impl<S: Store> Admin for Engine<S> {
         Box::pin(self.0.record(events))
     }
 
+    fn void(&self, customer: CustomerId, id: EventId) -> BoxFuture<'_, Result<Recorded, Error>> {
+        Box::pin(async move { self.0.void(&customer, &id).await })
+    }
+
     fn events(&self, query: EventQuery) -> BoxFuture<'_, Result<Page<RecordedEvent>, Error>> {
         Box::pin(self.0.events(query))
     }
@@ -340,6 +344,7 @@ impl<S: Store> Inner<S> {
             at: event.at,
             lines,
             charge: None,
+            reverses: false,
         });
         self.store.record(operations.collect()).await
     }
@@ -448,9 +453,9 @@ impl<S: Store> Inner<S> {
                 && customer.as_ref().is_none_or(|customer| event.customer == *customer)
                 && meter.accepts(&event.event_type, event.usage.dimensions())
                 && event.usage.dimensions().contain(query.dimensions.pairs());
-            let Some(amount) = wanted.then(|| meter.reads(event.usage.values())).flatten() else {
-                return true;
-            };
+            let amount = wanted.then(|| meter.reads(event.usage.values())).flatten();
+            let amount = amount.and_then(|amount| event.gives(meter.aggregation(), amount));
+            let Some(amount) = amount else { return true };
             match meter.aggregation() {
                 Aggregation::Sum | Aggregation::Count => {
                     overflow |= reading.value.checked_add(amount).is_none();
@@ -512,18 +517,21 @@ impl<S: Store> Inner<S> {
         let new: Vec<Rule> =
             rules.into_iter().filter(|rule| !before.all_count(rule.counter)).collect();
         self.publish(&mut definitions, only.as_ref(), &owners);
+        let mut since = Vec::new();
         if !new.is_empty() {
             let known = |customer: &CustomerId, counter| before.counts(customer, counter);
             let forgotten = self.recount(only.as_ref(), &new, &known).await?;
             if let Some(forgotten) = forgotten {
                 for rule in &new {
                     definitions.incomplete_until(rule.counter, forgotten);
+                    since.push(Keep::Since(rule.counter, forgotten));
                 }
                 self.publish(&mut definitions, only.as_ref(), &owners);
             }
         }
         kept.await?;
-        self.store.keep(&after.changes(&both)).await?;
+        since.extend(after.changes(&both));
+        self.store.keep(&since).await?;
         Ok(answer)
     }
 
@@ -575,7 +583,8 @@ impl<S: Store> Inner<S> {
             let rule = rule(counter)?;
             let usage = &event.usage;
             let amount = rule.counts(&event.event_type, usage.values(), usage.dimensions())?;
-            Some((rule.meter.aggregation(), amount))
+            let aggregation = rule.meter.aggregation();
+            Some((aggregation, event.gives(aggregation, amount)?))
         };
         let change = Recount {
             epoch,
@@ -729,6 +738,7 @@ impl Use {
             usage: self.usage.clone(),
             at: self.at,
             sequence: 0,
+            reverses: false,
         }
     }
 }

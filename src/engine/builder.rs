@@ -118,6 +118,9 @@ impl EngineBuilder {
         let keeps = kept.is_some();
         let mut kept = kept.unwrap_or_default();
         let mut definitions = Definitions::counting(std::mem::take(&mut kept.counters));
+        for (counter, since) in kept.since.drain(..) {
+            definitions.incomplete_until(counter, since);
+        }
         for meter in &self.meters {
             definitions.add_meter(meter.clone())?;
         }

@@ -129,17 +129,20 @@ impl<S: Store> Inner<S> {
         changes.extend(both.changes(&stored));
         changes.push(Keep::Zone(zone));
         self.store.keep(&changes).await?;
+        let mut since = Vec::new();
         if !rules.is_empty() {
             let known = |customer: &CustomerId, counter| before.counts(customer, counter);
             let forgotten = self.recount(None, &rules, &known).await?;
             if let Some(forgotten) = forgotten {
                 for rule in &rules {
                     definitions.incomplete_until(rule.counter, forgotten);
+                    since.push(Keep::Since(rule.counter, forgotten));
                 }
                 self.publish(&mut definitions, None, &owners);
             }
         }
-        self.store.keep(&after.changes(&both)).await
+        since.extend(after.changes(&both));
+        self.store.keep(&since).await
     }
 }
 

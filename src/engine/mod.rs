@@ -44,6 +44,7 @@ mod builder;
 mod definitions;
 mod ids;
 mod kept;
+mod void;
 mod windows;
 
 #[cfg(feature = "test-util")]
@@ -462,6 +463,7 @@ impl<S: Store> Inner<S> {
             at: hold.at,
             lines: &[],
             charge: charge.map(|(charge, amount)| (self.balance(&charge.balance), amount)),
+            reverses: false,
         };
         // By the definitions of its check, if they are still those of now, and in its windows.
         if let Some(answer) =
@@ -532,6 +534,7 @@ impl<S: Store> Inner<S> {
             usage: settlement.usage.clone(),
             at: hold.at,
             sequence: 0,
+            reverses: false,
         });
         self.settled(&ask.customer, ask.recorded_as(), hold.at, &settled);
         match settled.outcome {

@@ -1,6 +1,6 @@
 use compact_str::CompactString;
 
-use super::{Amount, CustomerId, EventId, IdError, Period, Timestamp, Usage, Window};
+use super::{Aggregation, Amount, CustomerId, EventId, IdError, Period, Timestamp, Usage, Window};
 
 /// One use to record: who, what, how much, when.
 ///
@@ -61,6 +61,8 @@ pub struct RecordedEvent {
     pub(crate) event_type: CompactString,
     pub(crate) usage: Usage,
     pub(crate) at: Timestamp,
+    /// It takes another event back: its amounts are those of that event, below zero.
+    pub(crate) reverses: bool,
     /// Its place in the order of arrival.
     pub(crate) sequence: u64,
 }
@@ -89,6 +91,32 @@ impl RecordedEvent {
     /// When it happened.
     pub fn at(&self) -> Timestamp {
         self.at
+    }
+
+    /// Whether it takes another event back. Its amounts are those of that event, below zero.
+    pub fn is_reversal(&self) -> bool {
+        self.reverses
+    }
+
+    /// What it gives a meter that reads `amount` from it. A reversal takes one from a count, and
+    /// cannot take back what was the highest or the latest.
+    pub(crate) fn gives(&self, aggregation: Aggregation, amount: Amount) -> Option<Amount> {
+        match aggregation {
+            _ if !self.reverses => Some(amount),
+            Aggregation::Sum => Some(amount),
+            Aggregation::Count => Some(Amount::ZERO.saturating_sub(amount)),
+            Aggregation::Max | Aggregation::Latest => None,
+        }
+    }
+
+    /// The event that takes this one back, at the same time so that it counts in the same windows.
+    pub(crate) fn reversal(&self) -> Result<Self, IdError> {
+        Ok(Self {
+            id: EventId::new(format!("void:{}", self.id))?,
+            usage: self.usage.negated(),
+            reverses: true,
+            ..self.clone()
+        })
     }
 }
 

@@ -164,19 +164,24 @@ pub struct CounterKey(Box<str>);
 
 impl CounterKey {
     pub(crate) fn of(meter: &Meter, limit: &Limit) -> Self {
-        let mut filters = meter.dimensions.clone();
-        filters.sort();
-        let mut narrowed = limit.dimensions.clone();
-        narrowed.sort();
+        let filters = |dimensions: &Dimensions| {
+            let mut dimensions = dimensions.clone();
+            dimensions.sort();
+            let pairs = dimensions.iter().map(|(key, text)| [quoted(key), quoted(text)].join(":"));
+            format!("{{{}}}", pairs.collect::<Vec<_>>().join(","))
+        };
+        let text = |text: &Option<CompactString>| text.as_deref().map(quoted);
+        let text = |of: &Option<CompactString>| text(of).unwrap_or_else(|| "null".to_owned());
         Self(
             format!(
-                "{}|{:?}|{:?}|{:?}|{}|{:?}",
+                "{{\"aggregation\":\"{}\",\"field\":{},\"event_type\":{},\"dimensions\":{},\
+                 \"period\":\"{}\",\"narrowed\":{}}}",
                 meter.aggregation,
-                meter.field,
-                meter.event_type,
-                filters,
+                text(&meter.field),
+                text(&meter.event_type),
+                filters(&meter.dimensions),
                 limit.period.as_str(),
-                narrowed
+                filters(&limit.dimensions),
             )
             .into_boxed_str(),
         )
@@ -186,10 +191,25 @@ impl CounterKey {
         Self(text)
     }
 
-    /// The key as text: the same in every process and release, so stores can name counters by it.
+    /// The key as JSON text: the same in every process and release, so stores can name counters by it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// A text as a JSON string (RFC 8259, section 7).
+fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            ..' ' => quoted.push_str(&format!("\\u{:04x}", character as u32)),
+            _ => quoted.push(character),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 /// The limit that a customer's own limit stands in for: same meter, period and dimensions.

@@ -132,6 +132,15 @@ impl Usage {
         self
     }
 
+    /// The same amounts below zero, those below zero above it.
+    pub(crate) fn negated(&self) -> Self {
+        let mut negated = self.clone();
+        for (_, amount) in &mut negated.values.0 {
+            *amount = Amount::ZERO.saturating_sub(*amount);
+        }
+        negated
+    }
+
     /// For each value, the larger of this and the other.
     pub(crate) fn at_least(&mut self, other: &Self) {
         for (name, amount) in other.values.iter() {

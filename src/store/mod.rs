@@ -25,11 +25,11 @@ use std::time::Duration;
 
 use compact_str::CompactString;
 
-use crate::Error;
 use crate::policy::{
     Aggregation, Amount, Balance, CounterKey, Credited, Customer, CustomerId, Debited, EventId,
     Limit, Meter, NewBalance, RecordedEvent, Timestamp, Transaction, Usage, Verdict, Window,
 };
+use crate::{Error, ErrorKind};
 
 #[cfg(feature = "embedded")]
 mod memory;
@@ -127,6 +127,21 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         visit: &'a mut (dyn FnMut(&RecordedEvent) -> bool + Send),
     ) -> BoxFuture<'a, Result<Option<Timestamp>, Error>>;
 
+    /// A kept event by its id, and what it was charged.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](crate::ErrorKind::Invalid) from a store that cannot look one up.
+    fn find<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        id: &'a EventId,
+    ) -> BoxFuture<'a, Result<Option<Found>, Error>> {
+        let _ = (customer, id);
+        let message = "the store cannot look up events by their ids";
+        Box::pin(std::future::ready(Err(Error::new(ErrorKind::Invalid, message))))
+    }
+
     /// Settled usage of one counter in a window that has not ended.
     fn read<'a>(
         &'a self,
@@ -176,6 +191,15 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     }
 }
 
+/// A kept event, and what it was charged.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The event.
+    pub event: RecordedEvent,
+    /// The charge, if there was one.
+    pub charge: Option<Transaction>,
+}
+
 /// What a store kept of earlier processes.
 #[derive(Debug, Default)]
 pub struct Kept {
@@ -183,6 +207,8 @@ pub struct Kept {
     pub counters: Vec<Box<str>>,
     /// Which counters count every event, for everybody (`None`) or for one customer who differs.
     pub counted: HashMap<Option<CustomerId>, Vec<u32>>,
+    /// Counters whose history before that time is not whole.
+    pub since: Vec<(u32, Timestamp)>,
     /// The time zone in which that was, for customers who have none of their own.
     pub zone: Option<Box<str>>,
     /// Meters that were added while the program ran.
@@ -201,6 +227,8 @@ pub enum Keep<'a> {
     /// From here on these counters count every event, for everybody (`None`) or for one customer;
     /// `None` for a customer who is like everybody.
     Counted(Option<&'a CustomerId>, Option<&'a [u32]>),
+    /// The history of a counter before that time is not whole.
+    Since(u32, Timestamp),
     /// The time zone of customers who have none of their own.
     Zone(&'a str),
     /// A meter was added.
@@ -417,8 +445,10 @@ pub struct SettleOperation<'a> {
     pub at: Timestamp,
     /// The counters to move. Lines on one counter are neighbours.
     pub lines: &'a [SettleLine<'a>],
-    /// The balance to charge, whatever is left there.
+    /// The balance to charge, whatever is left there; below zero it is given back.
     pub charge: Option<(BalanceRef<'a>, Amount)>,
+    /// It takes another event back.
+    pub reverses: bool,
 }
 
 /// How a settlement's id is told from a repeat.

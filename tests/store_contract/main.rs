@@ -18,6 +18,7 @@ mod kinds;
 mod memory;
 #[path = "../support/mod.rs"]
 mod support;
+mod voids;
 
 macro_rules! tests {
     ($open:expr; $($topic:ident: [$($test:ident,)*])*) => {$(
@@ -194,6 +195,14 @@ macro_rules! store_suite {
                     it_is_refused_before_the_told_time_and_admitted_at_it,
                     all_time_never_ends,
                     usage_reads_exceeded_when_nothing_is_left,
+                ]
+                voids: [
+                    an_event_is_taken_back_once,
+                    what_was_charged_is_given_back,
+                    an_event_of_an_earlier_window_leaves_this_one_alone,
+                    a_limit_added_later_does_not_count_what_was_taken_back,
+                    the_highest_and_the_latest_stay_as_they_were_seen,
+                    an_event_that_is_not_there_is_not_found,
                 ]
             }
         }

@@ -9,7 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// A folder for this test program. What an earlier run left there is gone.
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let program = std::env::current_exe().unwrap();
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(program.file_stem().unwrap());
+    let mut name = program.file_stem().unwrap().to_owned();
+    if std::env::var_os("LD_PRELOAD").is_some() {
+        // A child of the same program has a folder of its own.
+        name.push("-child");
+    }
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _nothing_there = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
     folder

@@ -15,15 +15,21 @@ pub(crate) struct Program {
 impl Program {
     /// Starts it on a free port and waits until it listens.
     pub(crate) fn start(name: &str) -> Self {
+        Self::start_on(name, "memory:")
+    }
+
+    /// The same with its books where that URL says.
+    pub(crate) fn start_on(name: &str, backend: &str) -> Self {
         let mut path = std::env::current_exe().unwrap();
         path.pop();
         path.pop();
         path.push("examples");
         path.push(name);
-        let mut child =
-            Command::new(&path).env("PORT", "0").stdout(Stdio::piped()).spawn().unwrap_or_else(
-                |error| panic!("{}: {error}; build it with cargo build --examples", path.display()),
-            );
+        let mut command = Command::new(&path);
+        command.env("PORT", "0").env("LIMITRY_BACKEND", backend).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| {
+            panic!("{}: {error}; build it with cargo build --examples", path.display())
+        });
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let first = lines.next().expect("the program says where it listens").unwrap();
         let address = first
@@ -41,6 +47,12 @@ impl Program {
         &self.address
     }
 
+    /// Ends it on the spot, whatever it is doing (SIGKILL).
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// One request on a connection of its own.
     pub(crate) fn ask(
         &self,
@@ -49,7 +61,18 @@ impl Program {
         customer: Option<&str>,
         body: &str,
     ) -> Answer {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
+        self.try_ask(method, path, customer, body).unwrap()
+    }
+
+    /// The same; `None` when the program went away before it had answered.
+    pub(crate) fn try_ask(
+        &self,
+        method: &str,
+        path: &str,
+        customer: Option<&str>,
+        body: &str,
+    ) -> Option<Answer> {
+        let mut stream = TcpStream::connect(&self.address).ok()?;
         let customer = customer.map(|id| format!("x-customer-id: {id}\r\n")).unwrap_or_default();
         write!(
             stream,
@@ -58,17 +81,20 @@ impl Program {
             self.address,
             body.len(),
         )
-        .unwrap();
+        .ok()?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
         let mut lines = head.lines();
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let headers = lines
             .filter_map(|line| line.split_once(": "))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
             .collect();
-        Answer { status, headers, body: body.to_owned() }
+        let answer = Answer { status, headers, body: body.to_owned() };
+        let told = answer.header("content-length").map(|length| length.parse().unwrap());
+        // Cut off before its end, it was not answered.
+        told.is_none_or(|told: usize| told == answer.body.len()).then_some(answer)
     }
 }
 
@@ -93,4 +119,16 @@ impl Answer {
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {:?}", self.body))
     }
+}
+
+/// Sends a request and does not care what becomes of it.
+pub(crate) fn send(address: &str, path: &str, customer: &str, body: &str) {
+    let Ok(mut stream) = TcpStream::connect(address) else { return };
+    let _gone = write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\nx-customer-id: {customer}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len(),
+    );
+    let _gone = stream.read_to_string(&mut String::new());
 }

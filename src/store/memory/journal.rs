@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use crate::policy::{
     Amount, CustomerId, EventId, RecordedEvent, Timestamp, Transaction, TransactionKind,
 };
+use crate::store::Found;
 
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -102,6 +103,19 @@ impl Journal {
         }
         all.extend(kept);
         all
+    }
+
+    /// An event, and what it was charged.
+    pub(super) fn find(&self, customer: &CustomerId, id: &EventId) -> Option<Found> {
+        let events = self.events.kept.iter().rev();
+        let event = events.into_iter().find(|event| event.id == *id && event.customer == *customer);
+        let charge = self
+            .transactions
+            .kept
+            .iter()
+            .rev()
+            .find(|transaction| transaction.id == *id && transaction.customer == *customer);
+        Some(Found { event: event?.clone(), charge: charge.cloned() })
     }
 
     pub(super) fn transaction(

@@ -13,11 +13,11 @@ use std::time::Duration;
 use compact_str::CompactString;
 
 use super::{
-    BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, HoldKey, Moment, Recount,
+    BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Moment, Recount,
     SettleOperation, Settled, Store,
 };
 use crate::policy::{
-    Amount, Balance, Credited, CustomerId, Debited, NewBalance, RecordedEvent, Timestamp,
+    Amount, Balance, Credited, CustomerId, Debited, EventId, NewBalance, RecordedEvent, Timestamp,
     Transaction, TransactionKind, judge_balance,
 };
 use crate::{Error, ErrorKind};
@@ -29,6 +29,7 @@ mod ids;
 mod journal;
 mod names;
 pub(crate) mod recount;
+#[cfg(feature = "sqlite")]
 mod restore;
 mod shard;
 
@@ -344,6 +345,14 @@ impl Store for Memory {
         let journal = locked(&self.journal);
         let _stopped = journal.events().rev().all(visit);
         Box::pin(ready(Ok(journal.forgotten())))
+    }
+
+    fn find<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        id: &'a EventId,
+    ) -> BoxFuture<'a, Result<Option<Found>, Error>> {
+        Box::pin(ready(Ok(locked(&self.journal).find(customer, id))))
     }
 
     fn read<'a>(

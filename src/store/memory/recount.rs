@@ -15,11 +15,12 @@ use crate::store::{Recount, SettleLine};
 #[derive(Debug, Default)]
 pub(crate) struct Tally(HashMap<(CustomerId, u32, Window), Sum>);
 
+/// What some events give one counter.
 #[derive(Debug)]
-struct Sum {
-    aggregation: Aggregation,
-    amount: Amount,
-    at: Timestamp,
+pub(crate) struct Sum {
+    pub(crate) aggregation: Aggregation,
+    pub(crate) amount: Amount,
+    pub(crate) at: Timestamp,
 }
 
 impl Tally {
@@ -42,7 +43,7 @@ impl Tally {
 }
 
 impl Sum {
-    fn add(&mut self, amount: Amount, at: Timestamp) {
+    pub(crate) fn add(&mut self, amount: Amount, at: Timestamp) {
         match self.aggregation {
             Aggregation::Sum | Aggregation::Count => {
                 self.amount = self.amount.saturating_add(amount);

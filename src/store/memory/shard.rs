@@ -275,8 +275,11 @@ impl Shard {
                 id: operation.id.clone(),
                 customer: operation.customer.clone(),
                 balance: numbered.name(),
-                kind: TransactionKind::Debit,
-                amount,
+                kind: match amount.is_negative() {
+                    true => TransactionKind::Credit,
+                    false => TransactionKind::Debit,
+                },
+                amount: amount.max(Amount::ZERO.saturating_sub(amount)),
                 balance_after: left,
                 description: None,
                 reference: None,
@@ -290,6 +293,7 @@ impl Shard {
             event_type: CompactString::new(operation.event_type),
             usage: mem::take(operation.usage),
             at: operation.at,
+            reverses: operation.reverses,
             sequence: 0,
         };
         if let Some(archive) = around.archive {

@@ -9,13 +9,14 @@ use rusqlite::{Connection, Row};
 use serde::{Deserialize, Serialize};
 
 use super::row;
-use crate::policy::{Aggregation, Amount, Customer, Dimensions, Limit, Meter, Period};
+use crate::policy::{Aggregation, Amount, Customer, Dimensions, Limit, Meter, Period, Timestamp};
 use crate::store::{Keep, Kept};
 
 /// One row to write or to remove.
 #[derive(Debug)]
 pub(super) enum Note {
     Counter { number: u32, definition: String },
+    Since { number: u32, time: Timestamp },
     Counted { customer: String, counters: Option<String> },
     Definition { kind: &'static str, id: String, body: Option<String> },
     Customer { id: crate::policy::CustomerId, about: Option<String> },
@@ -38,6 +39,7 @@ impl Note {
                 customer: customer.map(ToString::to_string).unwrap_or_default(),
                 counters: counters.map(row::numbers),
             })),
+            Keep::Since(number, time) => Ok(Some(Self::Since { number: *number, time: *time })),
             Keep::Zone(zone) => definition(ZONE, "", Some((*zone).to_owned())),
             Keep::Meter(meter) => {
                 definition(METER, meter.id(), Some(serde_json::to_string(&MeterRow::of(meter))?))
@@ -67,6 +69,9 @@ pub(super) fn load(file: &Connection) -> rusqlite::Result<Kept> {
     let text = |row: &Row<'_>| row.get::<_, String>(0).map(String::into_boxed_str);
     let mut counters = file.prepare("SELECT definition FROM counter ORDER BY number")?;
     kept.counters = counters.query_map([], text)?.collect::<Result<_, _>>()?;
+    let mut since = file.prepare("SELECT number, since FROM counter WHERE since IS NOT NULL")?;
+    let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    kept.since = since.query_map([], row)?.collect::<Result<_, _>>()?;
     kept.counted = counted(file)?;
 
     let mut definitions = file.prepare("SELECT body, kind FROM definition ORDER BY kind, id")?;

@@ -16,7 +16,15 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// The lock is on a file beside the books: closing any handle of the books' own file would drop the
 /// locks that SQLite has on it.
 #[derive(Debug)]
-pub(super) struct Lock(#[expect(dead_code, reason = "held")] File);
+pub(super) struct Lock(File);
+
+/// Closing it is not enough: a process that is just being started has it for a moment, too.
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // It is closed in any case.
+        let _ = self.0.unlock();
+    }
+}
 
 impl Lock {
     /// Takes the lock, waiting up to `wait` for the process that has it.

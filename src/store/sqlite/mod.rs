@@ -40,6 +40,8 @@
 //! [`Unavailable`](crate::ErrorKind::Unavailable), and no settlement is acknowledged: each waits,
 //! as long as its caller does.
 //!
+//! [`backup`] copies the books while they are in use. [`verify`] works out every counter and balance anew and tells where the file differs.
+//!
 //! # One process at a time
 //!
 //! A second process that opens the file is told that it is in use, at once, or after it has waited
@@ -48,8 +50,9 @@
 //!
 //! # What is in the file
 //!
-//! The views `events`, `usages` and `transactions` say all of it in plain units; the tables behind
-//! them are described in the file itself (`.schema`). Times are UTC. Three questions worth asking:
+//! The views `events`, `usages`, `transactions` and `rollups` say all of it in plain units; `audit`
+//! explains a balance, each change beside the use that caused it. The tables behind them are
+//! described in the file itself (`.schema`). Times are UTC. Three questions worth asking:
 //!
 //! ```sql
 //! -- Usage per customer and day
@@ -75,13 +78,16 @@ use crate::store::Memory;
 use crate::{Error, ErrorKind};
 
 mod archive;
+mod backup;
 mod definition;
 mod lock;
 mod queue;
 mod read;
+mod retain;
 mod row;
 mod schema;
 mod store;
+mod verify;
 mod write;
 mod writer;
 
@@ -89,7 +95,9 @@ use archive::Books;
 use lock::Lock;
 use writer::Writer;
 
+pub use backup::backup;
 pub use store::Acknowledged;
+pub use verify::{Difference, Differences, verify};
 
 /// Keeps the books in one file.
 pub struct Sqlite {
@@ -119,6 +127,7 @@ impl Sqlite {
         SqliteOptions {
             durability: Durability::Full,
             open_wait: Duration::ZERO,
+            keep_events_for: None,
             memory: Memory::new(),
         }
     }
@@ -171,6 +180,7 @@ pub enum Durability {
 pub struct SqliteOptions {
     durability: Durability,
     open_wait: Duration,
+    keep_events_for: Option<Duration>,
     memory: Memory,
 }
 
@@ -183,6 +193,17 @@ impl SqliteOptions {
     /// Waits so long for another process that has the file open; not at all unless set.
     pub fn open_wait(self, wait: Duration) -> Self {
         Self { open_wait: wait, ..self }
+    }
+
+    /// Lets events go that are older; all are kept unless set. They are dropped a few at a time,
+    /// beside the work, in the order of their arrival, and what they came to in every quarter of an
+    /// hour stays (the view `rollups`).
+    ///
+    /// Counters and balances are exact whatever this is. A limit that is added later, and a query,
+    /// count the events that are there and say so where some are gone. An id is known as long as its
+    /// event: an older one is told as [`TooOld`](ErrorKind::TooOld).
+    pub fn keep_events_for(self, time: Duration) -> Self {
+        Self { keep_events_for: Some(time), ..self }
     }
 
     /// Takes so many customers at once, as [`Memory::max_customers`] does. Those that are in the file
@@ -212,7 +233,8 @@ impl SqliteOptions {
         let books = Arc::new(Books::new(&path));
         books.queue.number_from(row::place(&file, "event")?, row::place(&file, "transaction")?);
         let queue = Arc::clone(&books.queue);
-        let writer = Some(Writer::start(path.clone(), self.durability, queue, file)?);
+        let kept = (self.durability, self.keep_events_for);
+        let writer = Some(Writer::start(path.clone(), kept, queue, file)?);
         let memory = self.memory.archived(Arc::clone(&books) as _);
         Ok(Sqlite { memory, books, writer, path, _lock: lock })
     }

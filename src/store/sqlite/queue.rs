@@ -1,14 +1,14 @@
 //! What was changed in memory and waits to be committed, and who waits for it.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::definition::Note;
-use crate::policy::{CustomerId, EventId, Transaction};
+use crate::policy::{CustomerId, EventId, Timestamp, Transaction};
 use crate::store::memory::archive::{Counted, Opened, Recounted};
 use crate::{Error, ErrorKind};
 
@@ -39,6 +39,8 @@ pub(super) struct Queue {
     /// The last commit failed: nothing new is taken until one succeeds.
     failing: AtomicBool,
     length: AtomicUsize,
+    /// The time of the newest step, in nanoseconds.
+    now: AtomicI64,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +78,15 @@ impl Queue {
             return Err(Error::new(ErrorKind::Unavailable, message));
         }
         Ok(())
+    }
+
+    /// A step was taken at that time. There is no other clock here.
+    pub(super) fn saw(&self, now: Timestamp) {
+        self.now.fetch_max(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        Timestamp::from_nanos(self.now.load(Ordering::Relaxed))
     }
 
     pub(super) fn count(&self, mut counted: Counted) {

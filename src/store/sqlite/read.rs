@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 use super::row::{self, Kinds};
 use super::{OpenError, schema};
 use crate::policy::{Amount, CustomerId, EventId, RecordedEvent, Timestamp, Transaction};
-use crate::store::Memory;
 use crate::store::memory::archive::{CounterState, WindowEnd};
+use crate::store::{Found, Memory};
 
 /// How many events a reader takes at once.
 const CHUNK: usize = 512;
@@ -84,6 +84,27 @@ impl Reader {
                  WHERE id = ?1 AND customer = (SELECT id FROM customer WHERE name = ?2)",
             )?;
             find.exists(params![id, customer])
+        })
+    }
+
+    /// An event, and what it was charged.
+    pub(super) fn find(
+        &self,
+        customer: &CustomerId,
+        id: &EventId,
+    ) -> rusqlite::Result<Option<Found>> {
+        self.with(|file| {
+            let sql = format!("{} WHERE e.id = ?1 AND c.name = ?2", row::EVENTS);
+            let mut find = file.prepare_cached(&sql)?;
+            let mut kinds = Kinds::default();
+            let event = find
+                .query_row(params![id, customer], |row| row::event(file, &mut kinds, row))
+                .optional()?;
+            let Some(event) = event else { return Ok(None) };
+            let sql = format!("{} WHERE l.id = ?1 AND c.name = ?2", row::LEDGER);
+            let mut charge = file.prepare_cached(&sql)?;
+            let charge = charge.query_row(params![id, customer], row::transaction).optional()?;
+            Ok(Some(Found { event, charge }))
         })
     }
 
@@ -209,7 +230,7 @@ fn stream(
 }
 
 /// Calls `visit` until it answers `false`: newest first, or oldest first after a place.
-fn each_event(
+pub(super) fn each_event(
     file: &Connection,
     after: Option<u64>,
     mut visit: impl FnMut(RecordedEvent) -> bool,

@@ -94,6 +94,7 @@ pub(super) struct KindText {
     pub(super) key: String,
     names: usize,
     dimensions: usize,
+    pub(super) reverses: bool,
 }
 
 impl KindText {
@@ -104,7 +105,8 @@ impl KindText {
         self.names = self.key.len();
         write_list(&mut self.key, event.usage.dimensions().iter().map(|(name, _)| name))?;
         self.dimensions = self.key.len();
-        self.key.push_str(&event.event_type);
+        self.reverses = event.reverses;
+        self.key.extend([if event.reverses { "-" } else { "+" }, &event.event_type]);
         Ok(())
     }
 
@@ -117,7 +119,7 @@ impl KindText {
     }
 
     pub(super) fn event_type(&self) -> &str {
-        &self.key[self.dimensions..]
+        &self.key[self.dimensions + 1..]
     }
 }
 
@@ -162,6 +164,7 @@ struct Kind {
     event_type: String,
     names: Vec<String>,
     dimensions: Vec<String>,
+    reverses: bool,
 }
 
 /// Reads [`event`]: put `WHERE` and `ORDER BY` behind it.
@@ -174,17 +177,12 @@ pub(super) fn event(
     kinds: &mut Kinds,
     row: &Row<'_>,
 ) -> rusqlite::Result<RecordedEvent> {
-    let number: i64 = row.get(3)?;
-    let kind = match kinds.0.entry(number) {
+    let kind = match kinds.0.entry(row.get(3)?) {
         Entry::Occupied(known) => known.into_mut(),
-        Entry::Vacant(new) => new.insert(file.query_row(
-            "SELECT event_type, names, dimensions FROM kind WHERE id = ?1",
-            [number],
-            |row| {
-                let names = list(row.get_ref(1)?)?;
-                Ok(Kind { event_type: row.get(0)?, names, dimensions: list(row.get_ref(2)?)? })
-            },
-        )?),
+        Entry::Vacant(new) => {
+            let kind = read_kind(file, *new.key())?;
+            new.insert(kind)
+        }
     };
     let amounts: Vec<Amount> = list(row.get_ref(5)?)?;
     let texts: Vec<String> = list(row.get_ref(6)?)?;
@@ -201,7 +199,16 @@ pub(super) fn event(
         event_type: kind.event_type.as_str().into(),
         usage,
         at: row.get(4)?,
+        reverses: kind.reverses,
         sequence: row.get(0)?,
+    })
+}
+
+fn read_kind(file: &Connection, number: i64) -> rusqlite::Result<Kind> {
+    let sql = "SELECT event_type, names, dimensions, reverses FROM kind WHERE id = ?1";
+    file.query_row(sql, [number], |row| {
+        let (names, dimensions) = (list(row.get_ref(1)?)?, list(row.get_ref(2)?)?);
+        Ok(Kind { event_type: row.get(0)?, names, dimensions, reverses: row.get(3)? })
     })
 }
 

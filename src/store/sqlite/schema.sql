@@ -14,7 +14,9 @@ CREATE TABLE kind (
     event_type  TEXT NOT NULL,
     names       TEXT NOT NULL,
     dimensions  TEXT NOT NULL,
-    UNIQUE (event_type, names, dimensions)
+    -- Whether they take other events back: their amounts are below zero.
+    reverses    INTEGER NOT NULL,
+    UNIQUE (event_type, names, dimensions, reverses)
 ) STRICT;
 
 -- One row for each use. The id is 16 bytes where it is a UUID, and text where a caller gave another.
@@ -34,7 +36,9 @@ CREATE UNIQUE INDEX event_id ON event (id, customer);
 -- A counter is what a meter, the dimensions of a limit and a period make of events.
 CREATE TABLE counter (
     number      INTEGER PRIMARY KEY,
-    definition  TEXT NOT NULL UNIQUE
+    definition  TEXT NOT NULL UNIQUE,
+    -- Its history up to this time is not whole: it was counted when events were gone already.
+    since       INTEGER
 ) STRICT;
 
 -- Its value for one customer in one window.
@@ -89,6 +93,17 @@ CREATE TABLE ledger (
 CREATE UNIQUE INDEX ledger_payment ON ledger (balance, reference)
 WHERE reference IS NOT NULL AND amount > 0;
 
+-- What events came to, by quarters of an hour, that were let go since: the names are those of the
+-- kind.
+CREATE TABLE rollup (
+    customer    INTEGER NOT NULL,
+    kind        INTEGER NOT NULL,
+    starts      INTEGER NOT NULL,
+    events      INTEGER NOT NULL,
+    amounts     TEXT NOT NULL,
+    PRIMARY KEY (customer, kind, starts)
+) STRICT, WITHOUT ROWID;
+
 -- Alerts that were told.
 CREATE TABLE alert (
     customer    INTEGER NOT NULL,
@@ -119,12 +134,23 @@ SELECT
     CASE typeof(e.id) WHEN 'blob' THEN lower(hex(e.id)) ELSE e.id END AS id,
     c.name AS customer,
     k.event_type,
+    k.reverses,
     datetime(e.at / 1000000000, 'unixepoch') AS at,
     (SELECT json_group_object(n.value, a.value)
      FROM json_each(k.names) n JOIN json_each(e.amounts) a ON a.key = n.key) AS amounts,
     (SELECT json_group_object(n.value, t.value)
      FROM json_each(k.dimensions) n JOIN json_each(e.texts) t ON t.key = n.key) AS dimensions
 FROM event e JOIN customer c ON c.id = e.customer JOIN kind k ON k.id = e.kind;
+
+CREATE VIEW rollups AS
+SELECT
+    c.name AS customer,
+    k.event_type,
+    datetime(r.starts, 'unixepoch') AS starts,
+    iif(k.reverses, -r.events, r.events) AS events,
+    (SELECT json_group_object(n.value, a.value)
+     FROM json_each(k.names) n JOIN json_each(r.amounts) a ON a.key = n.key) AS amounts
+FROM rollup r JOIN customer c ON c.id = r.customer JOIN kind k ON k.id = r.kind;
 
 CREATE VIEW usages AS
 SELECT
@@ -148,3 +174,27 @@ SELECT
     l.description,
     l.reference
 FROM ledger l JOIN balance b ON b.id = l.balance JOIN customer c ON c.id = b.customer;
+
+-- Explains a balance: every change with the use that caused it. The id is that of the hold, of the
+-- event and of the transaction; a request's own id is there where it is recorded as the dimension
+-- request_id.
+CREATE VIEW audit AS
+SELECT
+    l.sequence,
+    c.name AS customer,
+    b.name AS balance,
+    CASE WHEN l.amount > 0 THEN 'credit' ELSE 'debit' END AS type,
+    abs(l.amount) / 1e6 AS amount,
+    l.balance_after / 1e6 AS balance_after,
+    CASE typeof(l.id) WHEN 'blob' THEN lower(hex(l.id)) ELSE l.id END AS id,
+    v.event_type,
+    v.amounts AS used,
+    v.dimensions,
+    v.dimensions ->> 'request_id' AS request_id,
+    l.description,
+    l.reference
+FROM ledger l
+JOIN balance b ON b.id = l.balance
+JOIN customer c ON c.id = b.customer
+LEFT JOIN event e ON e.id = l.id AND e.customer = b.customer
+LEFT JOIN events v ON v.sequence = e.sequence;

@@ -14,8 +14,8 @@ use crate::policy::{
 };
 use crate::store::memory::recount::Tally;
 use crate::store::{
-    BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, HoldKey, Keep, Kept, Moment,
-    Recount, SettleOperation, SettleOutcome, Settled, Store,
+    BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Keep, Kept,
+    Moment, Recount, SettleOperation, SettleOutcome, Settled, Store,
 };
 use crate::{Error, ErrorKind};
 
@@ -120,6 +120,7 @@ impl Store for Sqlite {
     }
 
     fn settle(&self, operation: SettleOperation<'_>) -> Self::Settle {
+        self.books.queue.saw(operation.now.wall());
         let settled = self.memory.settle(operation).into_inner();
         let stale = matches!(&settled, Ok(settled) if settled.outcome == SettleOutcome::Stale);
         let commit = if stale { None } else { self.books.queue.committed() };
@@ -134,6 +135,7 @@ impl Store for Sqlite {
         &'a self,
         operations: Vec<SettleOperation<'a>>,
     ) -> BoxFuture<'a, Result<Vec<Settled>, Error>> {
+        operations.iter().for_each(|operation| self.books.queue.saw(operation.now.wall()));
         Box::pin(self.change(async { self.memory.record(operations).await }))
     }
 
@@ -207,6 +209,17 @@ impl Store for Sqlite {
         })
     }
 
+    fn find<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        id: &'a EventId,
+    ) -> BoxFuture<'a, Result<Option<Found>, Error>> {
+        Box::pin(async move {
+            self.committed(Ok(())).await?;
+            Ok(self.books.reader.find(customer, id).map_err(OpenError::from)?)
+        })
+    }
+
     fn read<'a>(
         &'a self,
         customer: &'a CustomerId,
@@ -224,6 +237,7 @@ impl Store for Sqlite {
     }
 
     fn sweep<'a>(&'a self, now: Moment<'a>) -> BoxFuture<'a, Result<(), Error>> {
+        self.books.queue.saw(now.wall());
         self.memory.sweep(now)
     }
 
@@ -236,6 +250,7 @@ impl Store for Sqlite {
     }
 
     fn load(&self, now: Moment<'_>) -> Result<Option<Kept>, Error> {
+        self.books.queue.saw(now.wall());
         let file = schema::open_to_read(&self.path).map_err(OpenError::from)?;
         read::fill(&file, &self.memory, now.wall()).map_err(OpenError::from)?;
         Ok(Some(definition::load(&file).map_err(OpenError::from)?))

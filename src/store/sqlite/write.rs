@@ -193,6 +193,8 @@ impl<'a> Rows<'a> {
                 "INSERT INTO counter (number, definition) VALUES (?1, ?2)",
                 params![number, definition],
             ),
+            Note::Since { number, time } => self
+                .execute("UPDATE counter SET since = ?2 WHERE number = ?1", params![number, time]),
             Note::Counted { customer, counters: Some(counters) } => self.execute(
                 "INSERT INTO counted (customer, counters) VALUES (?1, ?2) \
                  ON CONFLICT DO UPDATE SET counters = excluded.counters",
@@ -275,15 +277,17 @@ impl<'a> Rows<'a> {
         if let Some(number) = self.names.kinds.get(&kind.key) {
             return Ok(*number);
         }
-        let columns = params![kind.event_type(), kind.names(), kind.dimensions()];
+        let columns = params![kind.event_type(), kind.names(), kind.dimensions(), kind.reverses];
         let mut find = self.file.prepare_cached(
-            "SELECT id FROM kind WHERE event_type = ?1 AND names = ?2 AND dimensions = ?3",
+            "SELECT id FROM kind WHERE event_type = ?1 AND names = ?2 AND dimensions = ?3 \
+             AND reverses = ?4",
         )?;
         let number = match find.query_row(columns, |row| row.get(0)).optional()? {
             Some(number) => number,
             None => {
                 let mut add = self.file.prepare_cached(
-                    "INSERT INTO kind (event_type, names, dimensions) VALUES (?1, ?2, ?3)",
+                    "INSERT INTO kind (event_type, names, dimensions, reverses) \
+                     VALUES (?1, ?2, ?3, ?4)",
                 )?;
                 add.execute(columns)?;
                 self.file.last_insert_rowid()

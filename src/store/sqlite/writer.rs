@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::queue::{Change, Queue};
+use super::retain::Retention;
 use super::write::{self, Names};
 use super::{Durability, OpenError, row, schema};
 use crate::{Error, observe};
@@ -26,6 +27,8 @@ pub(super) struct Writer {
     names: Names,
     /// Of the group that is written now, or was last.
     number: i64,
+    /// What is let go, and when to look again.
+    retention: Option<Retention>,
     /// When the oldest commit that may not be on the disk was made.
     unsynced: Option<Instant>,
 }
@@ -33,21 +36,23 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn start(
         path: PathBuf,
-        durability: Durability,
+        (durability, keep_events_for): (Durability, Option<Duration>),
         queue: Arc<Queue>,
         file: Connection,
     ) -> Result<thread::JoinHandle<()>, OpenError> {
         let number = row::state(&file, "group")?.unwrap_or_default();
         let names = Names::default();
         let file = Some(file);
-        let mut writer = Self { path, durability, queue, file, names, number, unsynced: None };
+        let retention = keep_events_for.map(Retention::new);
+        let mut writer =
+            Self { path, durability, queue, file, names, number, retention, unsynced: None };
         let thread = thread::Builder::new().name("limitry-sqlite".into());
         thread.spawn(move || writer.run()).map_err(OpenError::Io)
     }
 
     fn run(&mut self) {
         let mut group = Vec::new();
-        while self.queue.next_group(&mut group, self.sync_due()).is_some() {
+        while self.queue.next_group(&mut group, self.due()).is_some() {
             self.number += i64::from(!group.is_empty());
             let mut pause = PAUSE.0;
             while let Err(error) = self.commit(&group) {
@@ -60,6 +65,7 @@ impl Writer {
                 pause = (pause * 2).min(PAUSE.1);
             }
             self.queue.acknowledge(&mut group);
+            self.let_go();
         }
         if self.unsynced.is_some()
             && let Err(error) = sync(&self.path)
@@ -97,9 +103,25 @@ impl Writer {
         Ok(())
     }
 
-    fn sync_due(&self) -> Option<Instant> {
-        let Durability::Relaxed { at_most } = self.durability else { return None };
-        self.unsynced?.checked_add(at_most)
+    /// Drops some of what need not be kept, between two groups.
+    fn let_go(&mut self) {
+        let (Some(file), Some(retention)) = (&mut self.file, &mut self.retention) else { return };
+        if let Err(error) = retention.let_go(file, self.queue.now()) {
+            observe::not_written(&OpenError::from(error).into());
+            self.file = None;
+        }
+    }
+
+    /// When there is something to do though nothing has changed.
+    fn due(&self) -> Option<Instant> {
+        let sync = match self.durability {
+            Durability::Relaxed { at_most } => {
+                self.unsynced.and_then(|since| since.checked_add(at_most))
+            }
+            Durability::Full => None,
+        };
+        let retention = self.retention.as_ref().map(|retention| retention.due);
+        sync.into_iter().chain(retention).min()
     }
 }
 

@@ -1,0 +1,157 @@
+//! A disk that fails, once or for good, at every write and sync of a script: nothing is acknowledged
+//! that is not there, nothing counts twice, and the books go on when the disk does.
+
+use std::future::Future;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use tower_limitry::policy::Credit;
+use tower_limitry::store::Sqlite;
+use tower_limitry::{Books, Check, CheckError, Engine, ErrorKind, Limit, Meter, NewBalance};
+
+use crate::support::*;
+use crate::{asked, assert_sound, file};
+
+/// As many as make more than a hundred changes.
+const STEPS: u32 = 50;
+const CREDITS: &str = "credits";
+
+/// Tells the disk what to fail: see `faulty.c`.
+fn tell(kind: &str, call: u64, how: &str) {
+    let told = std::fs::File::open(format!("/faulty/{kind}/{call}/{how}"));
+    assert!(told.is_err());
+}
+
+/// `None` when the disk fails meanwhile.
+async fn open(path: &Path) -> Option<Books> {
+    let since = Instant::now();
+    let store = loop {
+        match Sqlite::open(path) {
+            Ok(store) => break store,
+            // The last task of the books before has still to end.
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                assert!(since.elapsed() < MINUTE, "{error}");
+                tokio::task::yield_now().await;
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+                return None;
+            }
+        }
+    };
+    let builder = Engine::builder()
+        .meter(Meter::sum("tokens", "total_tokens"))
+        .limit(Limit::all_time("ever", "tokens", 1_000_000))
+        .default_balance(NewBalance::new(CREDITS).initial(1_000));
+    Some(builder.build_on(store).ok()?.erased())
+}
+
+/// Waits for an answer as long as a broken disk may take.
+async fn soon<T>(answer: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(Duration::from_millis(40), answer).await.ok()
+}
+
+/// One step: a request that is charged, and a credit. Says how much was acknowledged of each.
+async fn step(books: &Books, number: u32) -> Option<(u32, u32)> {
+    let check = Check::of("ada").charge(CREDITS, |usage| usage.value("total_tokens"));
+    let permit = match books.check(check).await {
+        Ok(permit) => permit,
+        Err(CheckError::Failed(error)) => {
+            assert_eq!(error.kind(), ErrorKind::Unavailable);
+            return None;
+        }
+        Err(denied) => panic!("{denied:?}"),
+    };
+    soon(permit.settle(total(1))).await?.unwrap();
+    let credit = Credit::new("ada", CREDITS, 1).reference(number.to_string());
+    match soon(books.credit(credit)).await {
+        Some(Ok(credited)) => {
+            assert!(credited.applied);
+            Some((1, 1))
+        }
+        Some(Err(error)) => {
+            assert_eq!(error.kind(), ErrorKind::Unavailable);
+            Some((1, 0))
+        }
+        None => Some((1, 0)),
+    }
+}
+
+async fn try_with(kind: &str, call: u64, how: &str) {
+    let about = format!("{kind} {call} {how}");
+    let path = file::emptied();
+    tell(kind, call, how);
+    let (mut settled, mut credited) = (0, 0);
+    let opened = open(&path).await;
+    if let Some(books) = &opened {
+        let (mut failed, since) = (0, Instant::now());
+        for number in 0.. {
+            match step(books, number).await {
+                Some((used, paid)) => (settled, credited) = (settled + used, credited + paid),
+                None => failed += 1,
+            }
+            if settled >= STEPS || (how == "ever" && failed == 3) {
+                break;
+            }
+            // One that failed once heals by itself.
+            assert!(since.elapsed() < MINUTE, "{about}: {settled}");
+            tokio::task::yield_now().await;
+        }
+    }
+    tell("none", 0, "once");
+    if let Some(books) = opened {
+        // What was accepted meanwhile is written now that the disk is well.
+        books.shutdown(MINUTE).await.unwrap();
+    }
+
+    let books = open(&path).await.unwrap();
+    assert_sound(&path);
+    let there: u32 = asked(&path, "SELECT count(*) FROM event");
+    let paid: u32 = asked(&path, "SELECT count(*) FROM ledger WHERE amount > 0");
+    assert!(there >= settled && paid >= credited, "{about}: {there} {settled}, {paid} {credited}");
+    assert_eq!(used(&books, "ada", "ever").await, amount(there), "{about}");
+    let left = 1_000 + i64::from(paid) - i64::from(there);
+    assert_eq!(current(&books, "ada", CREDITS).await, amount(left), "{about}");
+    spend(&books, "ada", 1).await;
+    drop(books);
+    assert_sound(&path);
+}
+
+#[test]
+#[ignore = "is started with a disk that fails"]
+fn trials() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // Begun anywhere: all of them come in turn.
+    let every = times(37, 1);
+    let first = 1 + Random(seed()).below(every);
+    runtime.block_on(async {
+        // A script takes about so many writes, and half as many syncs.
+        for (kind, calls) in [("write", 450), ("full", 450), ("sync", 150)] {
+            for call in (first..calls).step_by(every as usize) {
+                try_with(kind, call, "once").await;
+                try_with(kind, call, "ever").await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_disk_that_fails_loses_nothing_that_was_acknowledged() {
+    let library = file::fresh().with_extension("so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sqlite/faulty.c");
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-w", "-o"])
+        .arg(&library)
+        .args([source, "-ldl"])
+        .status()
+        .unwrap();
+    assert!(built.success());
+    let trials = Command::new(std::env::current_exe().unwrap())
+        .args(["disk::trials", "--exact", "--ignored", "--nocapture"])
+        .env("LD_PRELOAD", &library)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&trials.stderr);
+    assert!(trials.status.success(), "{said}\n{}", String::from_utf8_lossy(&trials.stdout));
+}

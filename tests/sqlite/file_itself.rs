@@ -1,0 +1,153 @@
+//! The file: whose it is, who may write it, what it says to others.
+
+use std::time::Duration;
+
+use tower_limitry::backend::{MeterQuery, Permit};
+use tower_limitry::policy::Credit;
+use tower_limitry::store::Sqlite;
+use tower_limitry::{Check, ErrorKind, Event, NewBalance};
+
+use crate::file;
+use crate::support::*;
+
+#[test]
+fn a_second_process_is_told_that_the_file_is_in_use() {
+    let path = file::fresh();
+    let first = Sqlite::open(&path).unwrap();
+    let error = Sqlite::open(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert_names(&error, &["in use by another process", "open_wait"]);
+    let short = Sqlite::options().open_wait(Duration::from_millis(1)).open(&path).unwrap_err();
+    assert_eq!(short.kind(), ErrorKind::Conflict);
+    drop(first);
+    Sqlite::open(&path).unwrap();
+}
+
+#[test]
+fn a_second_process_may_wait_its_turn() {
+    let path = file::fresh();
+    let first = Sqlite::open(&path).unwrap();
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| Sqlite::options().open_wait(MINUTE).open(&path));
+        drop(first);
+        second.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_file_of_the_future_is_refused_and_left_as_it_is() {
+    let path = file::fresh();
+    drop(Sqlite::open(&path).unwrap());
+    let change = rusqlite::Connection::open(&path).unwrap();
+    change.execute_batch("PRAGMA user_version = 7; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    change.close().unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let error = Sqlite::open(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_names(&error, &["format 7", "newer than this release"]);
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn a_file_of_somebody_else_is_refused_and_left_as_it_is() {
+    let text = file::fresh();
+    std::fs::write(&text, "dear diary, ".repeat(20)).unwrap();
+    let short = file::fresh();
+    std::fs::write(&short, "dear").unwrap();
+    let other = file::fresh();
+    rusqlite::Connection::open(&other).unwrap().execute_batch("CREATE TABLE diary (day)").unwrap();
+    for path in [text, short, other] {
+        let before = std::fs::read(&path).unwrap();
+        let error = Sqlite::open(&path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error:?}");
+        assert_names(&error, &["holds no books of this crate"]);
+        assert_eq!(std::fs::read(&path).unwrap().len(), before.len());
+    }
+    let nowhere = file::fresh().join("usage.db");
+    assert_eq!(Sqlite::open(nowhere).unwrap_err().kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_url_names_the_file() {
+    let path = file::fresh();
+    let url = format!("sqlite:{}", path.display());
+    let books = hundred_a_day(&noon()).open(&url).unwrap();
+    spend(&books, "ada", 5).await;
+    let error = hundred_a_day(&noon()).open(&url).unwrap_err();
+    assert_names(&error, &["backend", "in use by another process"]);
+    drop(books);
+    let books = hundred_a_day(&noon()).open(&url).unwrap();
+    assert_eq!(used(&books, "ada", "daily").await, amount(5));
+    let error = hundred_a_day(&noon()).open("sqlite:").unwrap_err();
+    assert_names(&error, &["backend URL", "sqlite:PATH"]);
+}
+
+#[tokio::test]
+async fn the_file_answers_the_questions_of_its_guide() {
+    let path = file::fresh();
+    let builder = tokens(&noon()).default_balance(NewBalance::new("AI Credits").initial(100));
+    let books = builder.build_on(Sqlite::open(&path).unwrap()).unwrap().erased();
+    let event = |customer: &str, tokens: u32, at: &str| {
+        Event::new(customer, "chat", total(tokens)).at(time(at))
+    };
+    let events = [("acct_42", 5, NOON), ("bob", 9, NOON), ("acct_42", 7, "2026-02-28T12:00:00Z")];
+    for (customer, tokens, at) in events {
+        books.record(event(customer, tokens, at)).await.unwrap();
+    }
+    let charged = Check::of("acct_42").charge("AI Credits", |usage| usage.value("total_tokens"));
+    let settle = |permit: Permit<_>| permit.settle(total(3).dimension("request_id", "req-7"));
+    settle(admitted(&books, charged).await).await.unwrap();
+    books.credit(Credit::new("acct_42", "AI Credits", 10).description("top-up")).await.unwrap();
+
+    let guide = include_str!("../../src/store/sqlite/mod.rs");
+    let queries: String = guide
+        .lines()
+        .map(|line| line.trim_start_matches("//!"))
+        .skip_while(|line| *line != " ```sql")
+        .skip(1)
+        .take_while(|line| *line != " ```")
+        .filter(|line| !line.trim_start().starts_with("--"))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let file = rusqlite::Connection::open(&path).unwrap();
+    let answers: Vec<Vec<String>> = queries
+        .split_terminator(';')
+        .map(|query| {
+            let mut query = file.prepare(query).unwrap();
+            let columns = query.column_count().min(3);
+            let row = |row: &rusqlite::Row<'_>| {
+                let cells: Result<Vec<_>, _> = (0..columns)
+                    .map(|at| row.get::<_, rusqlite::types::Value>(at).map(shown))
+                    .collect();
+                Ok(cells?.join("|"))
+            };
+            query.query_map([], row).unwrap().collect::<Result<_, _>>().unwrap()
+        })
+        .collect();
+    assert_eq!(
+        answers,
+        [
+            vec!["acct_42|2026-02-28|7", "acct_42|2026-03-01|8", "bob|2026-03-01|9"],
+            vec!["acct_42|15", "bob|9"],
+            vec!["2026-03-01 12:00:00|debit|3.0", "2026-03-01 12:00:00|credit|10.0"],
+        ]
+    );
+    let explained: String = crate::asked(
+        &path,
+        "SELECT group_concat(concat_ws(' ', type, amount, event_type, used, request_id), ', ') \
+         FROM (SELECT * FROM audit ORDER BY sequence)",
+    );
+    assert_eq!(explained, "debit 3.0 request {\"total_tokens\":3} req-7, credit 10.0");
+    let all = books.query(MeterQuery::new("tokens")).await.unwrap();
+    assert_eq!((all.value, all.complete), (amount(24), true));
+}
+
+fn shown(value: rusqlite::types::Value) -> String {
+    use rusqlite::types::Value;
+    match value {
+        Value::Integer(number) => number.to_string(),
+        Value::Real(number) => format!("{number:?}"),
+        Value::Text(text) => text,
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,121 @@
+//! Events that are taken back: the record stays, and what it did is undone.
+
+use tower_limitry::backend::{EventQuery, MeterQuery};
+use tower_limitry::policy::{EventId, TransactionKind};
+use tower_limitry::{Check, ErrorKind, Event, Limit, Meter, NewBalance};
+
+use crate::support::*;
+
+fn chat(customer: &str, tokens: u32) -> Event {
+    Event::new(customer, "chat", total(tokens).dimension("model", "large"))
+}
+
+pub(crate) async fn an_event_is_taken_back_once(open: Open) {
+    let clock = noon();
+    let builder = hundred_a_day(&clock).meter(Meter::count("calls"));
+    let books = open(builder.limit(Limit::all_time("calls", "calls", 10)));
+    let wrong = books.record(chat("ada", 30)).await.unwrap().id;
+    books.record(chat("ada", 5)).await.unwrap();
+    books.record(chat("bob", 30)).await.unwrap();
+    let first = books.void("ada", &wrong).await.unwrap();
+    assert!(first.recorded);
+    assert_eq!(first.id.to_string(), format!("void:{wrong}"));
+    for days in [0, 400] {
+        clock.advance(days * DAY);
+        let again = books.void("ada", &wrong).await.unwrap();
+        assert_eq!((again.id, again.recorded), (first.id.clone(), false));
+    }
+    assert_eq!(used(&books, "ada", "calls").await, amount(1));
+    assert_eq!(used(&books, "bob", "calls").await, amount(1));
+    let tokens = books.query(MeterQuery::new("tokens").customer("ada")).await.unwrap().value;
+    let calls = books.query(MeterQuery::new("calls").customer("ada")).await.unwrap().value;
+    assert_eq!((tokens, calls), (amount(5), amount(1)));
+
+    let events = books.events(EventQuery::new().customer("ada")).await.unwrap().items;
+    let said: Vec<_> = events
+        .iter()
+        .map(|event| (event.usage().value("total_tokens").unwrap(), event.is_reversal()))
+        .collect();
+    assert_eq!(said, [(amount(-30), true), (amount(5), false), (amount(30), false)]);
+    assert_eq!((events[0].id(), events[0].at()), (&first.id, events[2].at()));
+    assert_eq!(events[0].usage().dimensions(), events[2].usage().dimensions());
+    // What takes back cannot be taken back.
+    let error = books.void("ada", &first.id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+pub(crate) async fn what_was_charged_is_given_back(open: Open) {
+    let builder = hundred_a_day(&noon()).default_balance(NewBalance::new("credits").initial(50));
+    let books = open(builder);
+    let charged = Check::of("ada").charge("credits", |usage| usage.value("total_tokens"));
+    let permit = admitted(&books, charged).await;
+    let id = permit.id().unwrap().clone();
+    permit.settle(total(80)).await.unwrap();
+    assert_eq!(current(&books, "ada", "credits").await, amount(-30));
+    for _ in 0..2 {
+        books.void("ada", &id).await.unwrap();
+    }
+    assert_eq!(current(&books, "ada", "credits").await, amount(50));
+    assert_eq!(used(&books, "ada", "daily").await, amount(0));
+    let ledger: Vec<_> = ledger(&books, "ada", "credits", 50)
+        .await
+        .iter()
+        .map(|row| (row.kind(), row.amount(), row.balance_after()))
+        .collect();
+    use TransactionKind::{Credit, Debit, Opening};
+    let (full, debt) = (amount(50), amount(-30));
+    assert_eq!(
+        ledger,
+        [(Credit, amount(80), full), (Debit, amount(80), debt), (Opening, full, full)],
+    );
+}
+
+pub(crate) async fn an_event_of_an_earlier_window_leaves_this_one_alone(open: Open) {
+    let clock = noon();
+    let books = open(hundred_a_day(&clock).limit(Limit::all_time("ever", "tokens", 100)));
+    let wrong = books.record(chat("ada", 30)).await.unwrap().id;
+    clock.advance(DAY);
+    books.record(chat("ada", 7)).await.unwrap();
+    assert!(books.void("ada", &wrong).await.unwrap().recorded);
+    assert_eq!(used(&books, "ada", "daily").await, amount(7));
+    assert_eq!(used(&books, "ada", "ever").await, amount(7));
+}
+
+pub(crate) async fn a_limit_added_later_does_not_count_what_was_taken_back(open: Open) {
+    let books = open(tokens(&noon()).meter(Meter::count("calls")));
+    let wrong = books.record(chat("ada", 30)).await.unwrap().id;
+    books.record(chat("ada", 5)).await.unwrap();
+    books.void("ada", &wrong).await.unwrap();
+    books.put_limit(Limit::per_day("daily", "tokens", 100)).await.unwrap();
+    books.put_limit(Limit::per_day("calls", "calls", 100)).await.unwrap();
+    assert_eq!(used(&books, "ada", "daily").await, amount(5));
+    assert_eq!(used(&books, "ada", "calls").await, amount(1));
+}
+
+pub(crate) async fn the_highest_and_the_latest_stay_as_they_were_seen(open: Open) {
+    let builder = tokens(&noon())
+        .meter(Meter::max("peak", "total_tokens"))
+        .meter(Meter::latest("last", "total_tokens"));
+    let books = open(
+        builder
+            .limit(Limit::all_time("max", "peak", 100))
+            .limit(Limit::all_time("latest", "last", 100)),
+    );
+    let wrong = books.record(chat("ada", 30)).await.unwrap().id;
+    books.void("ada", &wrong).await.unwrap();
+    for (limit, meter) in [("max", "peak"), ("latest", "last")] {
+        assert_eq!(used(&books, "ada", limit).await, amount(30));
+        assert_eq!(books.query(MeterQuery::new(meter)).await.unwrap().value, amount(30));
+    }
+}
+
+pub(crate) async fn an_event_that_is_not_there_is_not_found(open: Open) {
+    let books = open(hundred_a_day(&noon()));
+    let id = books.record(chat("ada", 30)).await.unwrap().id;
+    for (customer, id) in [("bob", id), ("ada", EventId::new("another").unwrap())] {
+        let error = books.void(customer, &id).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_names(&error, &["no event of the customer"]);
+    }
+    assert_eq!(used(&books, "ada", "daily").await, amount(30));
+}
