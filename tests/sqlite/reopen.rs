@@ -1,5 +1,6 @@
 //! What a restart leaves of the books: everything.
 
+use futures_util::FutureExt;
 use tower_limitry::backend::{Customer, EventQuery};
 use tower_limitry::engine::{EngineBuilder, ManualClock};
 use tower_limitry::policy::{Credit, Period, TransactionKind};
@@ -233,4 +234,13 @@ async fn text_of_any_kind_comes_back_as_it_was() {
     let event = books.events(EventQuery::new()).await.unwrap().items.remove(0);
     assert_eq!(event.customer().as_str(), "o'hara \0 {x}");
     assert_eq!((event.event_type(), event.usage()), ("type \"t\"", &usage));
+}
+
+#[tokio::test]
+async fn a_task_that_has_used_up_its_turn_opens_them_all_the_same() {
+    let path = file::fresh();
+    drop(open(everything(&noon()), &path));
+    let turns = tokio::sync::Semaphore::new(1);
+    while turns.acquire().now_or_never().is_some() {}
+    drop(open(everything(&noon()), &path));
 }
