@@ -810,6 +810,7 @@ mod one_hold {
                 at: time(NOON),
                 lines: &[line],
                 charge: None,
+                reverses: false,
             };
             block_on(self.store.settle(operation)).unwrap().outcome
         }

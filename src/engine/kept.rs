@@ -143,7 +143,8 @@ impl<S: Store> Inner<S> {
     }
 }
 
-/// Waits for a future on this thread, which may be one of a runtime or not.
+/// Waits for a future on this thread, which may be one of a runtime or not. Within a task of tokio's it
+/// must not be told to yield, for which it would wait for ever.
 fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(Thread);
 
@@ -154,7 +155,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
     }
 
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
+    let mut future = pin!(tokio::task::unconstrained(future));
     loop {
         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
             Poll::Ready(output) => return output,

@@ -234,3 +234,13 @@ async fn text_of_any_kind_comes_back_as_it_was() {
     assert_eq!(event.customer().as_str(), "o'hara \0 {x}");
     assert_eq!((event.event_type(), event.usage()), ("type \"t\"", &usage));
 }
+
+/// Opening waits on the thread of a task, which tokio tells to yield after some steps.
+#[tokio::test]
+async fn a_task_may_open_books_as_often_as_it_likes() {
+    let (clock, path) = (noon(), file::fresh());
+    for _ in 0..150 {
+        let books = open(hundred_a_day(&clock), &path);
+        assert_eq!(books.open_holds().await.unwrap(), 0);
+    }
+}
