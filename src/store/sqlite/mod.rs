@@ -222,7 +222,8 @@ impl SqliteOptions {
     ///
     /// As [`Sqlite::open`].
     pub fn open(self, path: impl AsRef<Path>) -> Result<Sqlite, Error> {
-        let path = path.as_ref().to_owned();
+        // Opened anew now and then, it must be the same wherever the process has gone meanwhile.
+        let path = std::path::absolute(path).map_err(OpenError::Io)?;
         Ok(self.open_at(path)?)
     }
 

@@ -61,6 +61,8 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, Op
         Durability::Relaxed { .. } => "NORMAL",
     };
     file.pragma_update(None, "synchronous", synchronous)?;
+    // On macOS a plain sync stops at the drive's own memory.
+    file.pragma_update(None, "fullfsync", durability == Durability::Full)?;
     file.pragma_update(None, "wal_autocheckpoint", 4_000)?;
     file.pragma_update(None, "cache_size", -65_536)?;
     file.set_prepared_statement_cache_capacity(64);

@@ -72,6 +72,10 @@ impl Writer {
         {
             observe::not_written(&OpenError::Io(error).into());
         }
+        if let Some(file) = &self.file {
+            // So that the books are one file again. What is in the log is safe there, too.
+            let _ = checkpoint(file);
+        }
         self.queue.end();
     }
 
@@ -136,8 +140,12 @@ impl Durability {
 /// more, into the file itself.
 fn reopen(path: &Path, durability: Durability) -> Result<Connection, OpenError> {
     let file = schema::open(path, durability)?;
-    let busy: bool = file.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-    if busy { Err(OpenError::InUse) } else { Ok(file) }
+    if checkpoint(&file)? { Ok(file) } else { Err(OpenError::InUse) }
+}
+
+/// Brings all that is in the log into the file, unless somebody reads it just now.
+fn checkpoint(file: &Connection) -> rusqlite::Result<bool> {
+    file.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0).map(|busy: bool| !busy))
 }
 
 /// Brings the log to the disk.
