@@ -40,7 +40,8 @@
 //! [`Unavailable`](crate::ErrorKind::Unavailable), and no settlement is acknowledged: each waits,
 //! as long as its caller does.
 //!
-//! [`backup`] copies the books while they are in use. [`verify`] works out every counter and balance anew and tells where the file differs.
+//! [`backup`] copies the books while they are in use. [`verify`] works out every counter and balance
+//! anew and tells where the file differs.
 //!
 //! # One process at a time
 //!
