@@ -51,6 +51,7 @@ impl Writer {
     }
 
     fn run(&mut self) {
+        let _ending = Ending(Arc::clone(&self.queue));
         let mut group = Vec::new();
         while self.queue.next_group(&mut group, self.due()).is_some() {
             self.number += i64::from(!group.is_empty());
@@ -60,7 +61,7 @@ impl Writer {
                 self.file = None;
                 self.names = Names::default();
                 if !self.queue.fail(pause) {
-                    return self.queue.end();
+                    return;
                 }
                 pause = (pause * 2).min(PAUSE.1);
             }
@@ -76,7 +77,6 @@ impl Writer {
             // So that the books are one file again. What is in the log is safe there, too.
             let _ = checkpoint(file);
         }
-        self.queue.end();
     }
 
     fn commit(&mut self, group: &[Change]) -> Result<(), OpenError> {
@@ -126,6 +126,15 @@ impl Writer {
         };
         let retention = self.retention.as_ref().map(|retention| retention.due);
         sync.into_iter().chain(retention).min()
+    }
+}
+
+/// However the writer ends, nobody waits for it in vain.
+struct Ending(Arc<Queue>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
