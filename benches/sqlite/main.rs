@@ -4,6 +4,7 @@
 //! ```sh
 //! cargo bench --bench sqlite            # each case for 2 seconds
 //! cargo bench --bench sqlite -- 10      # for 10
+//! cargo bench --bench sqlite -- 1 10000000    # and a large file to open at the end
 //! ```
 
 #![allow(clippy::unwrap_used)]
@@ -26,7 +27,8 @@ pub(crate) const DIMENSIONS: [(&str, &str); 3] =
     [("model", "large-2"), ("region", "eu-west-1"), ("route", "/v1/chat/completions/x1")];
 
 fn main() {
-    let seconds = std::env::args().filter_map(|given| given.parse().ok()).next().unwrap_or(2);
+    let mut given = std::env::args().filter_map(|given| given.parse().ok());
+    let (seconds, events) = (given.next().unwrap_or(2), given.next().unwrap_or(100_000));
     let time = Duration::from_secs(seconds);
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench-sqlite");
     let _nothing_there = std::fs::remove_dir_all(&folder);
@@ -74,11 +76,11 @@ fn main() {
 
     let path = folder.join("usage.db");
     remove(&path);
-    runtime.block_on(fill(&path, 100_000));
+    runtime.block_on(fill(&path, events));
     let began = Instant::now();
     let books = open(&path, Case::ONE);
     drop(runtime.block_on(books.check(Check::of("acct_1"))).unwrap());
-    println!("reopening 100,000 events, to the first check: {:?}", began.elapsed());
+    println!("reopening {events} events, to the first check: {:?}", began.elapsed());
     drop(books);
     std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -105,8 +105,9 @@ impl EngineBuilder {
     /// Builds the engine over any store.
     ///
     /// Of a store that outlives the process, meters, limits and customers that were added while it
-    /// ran are there again. A meter or limit of the same id that is given here wins. A limit that is
-    /// new to the store counts the events that it has.
+    /// ran are there again. A meter or limit of the same id that is given here wins, and a limit needs its
+    /// meter: define here what it reads, if the program no longer does. A limit that is new to the
+    /// store counts the events that it has.
     ///
     /// # Errors
     ///

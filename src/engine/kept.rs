@@ -94,8 +94,7 @@ pub(super) fn counters(rules: &[Rule]) -> BTreeSet<u32> {
 impl<S: Store> Engine<S> {
     /// Goes on from what the store has kept. Blocks while counters that are new to it are counted.
     pub(super) fn take_up(&self, kept: Kept) -> Result<(), Error> {
-        // Without tokio's budget: a task that has used it up would wait here for its own next turn.
-        block_on(unconstrained(self.0.take_up(kept)))
+        block_on(self.0.take_up(kept))
     }
 }
 
@@ -146,7 +145,8 @@ impl<S: Store> Inner<S> {
     }
 }
 
-/// Waits for a future on this thread, which may be one of a runtime or not.
+/// Waits for a future on this thread, which may be one of a runtime or not. Within a task of tokio's it
+/// must not be told to yield, for which it would wait for ever.
 fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(Thread);
 
@@ -157,7 +157,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
     }
 
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
+    let mut future = pin!(unconstrained(future));
     loop {
         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
             Poll::Ready(output) => return output,

@@ -61,7 +61,7 @@ fn a_file_of_somebody_else_is_refused_and_left_as_it_is() {
         let error = Sqlite::open(&path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error:?}");
         assert_names(&error, &["holds no books of this crate"]);
-        assert_eq!(std::fs::read(&path).unwrap().len(), before.len());
+        assert_eq!(std::fs::read(&path).unwrap(), before);
     }
     let nowhere = file::fresh().join("usage.db");
     assert_eq!(Sqlite::open(nowhere).unwrap_err().kind(), ErrorKind::Unavailable);

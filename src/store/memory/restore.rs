@@ -46,7 +46,8 @@ impl Memory {
         current: Amount,
         terms: Option<(CompactString, Amount)>,
     ) {
-        let number = self.name(BalanceRef { name, default: None }).number;
+        let balance = BalanceRef { name, default: None };
+        let number = self.numbered(balance).unwrap_or_else(|| self.name(balance)).number;
         let cell = Cell { tag: Tag::balance(number), end: FOREVER, value: current.as_millionths() };
         self.restore(customer, |shard, slot| {
             let Some(account) = shard.customers.get_mut(slot) else { return };

@@ -40,7 +40,8 @@
 //! [`Unavailable`](crate::ErrorKind::Unavailable), and no settlement is acknowledged: each waits,
 //! as long as its caller does.
 //!
-//! [`backup`] copies the books while they are in use. [`verify`] works out every counter and balance anew and tells where the file differs.
+//! [`backup`] copies the books while they are in use. [`verify`] works out every counter and balance
+//! anew and tells where the file differs.
 //!
 //! # One process at a time
 //!
@@ -222,7 +223,8 @@ impl SqliteOptions {
     ///
     /// As [`Sqlite::open`].
     pub fn open(self, path: impl AsRef<Path>) -> Result<Sqlite, Error> {
-        let path = path.as_ref().to_owned();
+        // Opened anew now and then, it must be the same wherever the process has gone meanwhile.
+        let path = std::path::absolute(path).map_err(OpenError::Io)?;
         Ok(self.open_at(path)?)
     }
 

@@ -224,8 +224,9 @@ impl Queue {
         self.work.notify_all();
     }
 
-    /// The writer has ended. Whoever still waits hears that it is unknown.
+    /// The writer has ended: nothing new is taken. Whoever still waits hears that it is unknown.
     pub(super) fn end(&self) {
+        self.failing.store(true, Ordering::Relaxed);
         let mut waiting = self.lock();
         waiting.ended = true;
         waiting.waiters.clear();

@@ -159,17 +159,15 @@ impl Reader {
         self.with(|file| row::place(file, "event"))
     }
 
-    /// Calls `visit` for the events after that place, oldest first.
-    pub(super) fn events_after(
-        &self,
-        place: u64,
-        mut visit: impl FnMut(&RecordedEvent),
-    ) -> rusqlite::Result<()> {
+    /// The events after that place, oldest first: those that came within the last moment.
+    pub(super) fn events_after(&self, place: u64) -> rusqlite::Result<Vec<RecordedEvent>> {
         self.with(|file| {
+            let mut events = Vec::new();
             each_event(file, Some(place), |event| {
-                visit(&event);
+                events.push(event);
                 true
-            })
+            })?;
+            Ok(events)
         })
     }
 

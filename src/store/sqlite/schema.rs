@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::{Durability, OpenError};
 
@@ -53,6 +53,10 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, Op
     look(path)?;
     let mut file =
         connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+    let (application, tables) = (number(&file, "application_id")?, tables(&file)?);
+    if application != APPLICATION && tables > 0 {
+        return Err(OpenError::Foreign);
+    }
     // Before the first page is written, and before the log is.
     file.pragma_update(None, "page_size", 8_192)?;
     file.pragma_update(None, "journal_mode", "WAL")?;
@@ -61,6 +65,8 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, Op
         Durability::Relaxed { .. } => "NORMAL",
     };
     file.pragma_update(None, "synchronous", synchronous)?;
+    // On macOS a plain sync stops at the drive's own memory.
+    file.pragma_update(None, "fullfsync", durability == Durability::Full)?;
     file.pragma_update(None, "wal_autocheckpoint", 4_000)?;
     file.pragma_update(None, "cache_size", -65_536)?;
     file.set_prepared_statement_cache_capacity(64);
@@ -80,18 +86,18 @@ fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     Ok(file)
 }
 
+fn number(file: &Connection, name: &str) -> rusqlite::Result<i32> {
+    file.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
+}
+
+fn tables(file: &Connection) -> rusqlite::Result<u32> {
+    file.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+}
+
 fn migrate(file: &mut Connection) -> Result<(), OpenError> {
     let step = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let number = |step: &Transaction<'_>, name: &str| -> rusqlite::Result<i32> {
-        step.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
-    };
     let version = number(&step, "user_version")?;
-    let application = number(&step, "application_id")?;
-    let tables: u32 = step.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    if application != APPLICATION && tables > 0 {
-        return Err(OpenError::Foreign);
-    }
-    judge(application, version)?;
+    judge(number(&step, "application_id")?, version)?;
     let done = usize::try_from(version).unwrap_or_default();
     if done == STEPS.len() {
         return Ok(());

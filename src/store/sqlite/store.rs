@@ -95,9 +95,8 @@ impl Sqlite {
         self.memory.recount_from(&change, |sums| {
             if !change.counters.is_empty() {
                 self.books.queue.flush()?;
-                reader
-                    .events_after(counted, |event| tally.count(&change, event))
-                    .map_err(OpenError::from)?;
+                let meanwhile = reader.events_after(counted).map_err(OpenError::from)?;
+                meanwhile.iter().for_each(|event| tally.count(&change, event));
                 *sums = tally;
             }
             Ok(reader.forgotten().map_err(OpenError::from)?)

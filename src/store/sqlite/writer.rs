@@ -51,6 +51,7 @@ impl Writer {
     }
 
     fn run(&mut self) {
+        let _ending = Ending(Arc::clone(&self.queue));
         let mut group = Vec::new();
         while self.queue.next_group(&mut group, self.due()).is_some() {
             self.number += i64::from(!group.is_empty());
@@ -60,7 +61,7 @@ impl Writer {
                 self.file = None;
                 self.names = Names::default();
                 if !self.queue.fail(pause) {
-                    return self.queue.end();
+                    return;
                 }
                 pause = (pause * 2).min(PAUSE.1);
             }
@@ -72,7 +73,10 @@ impl Writer {
         {
             observe::not_written(&OpenError::Io(error).into());
         }
-        self.queue.end();
+        if let Some(file) = &self.file {
+            // So that the books are one file again. What is in the log is safe there, too.
+            let _ = checkpoint(file);
+        }
     }
 
     fn commit(&mut self, group: &[Change]) -> Result<(), OpenError> {
@@ -125,6 +129,15 @@ impl Writer {
     }
 }
 
+/// However the writer ends, nobody waits for it in vain.
+struct Ending(Arc<Queue>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 impl Durability {
     fn is_due(self, since: Instant) -> bool {
         matches!(self, Self::Relaxed { at_most } if since.elapsed() >= at_most)
@@ -136,8 +149,12 @@ impl Durability {
 /// more, into the file itself.
 fn reopen(path: &Path, durability: Durability) -> Result<Connection, OpenError> {
     let file = schema::open(path, durability)?;
-    let busy: bool = file.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-    if busy { Err(OpenError::InUse) } else { Ok(file) }
+    if checkpoint(&file)? { Ok(file) } else { Err(OpenError::InUse) }
+}
+
+/// Brings all that is in the log into the file, unless somebody reads it just now.
+fn checkpoint(file: &Connection) -> rusqlite::Result<bool> {
+    file.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0).map(|busy: bool| !busy))
 }
 
 /// Brings the log to the disk.
