@@ -186,6 +186,9 @@ async fn a_compressed_answer_passes_as_it_is_and_is_read_on_the_side() {
 async fn an_error_of_the_upstream_passes_unchanged_and_is_not_recorded() {
     let url = upstream(|request: Request| async move {
         let status: u16 = request.uri().path().trim_start_matches('/').parse().unwrap();
+        if status == 200 {
+            return ten_tokens();
+        }
         let body = r#"{"error":{"message":"no"},"usage":{"total_tokens":5}}"#;
         let mut answer = (axum::http::StatusCode::from_u16(status).unwrap(), body).into_response();
         answer.headers_mut().insert("retry-after", HeaderValue::from_static("7"));
@@ -237,4 +240,16 @@ async fn an_upstream_that_takes_no_connection_is_504() {
     let gateway = Gateway::start(&format!("http://{address}"), &[("CONNECT_TIMEOUT", "1")]);
     let (status, _, body) = ask(post(gateway.url(CHAT), "{}")).await;
     assert_eq!(status, 504, "{body}");
+}
+
+/// It accepts and is silent: the hold lived for as long as the client cared to wait.
+#[tokio::test]
+async fn an_upstream_that_never_answers_is_504() {
+    let url = upstream(|_: Request| std::future::pending()).await;
+    let gateway = Gateway::start(&url, &[("ANSWER_TIMEOUT", "1"), ("DAILY_TOKEN_LIMIT", "1000")]);
+    for _ in 0..2 {
+        let (status, _, body) = ask(post(gateway.url(CHAT), r#"{"max_tokens":900}"#)).await;
+        assert_eq!(status, 504, "nothing stays set aside: {body}");
+        assert_eq!(body["error"]["message"], "The upstream did not answer in time.");
+    }
 }
