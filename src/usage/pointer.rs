@@ -16,7 +16,8 @@ use crate::policy::Usage;
 ///
 /// The answer may be JSON of any size, server-sent events with JSON in their `data`, or JSON lines:
 /// its content type tells, else how it begins. Of a stream, the last number found at a place counts.
-/// Numbers may be written as text. An answer without any of the values is missing usage.
+/// Numbers may be written as text; one that is too large is held at the largest amount. An answer
+/// without any of the values is missing usage.
 ///
 /// ```
 /// use tower_limitry::usage;
@@ -144,8 +145,10 @@ impl Documents for Latest {
                 if let Some(text) = found.text(pointer) {
                     *usage = Some(usage.take().unwrap_or_default().dimension(name, text));
                 }
-            } else if let Some(amount) = found.amount(pointer) {
-                *usage = Some(usage.take().unwrap_or_default().and(name, amount));
+            } else {
+                let number = found.decimal(pointer).map(|number| Usage::of(name, number));
+                let number = number.filter(Usage::is_countable);
+                *usage = Usage::joined(usage.take(), number);
             }
         }
     }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, Response};
 use serde::Deserialize;
-use tower_limitry::Usage;
 use tower_limitry::usage::{self, Measure, Measured};
+use tower_limitry::{Amount, Usage};
 
 use super::{EVENTS, JSON, LINES, events, head, read_by, watch};
 
@@ -22,6 +22,17 @@ fn a_json_pointer_reads_bodies_events_and_lines() {
     assert_eq!(read(JSON, r#"{"usage":{"pages":"many"}}"#.to_owned()), None);
     assert_eq!(read(JSON, r#"{"usage":{"pages":null}}"#.to_owned()), None);
     assert_eq!(read(JSON, r#"[{"usage":{"pages":1}}]"#.to_owned()), None);
+}
+
+/// It was as if it were not there.
+#[test]
+fn a_number_that_is_too_large_is_held_at_the_largest() {
+    let nanoseconds = usage::json_pointer("/total_duration");
+    let usage = read_by(&nanoseconds, JSON, r#"{"total_duration":14400000000000}"#).expect("usage");
+    assert_eq!(usage.value("total_duration"), Some(Amount::MAX));
+    assert!(usage.problem().is_some());
+    let usage = read_by(&usage::json_pointer("/n"), LINES, "{\"n\":1}\n{\"n\":1e400}\n");
+    assert_eq!(usage.and_then(|usage| usage.value("n")), Some(Amount::MAX));
 }
 
 #[test]

@@ -213,7 +213,10 @@ fn heading(block: &[u8], framing: Framing) -> Heading {
         let end = memchr::memchr2(b'\n', b'\r', rest);
         if let Some(name) = rest.strip_prefix(b"event:") {
             let name = name[..end.map_or(name.len(), |end| end - b"event:".len())].trim_ascii();
-            return Heading::of(name);
+            // Those without a name are called so.
+            if !matches!(name, b"" | b"message") {
+                return Heading::of(name);
+            }
         }
         // Not a field of any standard, but llama.cpp has it in the place of `data`.
         if rest.starts_with(b"error:") {
