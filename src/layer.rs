@@ -91,8 +91,8 @@ pub enum MissingCustomer {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MissingUsage {
-    /// The estimate is recorded and charged for what is missing; without one the event is recorded
-    /// without it. The default: the work was done.
+    /// The estimate is recorded and charged for what is missing, with its own dimensions; without one
+    /// the event is recorded without it. The default: the work was done.
     #[default]
     ChargeEstimate,
     /// What was measured, if anything, is recorded, and charged if it has a price by itself.

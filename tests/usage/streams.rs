@@ -181,6 +181,7 @@ fn an_error_within_a_stream_is_a_failure() {
         &format!("{pieces}data: {{\"error\":{{\"code\":500}}}}\n\ndata: [DONE]\n\n")
     ));
     assert!(failed(EVENTS, &format!("{pieces}{{\"error\":{{\"code\":500}}}}\n\n")));
+    assert!(failed(EVENTS, &format!("{pieces}data: {{\"object\":\"error\",\"code\":400}}\n\n")));
     assert!(failed(EVENTS, &format!("{pieces}event: response.failed\ndata: {{}}\n\n")));
     assert!(failed(EVENTS, &format!("{pieces}error: {{\"code\":500,\"message\":\"x\"}}\n\n")));
     assert!(failed(

@@ -166,7 +166,10 @@ fn is_piece(found: &Found) -> bool {
 /// `"error":null` each time.
 fn tells_error(found: &Found) -> bool {
     let is_failed = || found.text("type").is_some_and(|name| is_failure(name.as_bytes()));
-    found.raw("error") == Some("{") || found.text("error").is_some() || is_failed()
+    found.raw("error") == Some("{")
+        || found.text("error").is_some()
+        || found.is("object", "error")
+        || is_failed()
 }
 
 /// Whether an event of this name or type says that the request failed. A step of it may fail, such as
