@@ -89,6 +89,9 @@ impl<F: Fn(&'static str) -> Option<OsString>> Environment<F> {
         if !matches!(url.scheme_str(), Some("http" | "https")) || authority.is_empty() {
             return Err(wrong("does not begin with http:// or https:// and a host"));
         }
+        if url.port().is_none() && url.host() != Some(authority) && !authority.contains('@') {
+            return Err(wrong("has a port that is none"));
+        }
         if authority.contains('@') || url.query().is_some() {
             return Err(wrong("has a user or a query, which would not be sent"));
         }

@@ -30,6 +30,7 @@ fn what_is_wrong_is_told_with_its_remedy() {
         (vec![("UPSTREAM_URL", "api.openai.com")], "UPSTREAM_URL does not begin with http:// or "),
         (vec![("UPSTREAM_URL", "ftp://host")], "UPSTREAM_URL does not begin with http:// or "),
         (vec![("UPSTREAM_URL", "http://a b")], "UPSTREAM_URL is no URL; "),
+        (vec![("UPSTREAM_URL", "http://host:65536")], "UPSTREAM_URL has a port that is none; "),
         (vec![("UPSTREAM_URL", "http://me:secret@host")], "UPSTREAM_URL has a user or a query"),
         (vec![url, ("PORT", "65536")], "PORT is \"65536\"; give a whole number from 0 to 65535"),
         (
