@@ -24,6 +24,20 @@ fn a_json_pointer_reads_bodies_events_and_lines() {
     assert_eq!(read(JSON, r#"[{"usage":{"pages":1}}]"#.to_owned()), None);
 }
 
+/// As PHP escapes slashes and Python what is not ASCII. Such members were not found.
+#[test]
+fn keys_may_be_escaped() {
+    let measure = usage::json_pointer("/größe/a~1b").value("quoted", "/a\"b");
+    let body = r#"{"gr\u00f6\u00dfe":{"a\/b":7},"a\"b":8}"#;
+    let expected = Some(Usage::of("a/b", 7).and("quoted", 8));
+    assert_eq!(read_by(&measure, JSON, body), expected);
+    assert_eq!(read_by(&measure, EVENTS, events(&[body])), expected);
+    assert_eq!(read_by(&measure, LINES, format!("{body}\n")), expected);
+    assert_eq!(read_by(&measure, JSON, r#"{"größe":{"a/b":7},"a\u0022b":8}"#), expected);
+    let llm = read_by(&usage::llm(), JSON, r#"{"\u0075sage":{"total_tokens":9}}"#);
+    assert_eq!(llm, Some(Usage::of("total_tokens", 9)));
+}
+
 /// It was as if it were not there.
 #[test]
 fn a_number_that_is_too_large_is_held_at_the_largest() {
