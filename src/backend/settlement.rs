@@ -87,7 +87,7 @@ impl Settlement {
         let ask = self.hold.ticket.check.ask();
         self.usage.add_values_of(&ask.expected);
         let price = |usage| ask.charge.as_ref().and_then(|charge| charge.price(usage));
-        self.charge = price(&self.usage).or_else(|| price(&ask.expected));
+        self.charge = price(&self.usage).or(self.charge).or_else(|| price(&ask.expected));
     }
 
     pub(crate) fn into_ticket(self) -> Ticket {

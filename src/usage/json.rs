@@ -10,8 +10,8 @@ use crate::policy::Usage;
 
 /// Usage from a JSON body, read once the body has passed.
 ///
-/// A copy of at most `most` bytes is kept while the body passes through unchanged. A body that is
-/// longer, or no JSON of this shape, is missing usage.
+/// A copy of at most `most` bytes is kept while the body passes through unchanged, decoded if it is
+/// compressed (feature `decompress`). A body that is longer, or no JSON of this shape, is missing usage.
 ///
 /// ```
 /// use tower_limitry::{Usage, usage};
