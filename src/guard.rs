@@ -108,11 +108,11 @@ impl<B: Backend> Guard<B> {
         }
         let (mut settlement, missing) = Settlement::new(hold, usage);
         settlement.unsure = self.unchecked;
-        if missing {
+        if missing.is_some() {
             observe::usage_missing();
             match self.options.missing_usage {
-                MissingUsage::ChargeEstimate => {}
-                MissingUsage::RecordOnly => settlement.record_only(),
+                MissingUsage::ChargeEstimate => settlement.charge_estimate(),
+                MissingUsage::RecordOnly => {}
                 MissingUsage::Release => {
                     return Some(backend.release(settlement.into_ticket()));
                 }

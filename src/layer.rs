@@ -86,16 +86,16 @@ pub enum MissingCustomer {
     PassUnmetered,
 }
 
-/// What happens when a request succeeded and its usage could not be measured or priced. It counts in
-/// the metric `limitry.usage_missing` either way.
+/// What happens when a request succeeded and its usage could not be measured or priced, or lacks a
+/// value that was estimated. It counts in the metric `limitry.usage_missing` either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MissingUsage {
-    /// The estimate is recorded and charged; without one the event is recorded without values. The
-    /// default: the work was done.
+    /// The estimate is recorded and charged for what is missing, with its own dimensions; without one
+    /// the event is recorded without it. The default: the work was done.
     #[default]
     ChargeEstimate,
-    /// The event is recorded without values, and nothing is charged.
+    /// What was measured, if anything, is recorded, and charged if it has a price by itself.
     RecordOnly,
     /// Nothing is recorded, as if the request had failed.
     Release,

@@ -735,13 +735,17 @@ impl Trial {
             return running.permit.release().await.unwrap();
         }
         let usage = Use { n, model, ..running.of.clone() }.usage();
-        // Usage that the price cannot be told of is settled all the same, and told to the caller.
-        let unpriced = running.charge && price(n).is_none() && !running.permit.was_settled();
+        // Usage that lacks what was estimated, or that the price cannot be told of, is settled all the
+        // same, and told to the caller.
+        let lacks = n.is_none() && running.of.n.is_some();
+        let unpriced = running.charge && price(n).is_none();
+        let missing = (lacks || unpriced) && !running.permit.was_settled();
         let kind = running.permit.settle(usage).await.map_err(|error| error.kind()).err();
-        assert_eq!(kind, unpriced.then_some(ErrorKind::Invalid));
+        assert_eq!(kind, missing.then_some(ErrorKind::Invalid));
         if finished == Some(true) {
             return;
         }
+        let n = n.or(running.of.n);
         let of = Use { n, model: model.or(running.of.model), ..running.of.clone() };
         let kind = of.kind.map_or("request", |kind| TYPES[kind]).to_owned();
         if running.charge {

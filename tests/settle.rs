@@ -16,7 +16,8 @@ use tower_limitry::backend::Backend;
 use tower_limitry::test_util::{Answer, Call, Scripted};
 use tower_limitry::usage::{self, Measured, Watch};
 use tower_limitry::{
-    Books, Disconnect, Engine, LimitryLayer, MissingUsage, Reporter, ResponseBody, Usage,
+    Amount, Books, Check, Disconnect, Engine, LimitryLayer, MissingUsage, Reporter, ResponseBody,
+    Usage,
 };
 
 #[path = "support/http.rs"]
@@ -59,6 +60,62 @@ where
     B: Backend,
 {
     service.oneshot(request()).await.unwrap().into_body()
+}
+
+mod usage_that_lacks_an_estimated_value {
+    use super::*;
+
+    /// After a success that told its bytes, and not the tokens that were estimated.
+    async fn after(
+        policy: MissingUsage,
+        price: fn(&Usage) -> Option<Amount>,
+    ) -> (Standing, Vec<Usage>) {
+        let books = books();
+        let bytes_alone = |_: &response::Parts| Some(Usage::of("bytes", 5));
+        let layer = LimitryLayer::new(books.clone(), identify(), bytes_alone)
+            .estimate(|_| tokens(10))
+            .charge(CREDITS, price)
+            .on_missing_usage(policy);
+        layer.layer(answering(|| ok("hello"))).oneshot(request()).await.unwrap();
+        let recorded = events(&books).await;
+        let usage = recorded.iter().map(|event| event.usage().clone()).collect();
+        (standing(&books).await, usage)
+    }
+
+    /// They counted as nothing.
+    #[tokio::test]
+    async fn is_charged_the_estimate_of_that_value() {
+        let (standing, usage) = after(MissingUsage::ChargeEstimate, price).await;
+        assert_eq!(standing, Standing::charged(10, 1));
+        assert_eq!(usage, [Usage::of("bytes", 5).and("tokens", 10)]);
+    }
+
+    #[tokio::test]
+    async fn is_recorded_as_it_is_where_asked_and_charged_if_it_has_a_price() {
+        let (standing, usage) = after(MissingUsage::RecordOnly, price).await;
+        assert_eq!(standing, Standing::recorded(0, 1));
+        assert_eq!(usage, [Usage::of("bytes", 5)]);
+        let by_bytes = |usage: &Usage| Some(usage.value("bytes").unwrap_or(1.into()));
+        let (standing, _) = after(MissingUsage::RecordOnly, by_bytes).await;
+        assert_eq!(standing, Standing { credits: 495.into(), ..Standing::recorded(0, 1) });
+    }
+
+    #[tokio::test]
+    async fn is_released_where_asked() {
+        let (standing, _) = after(MissingUsage::Release, price).await;
+        assert_eq!(standing, Standing::untouched());
+    }
+
+    #[tokio::test]
+    async fn is_an_error_of_who_settles_a_permit_and_charged_the_same() {
+        let books = books();
+        let ask = || Check::of(CUSTOMER).estimate("tokens", 10);
+        let settled = books.check(ask()).await.unwrap().settle(Usage::of("token", 7)).await;
+        assert_eq!(settled.unwrap_err().to_string(), "usage: lacks a value that was estimated");
+        assert_eq!(standing(&books).await, Standing::recorded(10, 1));
+        books.check(ask()).await.unwrap().settle(tokens(0)).await.unwrap();
+        assert_eq!(standing(&books).await, Standing::recorded(10, 2));
+    }
 }
 
 mod a_response_future_that_is_dropped {

@@ -14,6 +14,7 @@ pub(crate) struct Config {
     pub(crate) upstream: Uri,
     pub(crate) upstream_http2: bool,
     pub(crate) connect_timeout: Duration,
+    pub(crate) answer_timeout: Duration,
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) daily_tokens: u64,
@@ -28,9 +29,8 @@ impl Config {
         Ok(Self {
             upstream: environment.upstream()?,
             upstream_http2: environment.switch("UPSTREAM_HTTP2")?,
-            connect_timeout: Duration::from_secs(
-                environment.whole("CONNECT_TIMEOUT", 1..=3_600)?.unwrap_or(10),
-            ),
+            connect_timeout: environment.seconds("CONNECT_TIMEOUT", 10)?,
+            answer_timeout: environment.seconds("ANSWER_TIMEOUT", 900)?,
             host: environment.text("HOST")?.unwrap_or_else(|| "127.0.0.1".to_owned()),
             port: environment
                 .whole("PORT", 0..=u16::MAX.into())?
@@ -89,6 +89,9 @@ impl<F: Fn(&'static str) -> Option<OsString>> Environment<F> {
         if !matches!(url.scheme_str(), Some("http" | "https")) || authority.is_empty() {
             return Err(wrong("does not begin with http:// or https:// and a host"));
         }
+        if url.port().is_none() && url.host() != Some(authority) && !authority.contains('@') {
+            return Err(wrong("has a port that is none"));
+        }
         if authority.contains('@') || url.query().is_some() {
             return Err(wrong("has a user or a query, which would not be sent"));
         }
@@ -105,6 +108,11 @@ impl<F: Fn(&'static str) -> Option<OsString>> Environment<F> {
                 Err(Wrong::new(name, format!("is {text:?}"), remedy))
             }
         }
+    }
+
+    fn seconds(&self, name: &'static str, default: u64) -> Result<Duration, Wrong> {
+        let seconds = self.whole(name, 1..=86_400)?;
+        Ok(Duration::from_secs(seconds.unwrap_or(default)))
     }
 
     fn credits(&self) -> Result<Option<Amount>, Wrong> {

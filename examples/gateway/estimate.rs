@@ -1,21 +1,24 @@
 //! What a request may use, by its JSON body.
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use std::collections::HashMap;
+
 use serde_json::value::RawValue;
+use tower_limitry::policy::AmountError;
 use tower_limitry::{Amount, Usage};
 
 /// Nothing for what neither asks a model nor says how much it may answer.
 pub(crate) fn estimate(body: &RawValue) -> Usage {
-    let Ok(ask) = serde_json::from_str::<Ask>(body.get()) else { return Usage::new() };
-    let most = ask.most_output();
-    if most.is_none() && !ask.has_prompt() {
+    let ask = members(body);
+    let most = most_output(&ask);
+    if most.is_none() && !PROMPTS.iter().any(|name| ask.contains_key(*name)) {
         return Usage::new();
     }
+    let answers = number(&ask, "n").unwrap_or(1).max(1);
     let prompt = body.get().len().min(MOST_PROMPT_BYTES).div_ceil(BYTES_A_TOKEN) as u64;
-    let tokens = most.unwrap_or_default().saturating_mul(ask.answers()).saturating_add(prompt);
+    let tokens = most.unwrap_or_default().saturating_mul(answers).saturating_add(prompt);
     let usage = Usage::of("total_tokens", tokens);
-    match ask.model {
+    let model = ask.get("model").and_then(|model| serde_json::from_str::<String>(model.get()).ok());
+    match model {
         Some(model) => usage.dimension("model", model),
         None => usage,
     }
@@ -26,52 +29,34 @@ const BYTES_A_TOKEN: usize = 4;
 /// What is longer holds pictures or files, whose bytes are no tokens.
 const MOST_PROMPT_BYTES: usize = 64 * 1024;
 
-/// The names of OpenAI, Anthropic, Gemini and Ollama.
-#[derive(Deserialize)]
-struct Ask {
-    model: Option<String>,
-    max_tokens: Option<Amount>,
-    max_completion_tokens: Option<Amount>,
-    max_output_tokens: Option<Amount>,
-    #[serde(rename = "generationConfig")]
-    generation_config: Option<GenerationConfig>,
-    options: Option<Options>,
-    /// How many answers.
-    n: Option<Amount>,
-    messages: Option<IgnoredAny>,
-    prompt: Option<IgnoredAny>,
-    input: Option<IgnoredAny>,
-    contents: Option<IgnoredAny>,
+const PROMPTS: [&str; 4] = ["messages", "prompt", "input", "contents"];
+
+/// The members of an object that are not null. Each is read by itself, and of those of one name the
+/// last one: what makes no sense here may still be understood upstream, and must not pass for nothing.
+type Members<'a> = HashMap<String, &'a RawValue>;
+
+fn members(json: &RawValue) -> Members<'_> {
+    let mut members: Members<'_> = serde_json::from_str(json.get()).unwrap_or_default();
+    members.retain(|_, value| value.get() != "null");
+    members
 }
 
-#[derive(Deserialize)]
-struct GenerationConfig {
-    #[serde(rename = "maxOutputTokens")]
-    max_output_tokens: Option<Amount>,
+/// By the names of OpenAI, Anthropic, Gemini and Ollama.
+fn most_output(ask: &Members<'_>) -> Option<u64> {
+    let within = |object, name| number(&members(ask.get(object)?), name);
+    ["max_tokens", "max_completion_tokens", "max_output_tokens"]
+        .into_iter()
+        .map(|name| number(ask, name))
+        .chain([within("generationConfig", "maxOutputTokens"), within("options", "num_predict")])
+        .flatten()
+        .max()
 }
 
-#[derive(Deserialize)]
-struct Options {
-    num_predict: Option<Amount>,
-}
-
-impl Ask {
-    /// Some take a number below zero for "no bound".
-    fn most_output(&self) -> Option<u64> {
-        let of_gemini = self.generation_config.as_ref().and_then(|of| of.max_output_tokens);
-        let of_ollama = self.options.as_ref().and_then(|of| of.num_predict);
-        [self.max_tokens, self.max_completion_tokens, self.max_output_tokens, of_gemini, of_ollama]
-            .into_iter()
-            .flatten()
-            .filter_map(|most| most.floor().try_into().ok())
-            .max()
-    }
-
-    fn answers(&self) -> u64 {
-        self.n.and_then(|n| n.floor().try_into().ok()).unwrap_or(1).max(1)
-    }
-
-    fn has_prompt(&self) -> bool {
-        [&self.messages, &self.prompt, &self.input, &self.contents].into_iter().any(Option::is_some)
+/// Some take a number below zero for "no bound".
+fn number(members: &Members<'_>, name: &str) -> Option<u64> {
+    match members.get(name)?.get().trim_matches('"').parse::<Amount>() {
+        Ok(number) => number.floor().try_into().ok(),
+        Err(AmountError::Overflow { negative: false }) => Some(u64::MAX),
+        Err(_) => None,
     }
 }

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io::{self, Write};
 use std::iter;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -19,6 +20,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tower::timeout::TimeoutLayer;
 use tower::timeout::error::Elapsed;
 use tower::util::BoxCloneSyncService;
@@ -36,6 +38,7 @@ pub(crate) struct Upstream {
     /// The path before what clients ask for, without a slash at its end.
     base: String,
     include_usage: bool,
+    answer_timeout: Duration,
 }
 
 type Connector = BoxCloneSyncService<Uri, MaybeHttpsStream<TokioIo<TcpStream>>, BoxError>;
@@ -55,6 +58,7 @@ impl Upstream {
             authority: parts.authority.unwrap_or(Authority::from_static("localhost")),
             base: config.upstream.path().trim_end_matches('/').to_owned(),
             include_usage: config.include_usage,
+            answer_timeout: config.answer_timeout,
         })
     }
 
@@ -72,14 +76,15 @@ impl Upstream {
         let mut request = Request::new(body);
         (*request.method_mut(), *request.uri_mut()) = (head.method, uri);
         *request.headers_mut() = head.headers;
-        match self.client.request(request).await {
-            Ok(mut response) => {
+        match timeout(self.answer_timeout, self.client.request(request)).await {
+            Ok(Ok(mut response)) => {
                 without_hop_by_hop(response.headers_mut());
                 // That of the connection to the client may be another.
                 *response.version_mut() = Version::default();
                 response.map(Body::new)
             }
-            Err(error) => unreachable(&error),
+            Ok(Err(error)) => unreachable(&error),
+            Err(_) => failed(StatusCode::GATEWAY_TIMEOUT, "The upstream did not answer in time."),
         }
     }
 

@@ -18,9 +18,11 @@
 //! | `INCLUDE_USAGE` | 0 | 1 asks streams of OpenAI's dialect for their usage |
 //! | `UPSTREAM_HTTP2` | 0 | 1 speaks HTTP/2 to an `http:` upstream; `https:` ones choose |
 //! | `CONNECT_TIMEOUT` | 10 | seconds to wait for a connection to the upstream |
+//! | `ANSWER_TIMEOUT` | 900 | seconds to wait for an answer to begin, with all of the request sent |
 //!
-//! Every recorded event is one line of JSON on standard output, written before the end of its answer
-//! is sent on; whoever reads them slowly slows the answers. Everything else goes to standard error.
+//! Every recorded event is one line of JSON on standard output. None is dropped: whoever reads them
+//! slowly slows the answers, but only once 16,384 wait. A process that is killed loses those that
+//! wait. Everything else goes to standard error.
 //!
 //! - The customer is `x-customer-id`, which is trusted: let nobody set it but your own gateway.
 //!   Without it each key is a customer (`Authorization: Bearer` or `x-api-key`), by its hash.
@@ -32,23 +34,24 @@
 //!   client sees one more chunk, with empty `choices`, at the end.
 //! - Only POST is metered, and of it not what counts tokens, moderates or uploads. What runs after its
 //!   answer, such as a batch, is not seen. WebSockets do not pass.
-//! - The books are in this process and end with it. On SIGTERM or ctrl-c running answers end first; a
-//!   second one stops at once.
+//! - The books are in this process and end with it. On SIGTERM or ctrl-c running answers end first,
+//!   and all events are written; a second one stops at once.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
-use tower_limitry::policy::RecordedEvent;
 
 mod app;
 mod config;
 mod estimate;
 mod forward;
 mod include_usage;
+mod printer;
 
 use config::Config;
+use printer::Printer;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -63,8 +66,9 @@ async fn main() -> ExitCode {
 
 async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::read(std::env::var_os)?;
-    let books = app::engine(&config).on_event(print).build()?;
-
+    let printer = Printer::start()?;
+    let books = app::engine(&config).on_event(printer.sink()).build()?;
+    let app = app::app(&config, books)?;
     let listener = TcpListener::bind((&*config.host, config.port))
         .await
         .map_err(|error| format!("cannot listen on {}:{}: {error}", config.host, config.port))?;
@@ -79,8 +83,8 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
             std::process::exit(1);
         });
     };
-    let app = app::app(&config, books)?;
     axum::serve(listener, app).with_graceful_shutdown(stopped).await?;
+    printer.finish();
     Ok(())
 }
 
@@ -95,18 +99,6 @@ async fn asked_to_stop() {
     tokio::select! {
         Ok(()) = tokio::signal::ctrl_c() => {}
         Some(()) = terminated => {}
-    }
-}
-
-/// One line for each event. Nobody may be listening any more, and the answers go on.
-fn print(event: &RecordedEvent) {
-    let written = serde_json::to_string(event).map_err(io::Error::from).and_then(|line| {
-        let mut out = io::stdout().lock();
-        writeln!(out, "{line}")?;
-        out.flush()
-    });
-    if let Err(error) = written {
-        tell(format_args!("cannot print event {}: {error}", event.id()));
     }
 }
 

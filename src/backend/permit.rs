@@ -56,36 +56,35 @@ impl<B: Backend> Permit<B> {
     /// if the future is dropped.
     ///
     /// More than the estimate is charged in full, less gives the rest back. Usage that cannot be
-    /// counted or priced charges the estimate.
+    /// counted or priced charges the estimate, and so does each value that was estimated and is not
+    /// told: say 0 where that is the truth.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] for usage that holds no number or cannot be priced: it was recorded as
-    /// far as it goes, and the estimate was charged. Otherwise what the backend says.
+    /// [`ErrorKind::Invalid`] for usage that holds no number, lacks a value that was estimated, or
+    /// cannot be priced: it was recorded as far as it goes, and the estimate was charged for the rest.
+    /// Otherwise what the backend says.
     pub fn settle(
         mut self,
         usage: Usage,
     ) -> impl Future<Output = Result<(), Error>> + Send + use<B> {
         let problem = usage.problem().filter(|_| !usage.is_countable()).map(ToString::to_string);
-        let mut unpriced = false;
+        let mut lack = None;
         let finish = self.hold.take().map(|hold| {
-            let (settlement, missing) = Settlement::new(hold, Some(usage));
-            if missing {
-                unpriced = true;
+            let (mut settlement, missing) = Settlement::new(hold, Some(usage));
+            if missing.is_some() {
+                settlement.charge_estimate();
                 observe::usage_missing();
             }
+            lack = missing;
             self.books.backend().settle(settlement)
         });
         async move {
             if let Some(finish) = finish {
                 finish.await?;
             }
-            match problem {
+            match problem.or(lack.map(str::to_owned)) {
                 Some(problem) => Err(Error::invalid("usage", problem)),
-                None if unpriced => {
-                    let problem = "cannot be priced; give every value that the price needs";
-                    Err(Error::invalid("usage", problem))
-                }
                 None => Ok(()),
             }
         }

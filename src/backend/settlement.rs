@@ -56,44 +56,38 @@ pub struct Settlement {
     pub(crate) hold: Hold,
     pub(crate) usage: Usage,
     pub(crate) charge: Option<Amount>,
-    /// The usage is the estimate, as nothing was measured.
-    pub(crate) estimated: bool,
     /// The answer to the check never came.
     pub(crate) unsure: bool,
 }
 
 impl Settlement {
-    /// Measured usage. What it does not say about dimensions is taken from the check. `None` is
-    /// missing usage: the estimate is charged if there is one, otherwise the event is recorded
-    /// without values.
-    pub(crate) fn new(hold: Hold, measured: Option<Usage>) -> (Self, bool) {
+    /// Measured usage, at its own price. What it does not say about dimensions is taken from the check.
+    /// With it, what is missing, if anything: all of it, a value that was estimated, or the price.
+    pub(crate) fn new(hold: Hold, measured: Option<Usage>) -> (Self, Option<&'static str>) {
         let ask = hold.check().ask();
+        let measured = measured.filter(Usage::is_countable);
         let price = |usage: &Usage| ask.charge.as_ref().map(|charge| charge.price(usage));
-        let estimated = !measured.as_ref().is_some_and(Usage::is_countable);
-        let mut usage = measured.unwrap_or_default();
-        if estimated {
-            usage = ask.expected.clone();
-        } else {
-            usage.add_dimensions_of(&ask.expected);
-        }
-        let (charge, unpriced) = match price(&usage) {
-            None => (None, false),
-            Some(Some(price)) => (Some(price), false),
-            // The record keeps what is known; the price falls back on the estimate.
-            Some(None) => (price(&ask.expected).flatten(), true),
+        let charge = measured.as_ref().and_then(price);
+        let missing = match (&measured, charge) {
+            (None, _) => Some("holds no number"),
+            (_, Some(None)) => Some("cannot be priced; give every value that the price needs"),
+            (Some(usage), _) if usage.lacks_a_value_of(&ask.expected) => {
+                Some("lacks a value that was estimated")
+            }
+            _ => None,
         };
-        let missing = estimated || unpriced;
-        (Self { hold, usage, charge, estimated, unsure: false }, missing)
+        let mut usage = measured.unwrap_or_default();
+        usage.add_dimensions_of(&ask.expected);
+        (Self { hold, usage, charge: charge.flatten(), unsure: false }, missing)
     }
 
-    /// Records what was measured, if anything, and charges nothing.
-    pub(crate) fn record_only(&mut self) {
-        self.charge = None;
-        if self.estimated {
-            let dimensions = self.usage.dimensions().clone();
-            self.usage = Usage::new();
-            *self.usage.dimensions_mut() = dimensions;
-        }
+    /// Charges the estimate for what is missing: each value of it that was not measured, and the
+    /// price, where that cannot be told even so.
+    pub(crate) fn charge_estimate(&mut self) {
+        let ask = self.hold.ticket.check.ask();
+        self.usage.add_values_of(&ask.expected);
+        let price = |usage| ask.charge.as_ref().and_then(|charge| charge.price(usage));
+        self.charge = price(&self.usage).or(self.charge).or_else(|| price(&ask.expected));
     }
 
     pub(crate) fn into_ticket(self) -> Ticket {

@@ -33,8 +33,6 @@ struct Body {
     balance: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     charge: Option<i64>,
-    #[serde(default)]
-    estimated: bool,
     /// The id is a caller's.
     #[serde(default)]
     given: bool,
@@ -56,7 +54,7 @@ impl std::fmt::Display for Unreadable {
 
 impl Entry {
     pub(super) fn new(settlement: &Settlement) -> Result<Self, serde_json::Error> {
-        let Settlement { hold, usage, charge, estimated, unsure } = settlement;
+        let Settlement { hold, usage, charge, unsure } = settlement;
         let ask = hold.check().ask();
         let values = usage.values().iter();
         let dimensions = usage.dimensions().iter();
@@ -68,7 +66,6 @@ impl Entry {
             dimensions: dimensions.map(|(key, value)| (key.into(), value.into())).collect(),
             balance: ask.charge.as_ref().map(|charge| charge.balance.to_string()),
             charge: charge.map(Amount::as_millionths),
-            estimated: *estimated,
             given: ask.given,
             attempt: ask.attempt,
             place: hold.ticket.place.map(|place| place.0),
@@ -101,7 +98,6 @@ impl Entry {
             hold: Hold { ticket, at: Timestamp::from_nanos(body.at) },
             usage,
             charge: body.charge.map(Amount::from_millionths),
-            estimated: body.estimated,
             unsure: self.unsure,
         })
     }

@@ -110,6 +110,20 @@ impl Usage {
         }
     }
 
+    /// Whether `expected` has a value that this does not tell.
+    pub(crate) fn lacks_a_value_of(&self, expected: &Self) -> bool {
+        expected.values.iter().any(|(name, _)| self.value(name).is_none())
+    }
+
+    /// Takes over the values of `expected` that it does not tell itself.
+    pub(crate) fn add_values_of(&mut self, expected: &Self) {
+        for (name, amount) in expected.values.iter() {
+            if self.value(name).is_none() {
+                self.values.set(name, amount);
+            }
+        }
+    }
+
     /// What both say; `later` wins where both speak.
     pub(crate) fn joined(earlier: Option<Self>, later: Option<Self>) -> Option<Self> {
         match (earlier, later) {

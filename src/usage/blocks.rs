@@ -23,7 +23,7 @@ pub(super) trait Take {
     fn parts_end(&mut self);
 }
 
-/// How much longer than the last event one may be. No event of interest fits in that.
+/// How much longer or shorter than the last event one may be. No event of interest fits in that.
 const SLACK: usize = 16;
 
 /// A stream, cut into blocks. Lines end as in server-sent events: with LF, CR or both.
@@ -36,7 +36,7 @@ pub(super) struct Blocks {
     kept: Vec<u8>,
     /// The block is longer than that and passed on in parts; its last byte.
     long: Option<u8>,
-    /// How long the last block was.
+    /// How long the last block was that came in one piece.
     usual: usize,
 }
 
@@ -122,20 +122,16 @@ impl Blocks {
         self.kept = Vec::new();
     }
 
-    /// Whether these bytes are one event, to all appearances: it begins where one has to and ends as
-    /// one does, and two like the last one do not fit. Finding its end would cost as much again as
-    /// looking for what is wanted in it.
+    /// Whether these bytes are one event, to all appearances: it begins where one has to, ends as one
+    /// does, and is as long as the last one whose end was looked for. Finding it would cost as much
+    /// again as looking for what is wanted in it.
     #[inline]
-    pub(super) fn is_one_event(&mut self, bytes: &[u8]) -> bool {
-        let is_one = self.end == End::BlankLine
+    pub(super) fn is_one_event(&self, bytes: &[u8]) -> bool {
+        self.end == End::BlankLine
             && self.kept.is_empty()
             && self.long.is_none()
-            && bytes.len() <= self.usual + SLACK
-            && bytes.ends_with(b"\n\n");
-        if is_one {
-            self.usual = self.usual.min(bytes.len());
-        }
-        is_one
+            && bytes.len().abs_diff(self.usual) <= SLACK
+            && bytes.ends_with(b"\n\n")
     }
 
     /// Where the block ends, when `before` is the byte before `bytes` in it.

@@ -5,7 +5,7 @@ use super::{Measure, Measured, Watch};
 use crate::policy::Usage;
 
 /// Two measures of one response, such as its tokens and its duration. Where both tell a value, the
-/// second wins; only if both tell none, usage is missing.
+/// second wins; what one tells does not hide that a value estimated of the other is missing.
 impl<A: Measure, B: Measure> Measure for (A, B) {
     fn measure(&self, response: &Parts) -> Measured {
         match (self.0.measure(response), self.1.measure(response)) {

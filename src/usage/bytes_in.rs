@@ -17,7 +17,7 @@ use crate::reporter::Reporter;
 /// This is a layer of its own, because it wraps the body of the request: put it right inside of the
 /// [`LimitryLayer`](crate::LimitryLayer), to which it [reports](Reporter). What the service does not
 /// read is not counted, whatever `content-length` says, and trailers are no bytes. As it is always
-/// known, usage is never missing beside it.
+/// known, usage beside it is missing only where it was estimated.
 ///
 /// ```
 /// use axum::{Router, routing::post};

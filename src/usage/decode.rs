@@ -1,8 +1,8 @@
 //! Undoes content encodings on the side, so that compressed bodies can be read while they pass.
 //!
 //! No decoder holds more than its window: 32 KiB for gzip and deflate, at most 16 MiB for brotli and
-//! 8 MiB for zstd ([RFC 9659](https://www.rfc-editor.org/rfc/rfc9659)). What asks for more, or is
-//! corrupt, is read no further.
+//! 8 MiB for zstd ([RFC 9659](https://www.rfc-editor.org/rfc/rfc9659)). What asks for more, is corrupt,
+//! or grows beyond all measure, is read no further.
 
 mod zstd;
 
@@ -16,9 +16,12 @@ use self::zstd::Zstd;
 use super::{Measured, Watch};
 use crate::policy::Usage;
 
+/// How many bytes one may decode to. gzip and deflate cannot reach that, honest texts do not.
+const MOST_GROWTH: u64 = 2_048;
+
 /// The body as it was before this encoding, for the watch.
 pub(super) fn decoding(encoding: &[u8], watch: impl Watch + 'static) -> Measured {
-    let seer = Seer(watch);
+    let seer = Seer { watch, room: 1024 * 1024 };
     let decoder = match encoding {
         b"gzip" | b"x-gzip" => Decoder::Gzip(Box::new(MultiGzDecoder::new(seer))),
         b"deflate" => Decoder::Deflate(Some(seer)),
@@ -38,11 +41,18 @@ fn brotli<W: Write>(writer: W) -> DecompressorWriter<W> {
 }
 
 /// Writes into a watch.
-struct Seer<W>(W);
+struct Seer<W> {
+    watch: W,
+    /// How many bytes more may be decoded of what has come: a few can make gigabytes, and would take
+    /// the time of everybody else.
+    room: u64,
+}
 
 impl<W: Watch> Write for Seer<W> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.0.data(data);
+        let room = self.room.checked_sub(data.len() as u64);
+        self.room = room.ok_or(io::ErrorKind::FileTooLarge)?;
+        self.watch.data(data);
         Ok(data.len())
     }
 
@@ -104,28 +114,30 @@ impl<W: Watch> Decoder<W> {
         }
     }
 
-    fn watch(&self) -> Option<&W> {
-        let seer = match self {
-            Self::Gzip(decoder) => decoder.get_ref(),
-            Self::Deflate(seer) => seer.as_ref()?,
-            Self::Zlib(decoder) => decoder.get_ref(),
-            Self::Raw(decoder) => decoder.get_ref(),
-            Self::Brotli(decoder) => decoder.get_ref(),
-            Self::Zstd(decoder) => decoder.get_ref(),
-        };
-        Some(&seer.0)
+    fn seer(&self) -> Option<&Seer<W>> {
+        match self {
+            Self::Gzip(decoder) => Some(decoder.get_ref()),
+            Self::Deflate(seer) => seer.as_ref(),
+            Self::Zlib(decoder) => Some(decoder.get_ref()),
+            Self::Raw(decoder) => Some(decoder.get_ref()),
+            Self::Brotli(decoder) => Some(decoder.get_ref()),
+            Self::Zstd(decoder) => Some(decoder.get_ref()),
+        }
+    }
+
+    fn seer_mut(&mut self) -> Option<&mut Seer<W>> {
+        match self {
+            Self::Gzip(decoder) => Some(decoder.get_mut()),
+            Self::Deflate(seer) => seer.as_mut(),
+            Self::Zlib(decoder) => Some(decoder.get_mut()),
+            Self::Raw(decoder) => Some(decoder.get_mut()),
+            Self::Brotli(decoder) => Some(decoder.get_mut()),
+            Self::Zstd(decoder) => Some(decoder.get_mut()),
+        }
     }
 
     fn watch_mut(&mut self) -> Option<&mut W> {
-        let seer = match self {
-            Self::Gzip(decoder) => decoder.get_mut(),
-            Self::Deflate(seer) => seer.as_mut()?,
-            Self::Zlib(decoder) => decoder.get_mut(),
-            Self::Raw(decoder) => decoder.get_mut(),
-            Self::Brotli(decoder) => decoder.get_mut(),
-            Self::Zstd(decoder) => decoder.get_mut(),
-        };
-        Some(&mut seer.0)
+        self.seer_mut().map(|seer| &mut seer.watch)
     }
 }
 
@@ -137,9 +149,13 @@ struct Decoded<W: Watch> {
 
 impl<W: Watch> Watch for Decoded<W> {
     fn data(&mut self, data: &[u8]) {
-        if !self.is_broken {
-            self.is_broken = self.decoder.write(data).is_err();
+        if self.is_broken {
+            return;
         }
+        if let Some(seer) = self.decoder.seer_mut() {
+            seer.room = seer.room.saturating_add(MOST_GROWTH * data.len() as u64);
+        }
+        self.is_broken = self.decoder.write(data).is_err();
     }
 
     fn trailers(&mut self, trailers: &HeaderMap) {
@@ -155,7 +171,7 @@ impl<W: Watch> Watch for Decoded<W> {
     }
 
     fn has_failed(&self) -> bool {
-        self.decoder.watch().is_some_and(Watch::has_failed)
+        self.decoder.seer().is_some_and(|seer| seer.watch.has_failed())
     }
 
     fn seen(&mut self) -> (Option<Usage>, bool) {

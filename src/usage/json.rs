@@ -5,13 +5,13 @@ use http::header::CONTENT_LENGTH;
 use http::response::Parts;
 use serde::de::DeserializeOwned;
 
-use super::{Measure, Measured, Watch};
+use super::{Measure, Measured, Watch, encoding};
 use crate::policy::Usage;
 
 /// Usage from a JSON body, read once the body has passed.
 ///
-/// A copy of at most `most` bytes is kept while the body passes through unchanged. A body that is
-/// longer, or no JSON of this shape, is missing usage.
+/// A copy of at most `most` bytes is kept while the body passes through unchanged, decoded if it is
+/// compressed (feature `decompress`). A body that is longer, or no JSON of this shape, is missing usage.
 ///
 /// ```
 /// use tower_limitry::{Usage, usage};
@@ -59,7 +59,7 @@ impl Measure for Json {
             return Measured::Missing;
         }
         let kept = Some(Vec::with_capacity(length.unwrap_or_default()));
-        Measured::Body(Box::new(Collect { json: self.clone(), kept }))
+        encoding::decoded(&response.headers, Collect { json: self.clone(), kept })
     }
 }
 

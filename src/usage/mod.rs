@@ -47,7 +47,7 @@ mod count;
 #[cfg(feature = "decompress")]
 mod decode;
 mod duration;
-#[cfg(feature = "llm")]
+#[cfg(feature = "json")]
 mod encoding;
 #[cfg(feature = "llm")]
 mod fields;

@@ -16,7 +16,8 @@ use crate::policy::Usage;
 ///
 /// The answer may be JSON of any size, server-sent events with JSON in their `data`, or JSON lines:
 /// its content type tells, else how it begins. Of a stream, the last number found at a place counts.
-/// Numbers may be written as text. An answer without any of the values is missing usage.
+/// Numbers may be written as text; one that is too large is held at the largest amount. An answer
+/// without any of the values is missing usage.
 ///
 /// ```
 /// use tower_limitry::usage;
@@ -29,7 +30,7 @@ use crate::policy::Usage;
 /// # let _ = (tokens, several);
 /// ```
 ///
-/// Keys are compared as they are written in the answer, so one that JSON has to escape cannot be named.
+/// Keys may be escaped in the answer; in streams only where JSON has to, or those beyond ASCII.
 ///
 /// # Panics
 ///
@@ -101,12 +102,14 @@ fn compile(targets: &[Target]) -> Arc<Compiled> {
     Arc::new(Compiled { wanted: Arc::new(wanted), targets: targets.to_vec(), needles })
 }
 
-/// The pointer's last key, as it stands in an event or line that has it. None: there is no key in it.
+/// The pointer's last key, as it stands in an event or line that has it. None: there is no key in it,
+/// or it may be written in several ways.
 fn needle(pointer: &str) -> Option<Finder<'static>> {
     let is_key = |token: &&str| token.parse::<u32>().is_err();
     let key = pointer.split('/').skip(1).filter(is_key).last()?;
     let key = key.replace("~1", "/").replace("~0", "~");
-    Some(Finder::new(&format!("\"{key}\"")).into_owned())
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'/' | b'\\');
+    key.bytes().all(is_plain).then(|| Finder::new(&format!("\"{key}\"")).into_owned())
 }
 
 impl fmt::Debug for JsonPointers {
@@ -144,8 +147,10 @@ impl Documents for Latest {
                 if let Some(text) = found.text(pointer) {
                     *usage = Some(usage.take().unwrap_or_default().dimension(name, text));
                 }
-            } else if let Some(amount) = found.amount(pointer) {
-                *usage = Some(usage.take().unwrap_or_default().and(name, amount));
+            } else {
+                let number = found.decimal(pointer).map(|number| Usage::of(name, number));
+                let number = number.filter(Usage::is_countable);
+                *usage = Usage::joined(usage.take(), number);
             }
         }
     }

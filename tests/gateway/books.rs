@@ -137,6 +137,17 @@ async fn what_a_request_may_use_is_set_aside_in_every_dialect() {
     let body = json!({ "messages": [], "max_tokens": 200, "n": 5 }).to_string();
     assert_eq!(ask(post(gateway.url(CHAT), body)).await.0, 429);
     assert_eq!(seen.take().len(), 1, "what is refused goes nowhere");
+    // What makes no sense beside it, or comes again, does not hide how much is asked for.
+    for most in [
+        r#""max_tokens":1000,"options":"none""#,
+        r#""max_tokens":1000,"n":[],"model":7"#,
+        r#""max_tokens":1,"max_tokens":1000"#,
+        r#""max_tokens":1e30"#,
+    ] {
+        let (status, _, answer) = ask(post(gateway.url(CHAT), format!("{{{most}}}"))).await;
+        assert_eq!(status, 429, "{most}: {answer}");
+    }
+    assert!(seen.take().is_empty());
     for bound in [json!(500), json!(-1), json!(null), json!(0.5)] {
         for (path, body) in asking(bound) {
             let (status, _, answer) = ask(post(gateway.url(path), body.to_string())).await;

@@ -112,6 +112,33 @@ async fn a_request_without_a_path_goes_nowhere() {
 }
 
 #[tokio::test]
+async fn what_two_could_read_differently_passes_as_one_thing_or_not_at_all() {
+    let (url, seen) = upstream_answering(ten_tokens).await;
+    let gateway = Gateway::start(&url, &[]);
+    let chunked = "transfer-encoding: chunked";
+    let hidden = "2\r\n{}\r\n0\r\n\r\nGET /hidden HTTP/1.1\r\nhost: x\r\n\r\n";
+    for (version, headers, body, begins, got) in [
+        ("1.1", "expect: 100-continue\r\ncontent-length: 2", "{}", "HTTP/1.1 100 ", Some("{}")),
+        ("1.0", "content-length: 2", "{}", "HTTP/1.0 200 ", Some("{}")),
+        ("1.1", &format!("content-length: 6\r\n{chunked}"), hidden, "HTTP/1.1 200 ", Some("{}")),
+        ("1.1", &format!("{chunked}\r\ncontent-length: 6"), hidden, "HTTP/1.1 200 ", Some("{}")),
+        ("1.1", "content-length: 2\r\ncontent-length: 3", "{}x", "HTTP/1.1 400 ", None),
+        ("1.1", &format!("x{chunked}\r\ncontent-length: 2"), "{}", "HTTP/1.1 200 ", Some("{}")),
+        ("1.1", "transfer-encoding: chunked, x\r\ncontent-length: 2", "{}", "HTTP/1.1 400 ", None),
+    ] {
+        let path = "//a/b/../c%2f%zz?q=%20+&&=;[]|";
+        let known = "host: x\r\nx-customer-id: acct_1\r\nconnection: close";
+        let request = format!("POST {path} HTTP/{version}\r\n{known}\r\n{headers}\r\n\r\n{body}");
+        let answer = raw(&gateway, &request).await;
+        assert!(answer.starts_with(begins), "{headers}: {answer}");
+        let passed = seen.take();
+        assert_eq!(passed.first().map(|got| &*got.body), got.map(str::as_bytes), "{headers}");
+        assert!(passed.iter().all(|got| got.target == path), "{headers}");
+        assert!(passed.len() <= 1, "{headers}");
+    }
+}
+
+#[tokio::test]
 async fn http2_and_trailers_pass_both_ways() {
     let seen = Seen::default();
     let noting = seen.clone();
@@ -186,6 +213,9 @@ async fn a_compressed_answer_passes_as_it_is_and_is_read_on_the_side() {
 async fn an_error_of_the_upstream_passes_unchanged_and_is_not_recorded() {
     let url = upstream(|request: Request| async move {
         let status: u16 = request.uri().path().trim_start_matches('/').parse().unwrap();
+        if status == 200 {
+            return ten_tokens();
+        }
         let body = r#"{"error":{"message":"no"},"usage":{"total_tokens":5}}"#;
         let mut answer = (axum::http::StatusCode::from_u16(status).unwrap(), body).into_response();
         answer.headers_mut().insert("retry-after", HeaderValue::from_static("7"));
@@ -237,4 +267,16 @@ async fn an_upstream_that_takes_no_connection_is_504() {
     let gateway = Gateway::start(&format!("http://{address}"), &[("CONNECT_TIMEOUT", "1")]);
     let (status, _, body) = ask(post(gateway.url(CHAT), "{}")).await;
     assert_eq!(status, 504, "{body}");
+}
+
+/// It accepts and is silent: the hold lived for as long as the client cared to wait.
+#[tokio::test]
+async fn an_upstream_that_never_answers_is_504() {
+    let url = upstream(|_: Request| std::future::pending()).await;
+    let gateway = Gateway::start(&url, &[("ANSWER_TIMEOUT", "1"), ("DAILY_TOKEN_LIMIT", "1000")]);
+    for _ in 0..2 {
+        let (status, _, body) = ask(post(gateway.url(CHAT), r#"{"max_tokens":900}"#)).await;
+        assert_eq!(status, 504, "nothing stays set aside: {body}");
+        assert_eq!(body["error"]["message"], "The upstream did not answer in time.");
+    }
 }

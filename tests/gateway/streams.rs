@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use http_body_util::{BodyExt, BodyStream};
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::support::*;
 
@@ -211,4 +212,22 @@ async fn nobody_has_to_hear_the_events() {
         assert_eq!(status, 200);
         assert!(headers["ratelimit"].to_str().unwrap().contains(&format!(";r={left};")));
     }
+}
+
+/// A pipe holds 64 KiB, and those who answered waited for the rest to be read.
+#[tokio::test]
+async fn a_reader_that_stops_stops_no_answers_and_gets_all_events_in_the_end() {
+    const MANY: usize = 1_000;
+    let (url, _) = upstream_answering(ten_tokens).await;
+    let mut gateway = Gateway::start_unread(&url, &[]);
+    let client = http1();
+    for _ in 0..MANY {
+        let asked = client.request(post(gateway.url(CHAT), "{}"));
+        let answer = timeout(LONG, asked).await.expect("it waits for nobody").unwrap();
+        assert_eq!(read(answer).await.0, 200);
+    }
+    gateway.terminate();
+    gateway.read_events();
+    assert!(gateway.ended().success());
+    assert_eq!(gateway.events(MANY).len(), MANY);
 }

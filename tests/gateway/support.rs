@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -37,20 +37,31 @@ pub(crate) struct Gateway {
     child: Child,
     pub(crate) address: String,
     events: Arc<Mutex<Vec<Value>>>,
+    /// Where events are written, until somebody reads them.
+    unread: Option<ChildStdout>,
 }
 
 impl Gateway {
     /// Starts it on a free port in front of the upstream, and waits until it listens.
     pub(crate) fn start(upstream: &str, variables: &[(&str, &str)]) -> Self {
-        Self::spawn(upstream, variables, true)
+        let mut gateway = Self::spawn(upstream, variables);
+        gateway.read_events();
+        gateway
     }
 
     /// The same, with nobody reading its events.
     pub(crate) fn start_unheard(upstream: &str, variables: &[(&str, &str)]) -> Self {
-        Self::spawn(upstream, variables, false)
+        let mut gateway = Self::spawn(upstream, variables);
+        gateway.unread = None;
+        gateway
     }
 
-    fn spawn(upstream: &str, variables: &[(&str, &str)], heard: bool) -> Self {
+    /// The same, with nobody reading its events until [`Self::read_events`].
+    pub(crate) fn start_unread(upstream: &str, variables: &[(&str, &str)]) -> Self {
+        Self::spawn(upstream, variables)
+    }
+
+    fn spawn(upstream: &str, variables: &[(&str, &str)]) -> Self {
         let path = program();
         let mut child = Command::new(&path)
             .env("PORT", "0")
@@ -70,16 +81,17 @@ impl Gateway {
             .map(|(address, _)| address.to_owned())
             .unwrap_or_else(|| panic!("no address in {first:?}"));
         std::thread::spawn(move || told.for_each(drop));
-        let events = Arc::new(Mutex::new(Vec::new()));
-        let (out, printed) = (child.stdout.take().unwrap(), Arc::clone(&events));
-        if heard {
-            std::thread::spawn(move || {
-                for line in BufReader::new(out).lines() {
-                    printed.lock().unwrap().push(serde_json::from_str(&line.unwrap()).unwrap());
-                }
-            });
-        }
-        Self { child, address, events }
+        let unread = child.stdout.take();
+        Self { child, address, events: Arc::default(), unread }
+    }
+
+    pub(crate) fn read_events(&mut self) {
+        let (out, printed) = (self.unread.take().unwrap(), Arc::clone(&self.events));
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines() {
+                printed.lock().unwrap().push(serde_json::from_str(&line.unwrap()).unwrap());
+            }
+        });
     }
 
     pub(crate) fn url(&self, path: &str) -> String {

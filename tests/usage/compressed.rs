@@ -6,6 +6,7 @@ use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use http::Response;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+use serde_json::Value;
 use tower_limitry::Usage;
 use tower_limitry::usage::{self, Measure, Measured, Watch};
 
@@ -111,6 +112,34 @@ fn what_cannot_be_decoded_is_unknown() {
     let whole = gzip(&stream());
     assert_eq!(read("gzip", "text/event-stream", &whole[..whole.len() / 2]), "unknown");
     assert_eq!(read("gzip", "text/event-stream", &whole[..whole.len() - 8]), READ);
+}
+
+/// Four bytes can make 128 KiB: a mebibyte of them took everybody's time for minutes.
+#[test]
+fn what_grows_beyond_all_measure_is_read_no_further() {
+    let block = |kind: u32, length: usize, content: &[u8]| {
+        let header = (length as u32) << 3 | kind;
+        [&header.to_le_bytes()[..3], content].concat()
+    };
+    let blanks = block(0b010, 128 * 1024, b" ");
+    let last = block(0b001, LAST.len(), LAST.as_bytes());
+    let frame = |count| [&b"\x28\xb5\x2f\xfd\x00\x38"[..], &blanks.repeat(count), &last].concat();
+    assert_eq!(read("zstd", "application/json", &frame(4)), READ);
+    assert_eq!(read("zstd", "application/json", &frame(100)), "unknown");
+}
+
+#[test]
+fn a_json_body_is_read_too() {
+    let json =
+        usage::json(1024, |answer: &Value| Some(Usage::of("pages", answer["pages"].as_u64()?)));
+    let (head, ()) = Response::builder()
+        .header("content-encoding", "gzip")
+        .body(())
+        .expect("a head")
+        .into_parts();
+    let Measured::Body(mut watch) = json.measure(&head) else { panic!("not from the body") };
+    watch.data(&gzip(r#"{"pages":3}"#));
+    assert_eq!(watch.end(), Some(Usage::of("pages", 3)));
 }
 
 #[test]

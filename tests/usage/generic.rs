@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, Response};
 use serde::Deserialize;
-use tower_limitry::Usage;
 use tower_limitry::usage::{self, Measure, Measured};
+use tower_limitry::{Amount, Usage};
 
 use super::{EVENTS, JSON, LINES, events, head, read_by, watch};
 
@@ -22,6 +22,31 @@ fn a_json_pointer_reads_bodies_events_and_lines() {
     assert_eq!(read(JSON, r#"{"usage":{"pages":"many"}}"#.to_owned()), None);
     assert_eq!(read(JSON, r#"{"usage":{"pages":null}}"#.to_owned()), None);
     assert_eq!(read(JSON, r#"[{"usage":{"pages":1}}]"#.to_owned()), None);
+}
+
+/// As PHP escapes slashes and Python what is not ASCII. Such members were not found.
+#[test]
+fn keys_may_be_escaped() {
+    let measure = usage::json_pointer("/größe/a~1b").value("quoted", "/a\"b");
+    let body = r#"{"gr\u00f6\u00dfe":{"a\/b":7},"a\"b":8}"#;
+    let expected = Some(Usage::of("a/b", 7).and("quoted", 8));
+    assert_eq!(read_by(&measure, JSON, body), expected);
+    assert_eq!(read_by(&measure, EVENTS, events(&[body])), expected);
+    assert_eq!(read_by(&measure, LINES, format!("{body}\n")), expected);
+    assert_eq!(read_by(&measure, JSON, r#"{"größe":{"a/b":7},"a\u0022b":8}"#), expected);
+    let llm = read_by(&usage::llm(), JSON, r#"{"\u0075sage":{"total_tokens":9}}"#);
+    assert_eq!(llm, Some(Usage::of("total_tokens", 9)));
+}
+
+/// It was as if it were not there.
+#[test]
+fn a_number_that_is_too_large_is_held_at_the_largest() {
+    let nanoseconds = usage::json_pointer("/total_duration");
+    let usage = read_by(&nanoseconds, JSON, r#"{"total_duration":14400000000000}"#).expect("usage");
+    assert_eq!(usage.value("total_duration"), Some(Amount::MAX));
+    assert!(usage.problem().is_some());
+    let usage = read_by(&usage::json_pointer("/n"), LINES, "{\"n\":1}\n{\"n\":1e400}\n");
+    assert_eq!(usage.and_then(|usage| usage.value("n")), Some(Amount::MAX));
 }
 
 #[test]

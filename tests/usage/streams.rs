@@ -52,6 +52,15 @@ fn data_after_done_counts() {
 }
 
 #[test]
+fn an_event_that_is_named_message_is_as_one_without_a_name() {
+    let pieces = events(&[PIECE; 6]).replace("data:", "event: message\ndata:");
+    assert_reads(EVENTS, format!("{pieces}event: message\ndata: {LAST}\n\n"), READ);
+    let mut watch = watch(&usage::llm(), EVENTS);
+    watch.data(pieces.as_bytes());
+    assert_eq!(watch.seen().0.and_then(|usage| usage.value("output_tokens")), Some(6.into()));
+}
+
+#[test]
 fn other_fields_and_text_are_no_data() {
     let stream = format!("usage: {LAST}\nevent: {LAST}\n data: {LAST}\nDATA: {LAST}\n\n");
     assert_reads(EVENTS, stream, "unknown");
@@ -140,6 +149,21 @@ fn pieces_are_counted_the_same_in_any_frames() {
     assert_eq!(watch.seen().0.and_then(|usage| usage.value("output_tokens")), Some(200.into()));
 }
 
+/// Several short events in a frame no longer than an earlier event counted as one.
+#[test]
+fn pieces_that_share_a_frame_count_each() {
+    let text = "x".repeat(400);
+    let start = format!("{{\"type\":\"message_start\",\"message\":{{\"model\":\"{text}\"}}}}");
+    let piece = r#"{"type":"content_block_delta","delta":{"text":"x"}}"#;
+    let mut watch = watch(&usage::llm(), EVENTS);
+    watch.data(format!("event: message_start\n{}", events(&[&start])).as_bytes());
+    for _ in 0..50 {
+        let frame = format!("event: content_block_delta\n{}", events(&[piece])).repeat(3);
+        watch.data(frame.as_bytes());
+    }
+    assert_eq!(watch.seen().0.and_then(|usage| usage.value("output_tokens")), Some(150.into()));
+}
+
 #[test]
 fn an_error_within_a_stream_is_a_failure() {
     let failed = |content_type, body: &str| {
@@ -157,6 +181,7 @@ fn an_error_within_a_stream_is_a_failure() {
         &format!("{pieces}data: {{\"error\":{{\"code\":500}}}}\n\ndata: [DONE]\n\n")
     ));
     assert!(failed(EVENTS, &format!("{pieces}{{\"error\":{{\"code\":500}}}}\n\n")));
+    assert!(failed(EVENTS, &format!("{pieces}data: {{\"object\":\"error\",\"code\":400}}\n\n")));
     assert!(failed(EVENTS, &format!("{pieces}event: response.failed\ndata: {{}}\n\n")));
     assert!(failed(EVENTS, &format!("{pieces}error: {{\"code\":500,\"message\":\"x\"}}\n\n")));
     assert!(failed(

@@ -3,6 +3,7 @@
 mod found;
 mod wanted;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use memchr::{memchr, memchr2, memchr3};
@@ -15,7 +16,7 @@ use self::wanted::{Node, Slot};
 /// Reads JSON documents, one after the other, in pieces of any size, and keeps the wanted members.
 ///
 /// It holds on to valid JSON only as far as it has to: what it makes of invalid text is unspecified,
-/// but the same in whatever pieces the text comes. Keys are compared as they are written.
+/// but the same in whatever pieces the text comes.
 #[derive(Debug)]
 pub(super) struct Capture {
     found: Found,
@@ -118,7 +119,8 @@ impl Capture {
                 self.keep(part);
                 if is_over {
                     let node = self.levels.last().map_or(Wanted::ROOT, |level| level.node);
-                    self.state = State::Colon(self.found.wanted.child(node, &self.text));
+                    self.state =
+                        State::Colon(self.found.wanted.child(node, &unescaped(&self.text)));
                 }
                 next
             }
@@ -343,6 +345,15 @@ fn string<'a>(bytes: &'a [u8], start: usize, escaped: &mut bool) -> (&'a [u8], u
     }
     *escaped = !backslashes(bytes.get(from..).unwrap_or_default()).is_multiple_of(2);
     (&bytes[start..], bytes.len(), false)
+}
+
+/// The key that is written like this.
+fn unescaped(key: &[u8]) -> Cow<'_, [u8]> {
+    if memchr(b'\\', key).is_none() {
+        return key.into();
+    }
+    let text = [b"\"", key, b"\""].concat();
+    serde_json::from_slice::<String>(&text).map_or(key.into(), |key| key.into_bytes().into())
 }
 
 /// How many backslashes there are at the end.

@@ -41,9 +41,12 @@ use super::{Measure, Measured, encoding};
 /// | `cost` | the provider's own price, in its unit (a dollar or credit); see below |
 /// | `cost_micros` | the same in millionths of that unit |
 ///
-/// and the dimension `model`. What an answer does not tell is absent, and never 0: an answer that
-/// tells nothing is missing usage ([`MissingUsage`](crate::MissingUsage)). An event stream of OpenAI's
-/// dialect tells its usage only where the request says `"stream_options":{"include_usage":true}`.
+/// and the dimension `model`, by the name that the answer gives it. That may be more exact than the one
+/// asked for (`gpt-4o-2024-08-06` for `gpt-4o`), and limits with a filter count by it.
+///
+/// What an answer does not tell is absent, and never 0: an answer that tells nothing is missing usage
+/// ([`MissingUsage`](crate::MissingUsage)). An event stream of OpenAI's dialect tells its usage only
+/// where the request says `"stream_options":{"include_usage":true}`.
 ///
 /// An [`Amount`](crate::Amount) has six decimals, so the price of a small request in dollars is
 /// rounded: add up `cost_micros`, which keeps twelve.

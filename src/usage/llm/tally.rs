@@ -166,7 +166,10 @@ fn is_piece(found: &Found) -> bool {
 /// `"error":null` each time.
 fn tells_error(found: &Found) -> bool {
     let is_failed = || found.text("type").is_some_and(|name| is_failure(name.as_bytes()));
-    found.raw("error") == Some("{") || found.text("error").is_some() || is_failed()
+    found.raw("error") == Some("{")
+        || found.text("error").is_some()
+        || found.is("object", "error")
+        || is_failed()
 }
 
 /// Whether an event of this name or type says that the request failed. A step of it may fail, such as
@@ -213,7 +216,10 @@ fn heading(block: &[u8], framing: Framing) -> Heading {
         let end = memchr::memchr2(b'\n', b'\r', rest);
         if let Some(name) = rest.strip_prefix(b"event:") {
             let name = name[..end.map_or(name.len(), |end| end - b"event:".len())].trim_ascii();
-            return Heading::of(name);
+            // Those without a name are called so.
+            if !matches!(name, b"" | b"message") {
+                return Heading::of(name);
+            }
         }
         // Not a field of any standard, but llama.cpp has it in the place of `data`.
         if rest.starts_with(b"error:") {
