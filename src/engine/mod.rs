@@ -64,7 +64,7 @@ struct Inner<S> {
     clock: Arc<dyn Clock>,
     steady: Steady,
     ids: Ids,
-    /// Counts changes of definitions. Read before anything is resolved by them.
+    /// Counts changes of definitions, once they are made. Read before anything is resolved by them.
     epoch: AtomicU64,
     catalog: ArcSwap<Catalog>,
     accounts: Accounts,

@@ -39,6 +39,7 @@ macro_rules! store_suite {
                     an_alert_says_what_it_is_about,
                     alerts_are_told_again_in_the_next_window,
                     alerts_are_not_told_again_after_the_cap_was_raised,
+                    a_cap_that_is_raised_while_a_request_runs_is_what_alerts_go_by,
                     limits_on_one_counter_alert_each_for_itself,
                     a_repeat_tells_nothing,
                     a_value_that_does_not_count_tells_nothing,
