@@ -280,9 +280,11 @@ impl Resolved {
         check.answered(Answer::new(plan, epoch, at, lines, balance))
     }
 
-    fn admit(self, mut checked: Checked) -> Result<Admission, Error> {
+    fn admit(mut self, mut checked: Checked) -> Result<Admission, Error> {
         let conflict = |message| Err(Error::new(ErrorKind::Conflict, message));
         match checked.outcome {
+            // Nothing was looked at.
+            Outcome::Finished => self.lines.clear(),
             Outcome::Open => {
                 return conflict("a request with the same id is running; wait for its answer");
             }

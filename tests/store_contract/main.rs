@@ -156,6 +156,7 @@ macro_rules! store_suite {
                     a_balance_does_not_show_an_ended_hold,
                     an_id_that_is_running_is_a_conflict,
                     an_id_that_was_settled_is_not_charged_again,
+                    an_id_that_was_settled_shows_nothing_that_was_not_looked_at,
                     an_id_that_was_released_may_be_tried_again,
                     an_id_that_was_denied_may_be_tried_again,
                     one_id_means_another_use_for_every_customer,
