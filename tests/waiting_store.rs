@@ -433,3 +433,26 @@ async fn an_attempt_that_goes_away_leaves_the_running_one_alone() {
     permit.settle(total(10)).await.unwrap();
     assert_eq!(settled_tokens(&books).await, amount(10));
 }
+
+/// The second of one id goes away, and its release arrives before its check: it took the first for its
+/// own, whose use was lost.
+#[tokio::test]
+async fn an_attempt_that_goes_away_leaves_alone_one_that_outlived_its_hold() {
+    let clock = noon();
+    let store = Waiting::new();
+    let books = hundred_a_day(&clock).build_on(store.clone()).unwrap().erased();
+    let check = || ask("ada", 10).id("order-1").hold_for(MINUTE);
+    store.0.checks.open.add_permits(1);
+    let permit = admitted(&books, check()).await;
+    clock.advance(2 * MINUTE);
+    assert_eq!(books.open_holds().await.unwrap(), 0);
+    drop(books.check(check()));
+    store.0.releases.open();
+    store.0.releases.until_taken(1).await;
+    store.0.checks.open();
+    store.0.checks.until_taken(2).await;
+    assert_eq!(books.open_holds().await.unwrap(), 0);
+    store.0.settles.open();
+    permit.settle(total(10)).await.unwrap();
+    assert_eq!(settled_tokens(&books).await, amount(10));
+}

@@ -31,7 +31,7 @@ use crate::store::{
 pub(super) struct Shard {
     pub(super) epoch: u64,
     pub(super) customers: Customers,
-    /// Ids given by callers that are settled, and releases that overtook their check.
+    /// Ids given by callers that are settled, and checks whose release overtook them.
     finished: Ids,
     /// Holds that expired and may still be settled.
     expired: Ids,
@@ -310,9 +310,10 @@ impl Shard {
             return Some(SettleOutcome::Stale);
         }
         let given = operation.origin == Origin::Given;
-        let known = self.finished.fate(operation.customer, operation.id) == Some(Fate::Finished);
-        (given && !known && self.finished.may_have_forgotten(operation.at, operation.now.wall()))
-            .then_some(SettleOutcome::TooOld)
+        (given
+            && !self.is_finished(operation.customer, operation.id)
+            && self.finished.may_have_forgotten(operation.at, operation.now.wall()))
+        .then_some(SettleOutcome::TooOld)
     }
 
     /// Counts a kept event once more, on a counter that was emptied.
@@ -333,9 +334,11 @@ impl Shard {
     pub(super) fn release(&mut self, key: HoldKey<'_>, now: Moment<'_>, around: Around<'_>) {
         match self.end_hold(key.customer, key.id, key.place, key.attempt, around) {
             Some((slot, _)) => self.close(slot, now, around),
-            // It had a hold, which has ended already.
-            _ if key.place.is_some() || self.expired.take(key.customer, key.id) => {}
-            _ if self.finished.fate(key.customer, key.id) == Some(Fate::Finished) => {}
+            // It had a hold, which has ended already. Of an id that a caller gave, one that expired may
+            // be another check's, which is still to be settled.
+            _ if key.attempt.is_none_or(|attempt| attempt == 0)
+                && self.expired.take(key.customer, key.id, Fate::Expired) => {}
+            _ if key.place.is_some() || self.is_finished(key.customer, key.id) => {}
             _ => {
                 let fate = Fate::Released(key.attempt.unwrap_or_default());
                 self.finished.remember(key.customer, key.id, fate, None, now);
@@ -397,20 +400,25 @@ impl Shard {
     }
 
     fn met_before(&self, operation: &CheckOperation<'_>, slot: Option<u32>) -> Option<Outcome> {
-        match self.finished.fate(operation.customer, operation.id) {
-            Some(Fate::Finished) => return Some(Outcome::Finished),
-            Some(Fate::Released(attempt)) if attempt == operation.attempt => {
-                return Some(Outcome::Released);
-            }
-            Some(Fate::Released(_)) | None => {}
+        let (customer, id) = (operation.customer, operation.id);
+        if self.is_finished(customer, id) {
+            return Some(Outcome::Finished);
+        }
+        if self.finished.knows(customer, id, Fate::Released(operation.attempt)) {
+            return Some(Outcome::Released);
         }
         // Only an id that a caller gave can come twice.
         if !operation.hold.is_some_and(|hold| hold.remember) {
             return None;
         }
         let open = self.customers.get(slot?)?.open.as_ref()?;
-        let is_open = open.holds.iter().flatten().any(|hold| hold.id == *operation.id);
+        let is_open = open.holds.iter().flatten().any(|hold| hold.id == *id);
         is_open.then_some(Outcome::Open)
+    }
+
+    #[inline]
+    fn is_finished(&self, customer: &CustomerId, id: &EventId) -> bool {
+        self.finished.knows(customer, id, Fate::Finished)
     }
 
     /// Ends a hold. Says where its customer is, and whether the id is to be remembered.
@@ -448,20 +456,21 @@ impl Shard {
         if let Some((slot, remember)) = hold {
             // Of an id that a caller gave, an earlier attempt may have been settled after its own
             // hold had expired.
-            if remember && self.finished.fate(customer, id) == Some(Fate::Finished) {
+            if remember && self.is_finished(customer, id) {
                 self.close(slot, operation.now, around);
                 return Err(SettleOutcome::Repeat);
             }
             let unsure = matches!(operation.origin, Origin::Unsure(_));
             return Ok((slot, remember || unsure));
         }
-        let finished = || self.finished.fate(customer, id) == Some(Fate::Finished);
         match operation.origin {
             Origin::Fresh => {}
-            Origin::Held(_) | Origin::Unsure(_) | Origin::Given if finished() => {
+            Origin::Held(_) | Origin::Unsure(_) | Origin::Given
+                if self.is_finished(customer, id) =>
+            {
                 return Err(SettleOutcome::Repeat);
             }
-            Origin::Held(_) if self.expired.take(customer, id) => {}
+            Origin::Held(_) if self.expired.take(customer, id, Fate::Expired) => {}
             Origin::Held(_) => return Err(SettleOutcome::Repeat),
             Origin::Unsure(_) => {}
             Origin::Given => {
@@ -524,7 +533,7 @@ impl Shard {
             });
             if still_due && account.end_hold(&id, None, None).is_some() {
                 let customer = account.id.clone();
-                self.expired.remember(&customer, &id, Fate::Released(0), None, now);
+                self.expired.remember(&customer, &id, Fate::Expired, None, now);
                 let hash = super::hash_in_shard(&customer);
                 self.close(slot, now, Around { hash, ..around });
             }
