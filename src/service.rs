@@ -247,6 +247,8 @@ impl<B: Backend> Asked<B> {
             _ if options.outage.passes(options.failure()) => {
                 observe::failure("open", &error);
                 head.extensions.insert(Unmetered(()));
+                // An answer that still comes is of no concern to the request.
+                let check = check.unanswered();
                 let outer = Reporter::leave(&mut head.extensions, Arc::clone(&check.0));
                 let guard = Guard::unchecked(options, check.ticket(), outer);
                 return Ok(Metering { guard, is_checked: false, shown: None });
