@@ -643,14 +643,16 @@ mod while_requests_run {
                             if turn % 2 == 0 {
                                 books.record(Event::new("ada", "chat", total(1))).await.unwrap();
                             } else {
-                                let permit = admitted(&books, ask("ada", 2)).await;
+                                let check = ask("ada", 2).event_type("chat");
+                                let permit = admitted(&books, check).await;
                                 permit.settle(total(1)).await.unwrap();
                             }
                         }
                         running.fetch_sub(1, SeqCst);
                         return;
                     }
-                    while running.load(SeqCst) > 0 {
+                    // At least once, however late this thread comes.
+                    loop {
                         let hourly = Limit::per_hour("hourly", "tokens", cap);
                         books.put_limit(hourly.clone()).await.unwrap();
                         books.put_limit(hourly.for_customer("ada")).await.unwrap();
@@ -660,6 +662,9 @@ mod while_requests_run {
                         books.put_limit(of_day).await.unwrap();
                         books.put_limit(Limit::per_week("week", "tokens", cap)).await.unwrap();
                         books.remove_customer("ada").await.unwrap();
+                        if running.load(SeqCst) == 0 {
+                            break;
+                        }
                     }
                     books.put_limit(Limit::per_hour("hourly", "tokens", cap)).await.unwrap();
                 });
