@@ -1319,6 +1319,66 @@ mod two_layers {
         assert_eq!(standing(&books).await, Standing::untouched());
     }
 
+    /// The limits that each of three layers looked at, as a service between them and the handler sees
+    /// it; the one whose backend is away tells of none.
+    #[tokio::test]
+    async fn tell_each_service_the_decision_of_the_layer_around_it() {
+        for away in [None, Some(0), Some(1), Some(2)] {
+            let kept: Vec<_> = (0..3)
+                .map(|number| {
+                    let limit = Limit::per_day(format!("limit-{number}"), "tokens", 100);
+                    let books = builder().limit(limit).build().unwrap();
+                    let backend = Scripted::over(&books);
+                    if away == Some(number) {
+                        backend.on_check(Answer::LoseAnswer);
+                    }
+                    (books, Books::new(backend))
+                })
+                .collect();
+            let layer = |number: usize| {
+                LimitryLayer::new(kept[number].1.clone(), identify(), usage::reported())
+                    .estimate(|_| tokens(10))
+                    .charge(CREDITS, price)
+                    .on_failure(FailurePolicy::Open)
+                    .check_timeout(Duration::from_millis(1))
+                    .headers(tower_limitry::HeaderStyle::Off)
+            };
+            let looking = |number: usize| {
+                move |request: Request<Empty<Bytes>>| {
+                    let reporter = request.extensions().get::<Reporter>().unwrap();
+                    let id = format!("limit-{number}");
+                    let looked = reporter.decision().map(|decision| {
+                        assert_eq!(decision.balance().is_some(), number == 0);
+                        decision.limits().any(|limit| limit.id() == id)
+                    });
+                    assert_eq!(
+                        looked,
+                        (away != Some(number)).then_some(true),
+                        "{number}, {away:?}"
+                    );
+                    reporter.add("tokens", 1);
+                    request
+                }
+            };
+            let service = ServiceBuilder::new()
+                .layer(layer(0))
+                .map_request(looking(0))
+                .layer(layer(1))
+                .map_request(looking(1))
+                .layer(layer(2))
+                .map_request(looking(2))
+                .service(hello(&Counter::default()));
+            let response = service.oneshot(request()).await.unwrap();
+            frames(response.into_body()).await;
+            for (number, (books, _)) in kept.iter().enumerate() {
+                let after = standing(books).await;
+                let expected = Standing::recorded(3, 1);
+                let credits = if number == 0 { 497 } else { 500 };
+                assert_eq!(after, Standing { credits: credits.into(), ..expected }, "{away:?}");
+            }
+        }
+    }
+
     /// Tries again, once.
     #[derive(Clone)]
     struct Again<S>(S);

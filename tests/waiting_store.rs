@@ -10,8 +10,8 @@ mod support;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -368,8 +368,25 @@ async fn a_permit_that_is_dropped_on_another_thread_releases() {
 
 #[tokio::test]
 async fn definitions_that_change_meanwhile_are_what_counts() {
-    let (books, store) = opened();
-    let mut check = Box::pin(books.check(ask("ada", 60)));
+    for event_type in [None, Some("chat")] {
+        definitions_change(event_type).await;
+    }
+}
+
+async fn definitions_change(event_type: Option<&str>) {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let telling = Arc::clone(&told);
+    let store = Waiting::new();
+    let books = hundred_a_day(&noon())
+        .on_event(move |event| telling.lock().unwrap().push(event.usage().clone()))
+        .build_on(store.clone())
+        .unwrap()
+        .erased();
+    let ask = |tokens: u32| match event_type {
+        Some(named) => ask("ada", tokens).event_type(named),
+        None => ask("ada", tokens),
+    };
+    let mut check = Box::pin(books.check(ask(60)));
     assert!(poll(check.as_mut()).is_pending());
     let hourly = |cap: u32| Limit::per_hour("hourly", "tokens", cap);
     books.put_limit(hourly(70)).await.unwrap();
@@ -387,6 +404,7 @@ async fn definitions_that_change_meanwhile_are_what_counts() {
         assert_eq!(used_held(&books, "ada", id).await, (amount(65), amount(0)), "{id}");
     }
     assert_eq!(settled_tokens(&books).await, amount(65));
+    assert_eq!(*told.lock().unwrap(), [total(65)]);
 }
 
 #[tokio::test]

@@ -78,6 +78,7 @@ macro_rules! store_suite {
                     a_settlement_happens_though_its_future_is_dropped,
                     a_check_that_is_dropped_unanswered_places_nothing,
                     a_permit_may_be_dropped_outside_a_runtime,
+                    one_check_asked_many_times_is_as_many_requests,
                     customers_are_counted_apart,
                     a_request_denied_by_one_limit_touches_no_other,
                     a_request_denied_by_its_balance_touches_no_limit,
@@ -183,6 +184,7 @@ macro_rules! store_suite {
                 kinds: [
                     a_count_asks_and_holds_one,
                     a_count_of_a_value_counts_events_that_carry_it,
+                    each_meter_reads_its_own_value_wherever_it_stands,
                     a_max_keeps_the_highest_and_holds_nothing,
                     a_max_below_nothing_is_kept,
                     a_latest_value_is_the_newest_by_time,
