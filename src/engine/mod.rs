@@ -464,30 +464,34 @@ impl<S: Store> Inner<S> {
             lines: &[],
             charge: charge.map(|(charge, amount)| (self.balance(&charge.balance), amount)),
         };
-        // By the definitions of its check, if they are still those of now, and in its windows.
-        if let Some(answer) =
-            check.answer().filter(|answer| answer.epoch == epoch && ask.event_type.is_some())
-        {
-            let mut looked = answer.lines.iter();
-            let lines = Self::settle_lines(&answer.plan, operation.usage, |index, line| {
-                // Both are in the order of the plan.
-                match looked.find(|looked| usize::from(looked.index) >= index) {
-                    Some(looked) if usize::from(looked.index) == index => looked.window,
-                    _ => {
-                        let known = self.accounts.get(&ask.customer);
-                        self.window(known.as_deref(), line, hold.at)
+        let answer = check.answer().filter(|answer| answer.epoch == epoch);
+        let (known, catalog);
+        let lines = match answer.filter(|_| ask.event_type.is_some()) {
+            // By the definitions of its check, as they are still those of now, and in its windows.
+            Some(answer) => {
+                let mut looked = answer.lines.iter().peekable();
+                Self::settle_lines(&answer.plan, operation.usage, |index, line| {
+                    // Both are in the order of the plan.
+                    while looked.next_if(|looked| looked.index < index).is_some() {}
+                    match looked.next_if(|looked| looked.index == index) {
+                        Some(looked) => looked.window,
+                        // The event is of other dimensions than its check.
+                        None => {
+                            let known = self.accounts.get(&ask.customer);
+                            self.window(known.as_deref(), line, hold.at)
+                        }
                     }
-                }
-            });
-            operation.lines = &lines;
-            return self.store.settle(operation);
-        }
-        let known = self.accounts.get(&ask.customer);
-        let known = known.as_deref();
-        let catalog = self.catalog.load();
-        let plan = Self::plan(known, &catalog, Some(ask.recorded_as()));
-        let lines =
-            Self::settle_lines(plan, operation.usage, |_, line| self.window(known, line, hold.at));
+                })
+            }
+            None => {
+                known = self.accounts.get(&ask.customer);
+                catalog = self.catalog.load();
+                let plan = Self::plan(known.as_deref(), &catalog, Some(ask.recorded_as()));
+                Self::settle_lines(plan, operation.usage, |_, line| {
+                    self.window(known.as_deref(), line, hold.at)
+                })
+            }
+        };
         operation.lines = &lines;
         self.store.settle(operation)
     }
@@ -497,7 +501,7 @@ impl<S: Store> Inner<S> {
     fn settle_lines<'a>(
         plan: &'a Plan,
         usage: &Usage,
-        mut window: impl FnMut(usize, &PlanLine) -> Window,
+        mut window: impl FnMut(u16, &PlanLine) -> Window,
     ) -> SmallVec<[SettleLine<'a>; 6]> {
         let mut given = Given::of(plan, usage);
         let mut lines: SmallVec<[SettleLine<'a>; 6]> = SmallVec::new();
@@ -512,7 +516,7 @@ impl<S: Store> Inner<S> {
                 shares: last == Some(line.counter),
                 aggregation: line.aggregation,
                 amount,
-                window: window(index, line),
+                window: window(index as u16, line),
                 limit: line.id(),
                 alerts: &line.alerts,
             });

@@ -255,33 +255,22 @@ impl Shard {
                 alert(account, line, after, &mut settled);
             }
         }
-        let mut transaction = None;
-        if let Some((numbered, amount)) = charge {
-            let tag = Tag::balance(numbered.number);
-            let place = account.place(tag, FOREVER, hint).unwrap_or_else(|| {
-                let untouched = read_balance(Some(account), numbered, hint);
-                let fresh = untouched.map_or(Amount::ZERO, |balance| balance.current);
-                account.claim(tag, FOREVER, now, fresh.as_millionths(), hint)
-            });
-            let cell = &mut account.cells[place];
-            cell.tag = cell.tag.touched();
-            let before = Amount::from_millionths(cell.value);
-            let left = before.saturating_sub(amount);
+        let transaction = charge.map(|(numbered, amount)| {
+            let (before, after) = take(account, numbered, amount, now, hint);
             settled.saturated |= before.checked_sub(amount).is_none();
-            cell.value = left.as_millionths();
-            transaction = Some(Transaction {
+            Transaction {
                 id: operation.id.clone(),
                 customer: operation.customer.clone(),
                 balance: numbered.name(),
                 kind: TransactionKind::Debit,
                 amount,
-                balance_after: left,
+                balance_after: after,
                 description: None,
                 reference: None,
                 at: operation.at,
                 sequence: 0,
-            });
-        }
+            }
+        });
         account.tidy(now, &mut self.spare);
         if account.is_empty() {
             self.dismiss(slot, around);
@@ -684,6 +673,29 @@ fn alert(account: &mut Account, line: &SettleLine<'_>, used: Amount, settled: &m
             settled.alerts.push((CompactString::new(line.limit), *percent, used));
         }
     }
+}
+
+/// Takes from a balance, whatever is left there. Answers what it held before and holds after.
+#[inline]
+fn take(
+    account: &mut Account,
+    numbered: Numbered<'_>,
+    amount: Amount,
+    now: i32,
+    hint: usize,
+) -> (Amount, Amount) {
+    let tag = Tag::balance(numbered.number);
+    let place = account.place(tag, FOREVER, hint).unwrap_or_else(|| {
+        let untouched = read_balance(Some(account), numbered, hint);
+        let fresh = untouched.map_or(Amount::ZERO, |balance| balance.current);
+        account.claim(tag, FOREVER, now, fresh.as_millionths(), hint)
+    });
+    let cell = &mut account.cells[place];
+    let before = Amount::from_millionths(cell.value);
+    let after = before.saturating_sub(amount);
+    cell.tag = cell.tag.touched();
+    cell.value = after.as_millionths();
+    (before, after)
 }
 
 /// A customer's balance: as kept, or the default that was never touched.
