@@ -274,11 +274,12 @@ impl<S: Store> Inner<S> {
                 self.tell(settled, || event.recorded());
                 self.settled(&event.customer, &event.event_type, event.at, settled);
             }
-            let refused = settled.iter().map(|settled| settled.outcome).find(|outcome| {
-                !matches!(outcome, SettleOutcome::Recorded | SettleOutcome::Repeat)
-            });
-            if let Some(outcome) = refused {
-                return Err(outcome.into());
+            // The answers end with the one that could not be taken.
+            if let Some((last, before)) = settled.split_last()
+                && !matches!(last.outcome, SettleOutcome::Recorded | SettleOutcome::Repeat)
+            {
+                let (at, error) = (before.len(), Error::from(last.outcome));
+                return Err(Error::new(error.kind(), format!("events[{at}]: {error}")));
             }
             let recorded = events.into_iter().zip(settled).map(|(event, settled)| Recorded {
                 id: event.id,

@@ -50,6 +50,7 @@ pub(crate) async fn many_are_recorded_together_or_not_at_all(open: Open) {
     let events = [used_tokens("ada", 5), too_old, used_tokens("bob", 6)];
     let error = books.record_many(events).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooOld);
+    assert_names(&error, &["events[1]: "]);
 
     assert_eq!(used(&books, "ada", "daily").await, amount(4));
     assert_eq!(used(&books, "bob", "daily").await, amount(2));

@@ -75,7 +75,7 @@ impl Ids {
         event: Option<Timestamp>,
         now: Moment<'_>,
     ) {
-        self.forget(now);
+        self.make_room(1, now);
         let key = (customer.clone(), id.clone(), fate);
         // An event that comes early is not too old before its time plus the horizon.
         let wall = now.wall();
@@ -90,11 +90,12 @@ impl Ids {
         !self.known.is_empty() && self.known.remove(&(customer.clone(), id.clone(), fate)).is_some()
     }
 
-    fn forget(&mut self, now: Moment<'_>) {
+    /// Forgets what is over, and for want of room for so many more the oldest.
+    pub(super) fn make_room(&mut self, more: usize, now: Moment<'_>) {
         while let Some(Reverse(next)) = self.order.peek() {
             let over = now.wall() > next.until
                 && now.monotonic().saturating_sub(next.since) > self.horizon;
-            if !over && self.order.len() < MOST {
+            if !over && self.order.len() + more <= MOST {
                 break;
             }
             if !over {

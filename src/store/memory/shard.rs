@@ -305,6 +305,11 @@ impl Shard {
         .then_some(SettleOutcome::TooOld)
     }
 
+    /// So that no id is let go while so many are recorded together: one of them could then be too old.
+    pub(super) fn make_room(&mut self, more: usize, now: Moment<'_>) {
+        self.finished.make_room(more, now);
+    }
+
     /// Counts a kept event once more, on a counter that was emptied.
     pub(super) fn recount(
         &mut self,
