@@ -111,7 +111,7 @@
 //! | `axum` | | extractors and responses for axum handlers |
 //! | `grpc` | | refusals as gRPC clients understand them, usage from trailers and messages |
 //! | `bearer` | | customers by their hashed keys, bearer or in a header |
-//! | `tracing` | | events: decisions, failures, what was not counted as usual |
+//! | `tracing` | | a span for each request, `limitry` with customer and event type, and events: decisions, failures, what was not counted as usual |
 //! | `metrics` | | counters through the `metrics` facade |
 //! | `test-util` | | for your tests: a clock moved by hand, a backend that does what it is told |
 //! | `full` | | all of these |

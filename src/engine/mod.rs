@@ -13,8 +13,8 @@
 //! ```
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker, ready};
@@ -159,8 +159,13 @@ impl<S: Store> Engine<S> {
             return FinishFuture::done(Err(Error::new(ErrorKind::Unavailable, message)));
         };
         let (sender, answer) = oneshot::channel();
-        // Whether somebody waits for the answer is their choice.
-        runtime.spawn(async move { drop(sender.send(work.await)) });
+        let span = observe::Span::current();
+        runtime.spawn(async move {
+            let mut work = pin!(work);
+            let done = poll_fn(|cx| span.run(|| work.as_mut().poll(cx))).await;
+            // Whether somebody waits for the answer is their choice.
+            drop(sender.send(done));
+        });
         FinishFuture(Finish::Handed(answer))
     }
 }
