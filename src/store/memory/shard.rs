@@ -36,6 +36,8 @@ pub(super) struct Shard {
     /// Holds that expired and may still be settled.
     expired: Ids,
     expiring: BinaryHeap<Reverse<(Duration, u32, EventId)>>,
+    /// How many of those there may be before it is looked which have ended already.
+    crowded: usize,
     /// Numbers holds.
     serial: u16,
     spare: Spare,
@@ -85,6 +87,7 @@ impl Default for Shard {
             finished: Ids::for_time(HORIZON),
             expired: Ids::for_time(LATE),
             expiring: BinaryHeap::new(),
+            crowded: 0,
             serial: 0,
             spare: Spare::default(),
             references: HashSet::default(),
@@ -191,7 +194,7 @@ impl Shard {
         let expires = hold.expires;
         let at = account.put_hold(hold, &mut self.spare);
         if let Some(expires) = expires {
-            self.expiring.push(Reverse((expires, slot, operation.id.clone())));
+            self.expire_at(expires, slot, operation.id);
         }
         checked.place = Some(place_of(slot, at, serial));
         Some(checked)
@@ -356,7 +359,7 @@ impl Shard {
             return false;
         };
         hold.expires = Some(until);
-        self.expiring.push(Reverse((until, slot, key.id.clone())));
+        self.expire_at(until, slot, key.id);
         true
     }
 
@@ -505,6 +508,21 @@ impl Shard {
         if account.is_empty() {
             self.dismiss(slot, around);
         }
+    }
+
+    /// Notes when a hold will expire. Most holds end long before, and some never expire.
+    fn expire_at(&mut self, due: Duration, slot: u32, id: &EventId) {
+        const FEW: usize = 64;
+        if self.expiring.len() >= self.crowded {
+            let customers = &self.customers;
+            self.expiring.retain(|Reverse((due, slot, id))| {
+                let open = customers.get(*slot).and_then(|account| account.open.as_ref());
+                let mut holds = open.into_iter().flat_map(|open| open.holds.iter().flatten());
+                holds.any(|hold| hold.id == *id && hold.expires == Some(*due))
+            });
+            self.crowded = FEW.max(2 * self.expiring.len());
+        }
+        self.expiring.push(Reverse((due, slot, id.clone())));
     }
 
     /// Ends the holds that nobody renewed. They cost nothing; a settlement that comes later counts.
