@@ -186,7 +186,10 @@ async fn a_compressed_answer_passes_as_it_is_and_is_read_on_the_side() {
 async fn an_error_of_the_upstream_passes_unchanged_and_is_not_recorded() {
     let url = upstream(|request: Request| async move {
         let status: u16 = request.uri().path().trim_start_matches('/').parse().unwrap();
-        let body = r#"{"error":{"message":"no"},"usage":{"total_tokens":5}}"#;
+        let body = match status {
+            200 => r#"{"usage":{"total_tokens":5}}"#,
+            _ => r#"{"error":{"message":"no"},"usage":{"total_tokens":5}}"#,
+        };
         let mut answer = (axum::http::StatusCode::from_u16(status).unwrap(), body).into_response();
         answer.headers_mut().insert("retry-after", HeaderValue::from_static("7"));
         answer
