@@ -31,6 +31,9 @@ use crate::{CheckError, Decision, Denial, Refusal, Reporter};
 
 /// A handler asks for what the layer leaves in the request, and there is no layer around it, or the
 /// request passed it unmetered. Answered 500.
+///
+/// A request that runs although its check could not be answered has no [`Decision`]; a handler that
+/// may run then takes a [`Reporter`] and asks for its [`decision`](Reporter::decision).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotMetered(&'static str);
 

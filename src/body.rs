@@ -14,11 +14,11 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use crate::backend::{Backend, Erased};
 use crate::classify::Classification;
-use crate::guard::Guard;
+use crate::guard::{Finish, Guard};
+use crate::hook;
 use crate::layer::Disconnect;
 use crate::policy::Usage;
 use crate::usage::{self, Measured, Watch};
-use crate::{hook, observe};
 
 pin_project! {
     /// The body of a response of [`Limitry`](crate::Limitry): a refusal, or the inner body, measured
@@ -210,7 +210,7 @@ pub(crate) struct Meter<B: Backend> {
     /// How much of the length that was told is still to come.
     remaining: Option<u64>,
     /// The record of what was settled at the head.
-    settled: Option<B::Finish>,
+    settled: Option<Finish<B>>,
 }
 
 impl<B: Backend> Meter<B> {
@@ -232,7 +232,7 @@ impl<B: Backend> Meter<B> {
     }
 
     /// For a use that was settled at the head, and whose record is still on its way.
-    pub(crate) fn settled(guard: Guard<B>, finish: B::Finish, remaining: Option<u64>) -> Self {
+    pub(crate) fn settled(guard: Guard<B>, finish: Finish<B>, remaining: Option<u64>) -> Self {
         let settled = Some(finish);
         let classification = Classification::Success;
         Self { guard, classification, known: None, watch: None, remaining, settled }
@@ -259,7 +259,7 @@ impl<B: Backend> Meter<B> {
     }
 
     /// The body has ended. Answers what there is to wait for.
-    fn end(&mut self, trailers: Option<&HeaderMap>) -> Option<B::Finish> {
+    fn end(&mut self, trailers: Option<&HeaderMap>) -> Option<Finish<B>> {
         if !self.guard.is_open() {
             return self.settled.take();
         }
@@ -326,39 +326,30 @@ impl<B: Backend> Drop for Meter<B> {
 }
 
 /// What is left to wait for: nothing, for backends that record at once.
-pub(crate) fn unless_done<F: Future<Output = Result<(), crate::Error>> + Unpin>(
-    mut finish: F,
-) -> Option<F> {
+pub(crate) fn unless_done<B: Backend>(mut finish: Finish<B>) -> Option<Finish<B>> {
     let now = Pin::new(&mut finish).poll(&mut Context::from_waker(Waker::noop()));
-    match now {
-        Poll::Ready(result) => {
-            observe::finished(&result);
-            None
-        }
-        Poll::Pending => Some(finish),
-    }
+    now.is_pending().then_some(finish)
 }
 
 /// Waits for a record, for a bounded time. It is made whether or not anybody waits.
 pub(crate) struct Ending<B: Backend> {
-    finish: B::Finish,
+    finish: Finish<B>,
     longest: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl<B: Backend> Ending<B> {
-    pub(crate) fn new(finish: B::Finish, longest: Duration) -> Self {
+    pub(crate) fn new(finish: Finish<B>, longest: Duration) -> Self {
         Self { finish, longest, sleep: None }
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Poll::Ready(result) = Pin::new(&mut self.finish).poll(cx) {
-            observe::finished(&result);
+        if Pin::new(&mut self.finish).poll(cx).is_ready() {
             return Poll::Ready(());
         }
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep(self.longest)));
         ready!(sleep.as_mut().poll(cx));
-        observe::settlement("late");
+        self.finish.is_late();
         Poll::Ready(())
     }
 }

@@ -15,11 +15,12 @@ use crate::body::{Ending, Meter, ResponseBody, length, unless_done};
 use crate::classify::{self, Classification};
 use crate::guard::Guard;
 use crate::headers;
+use crate::hook;
 use crate::layer::Options;
+use crate::observe::{self, Span};
 use crate::reject::{self, Refusal};
 use crate::service::Unmetered;
 use crate::usage::Measured;
-use crate::{hook, observe};
 
 pin_project! {
     /// The response of [`Limitry`](crate::Limitry): check, call, answer.
@@ -64,11 +65,12 @@ pub(crate) struct Refused {
     refusal: Refusal,
     /// The client speaks gRPC, and is answered so.
     is_grpc: bool,
+    span: Span,
 }
 
 impl Refused {
-    pub(crate) fn new(refusal: Refusal, head: &Parts) -> Self {
-        Self { refusal, is_grpc: classify::is_grpc(&head.headers) }
+    pub(crate) fn new(refusal: Refusal, head: &Parts, span: Span) -> Self {
+        Self { refusal, is_grpc: classify::is_grpc(&head.headers), span }
     }
 }
 
@@ -246,8 +248,8 @@ fn has_no_body(head: &http::response::Parts) -> bool {
 }
 
 fn refuse<P, B: Backend>(options: &Options<B>, refused: Refused) -> Response<ResponseBody<P, B>> {
-    let Refused { refusal, is_grpc } = refused;
-    observe::refused(&refusal);
+    let Refused { refusal, is_grpc, span } = refused;
+    span.run(|| observe::refused(&refusal));
     let own = options.on_refusal.as_ref().and_then(|answer| hook::call(|| answer(&refusal)));
     let mut response = own.flatten().unwrap_or_else(|| {
         #[cfg(feature = "grpc")]

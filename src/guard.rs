@@ -1,9 +1,11 @@
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use crate::backend::{Backend, Flight, Hold, Settlement, Ticket};
 use crate::classify::{self, Classification};
 use crate::layer::{Disconnect, MissingUsage, Options};
-use crate::observe;
+use crate::observe::{self, Span};
 use crate::policy::Usage;
 use crate::reporter::Reported;
 use crate::usage::Started;
@@ -20,6 +22,7 @@ pub(crate) struct Guard<B: Backend> {
     outer: Option<Arc<Flight>>,
     /// For usage that is measured in time.
     started: Option<Started>,
+    span: Span,
 }
 
 impl<B: Backend> Guard<B> {
@@ -27,9 +30,10 @@ impl<B: Backend> Guard<B> {
         options: Arc<Options<B>>,
         hold: Option<Hold>,
         outer: Option<Arc<Flight>>,
+        span: Span,
     ) -> Self {
         let started = options.measure.is_timed().then(Started::now);
-        Self { options, hold, unchecked: false, outer, started }
+        Self { options, hold, unchecked: false, outer, started, span }
     }
 
     /// For a request that runs although its check was not answered: its use is recorded all the
@@ -38,10 +42,11 @@ impl<B: Backend> Guard<B> {
         options: Arc<Options<B>>,
         ticket: Ticket,
         outer: Option<Arc<Flight>>,
+        span: Span,
     ) -> Self {
         let at = options.books.backend().now();
         let hold = Some(Hold { ticket, at });
-        let mut guard = Self::new(options, hold, outer);
+        let mut guard = Self::new(options, hold, outer, span);
         guard.unchecked = true;
         guard
     }
@@ -66,7 +71,7 @@ impl<B: Backend> Guard<B> {
         classification: Classification,
         trailers: Option<&HeaderMap>,
         measured: Option<Usage>,
-    ) -> Option<B::Finish> {
+    ) -> Option<Finish<B>> {
         let success = match classification {
             Classification::Success => true,
             Classification::Failure => false,
@@ -100,11 +105,16 @@ impl<B: Backend> Guard<B> {
         flight.map(|flight| flight.report.reported()).unwrap_or_default()
     }
 
-    fn finish(&mut self, success: bool, usage: Option<Usage>) -> Option<B::Finish> {
+    fn finish(&mut self, success: bool, usage: Option<Usage>) -> Option<Finish<B>> {
         let hold = self.hold.take()?;
+        let finish = self.span.run(|| self.send(hold, success, usage));
+        Some(Finish { finish, span: self.span.clone() })
+    }
+
+    fn send(&self, hold: Hold, success: bool, usage: Option<Usage>) -> B::Finish {
         let backend = self.options.books.backend();
         if !success {
-            return Some(backend.release(hold.ticket));
+            return backend.release(hold.ticket);
         }
         let (mut settlement, missing) = Settlement::new(hold, usage);
         settlement.unsure = self.unchecked;
@@ -113,17 +123,40 @@ impl<B: Backend> Guard<B> {
             match self.options.missing_usage {
                 MissingUsage::ChargeEstimate => settlement.charge_estimate(),
                 MissingUsage::RecordOnly => {}
-                MissingUsage::Release => {
-                    return Some(backend.release(settlement.into_ticket()));
-                }
+                MissingUsage::Release => return backend.release(settlement.into_ticket()),
             }
         }
-        Some(backend.settle(settlement))
+        backend.settle(settlement)
     }
 }
 
 impl<B: Backend> Drop for Guard<B> {
     fn drop(&mut self) {
         drop(self.finish(false, None));
+    }
+}
+
+/// A settlement or release on its way. It happens whether or not anybody waits.
+pub(crate) struct Finish<B: Backend> {
+    finish: B::Finish,
+    span: Span,
+}
+
+impl<B: Backend> Finish<B> {
+    /// Nobody waits any longer.
+    pub(crate) fn is_late(&self) {
+        self.span.run(|| observe::settlement("late"));
+    }
+}
+
+impl<B: Backend> Future for Finish<B> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { finish, span } = &mut *self;
+        span.run(|| {
+            observe::finished(&ready!(Pin::new(finish).poll(cx)));
+            Poll::Ready(())
+        })
     }
 }

@@ -113,7 +113,7 @@
 //! | `grpc` | | refusals as gRPC clients understand them, usage from trailers and messages |
 //! | `bearer` | | customers by their hashed keys, bearer or in a header |
 //! | `outbox` | | settlements for a remote backend wait in a local file until it has them |
-//! | `tracing` | | events: decisions, failures, what was not counted as usual |
+//! | `tracing` | | a span for each request, `limitry` with customer and event type, and events: decisions, failures, what was not counted as usual |
 //! | `metrics` | | counters through the `metrics` facade |
 //! | `sqlite` | | books in one file that survives restarts and crashes (`store::sqlite`) |
 //! | `test-util` | | for your tests: a clock moved by hand, a backend that does what it is told |

@@ -1,11 +1,49 @@
-//! What operators see: events under `tracing`, counters under `metrics`. Customer ids go on events
-//! only, never on a metric.
+//! What operators see: spans and events under `tracing`, counters under `metrics`. Customer ids go on
+//! spans and events only, never on a metric.
 
 #[cfg(feature = "metrics")]
 use metrics::counter;
 
-use crate::backend::Decision;
+use crate::backend::{Check, Decision};
 use crate::reject::Refusal;
+
+/// The span of one metered request, from its check to its record. Nothing without `tracing`.
+#[derive(Clone, Debug)]
+pub(crate) struct Span(#[cfg(feature = "tracing")] tracing::Span);
+
+impl Span {
+    /// For what is asked by this check, in the span of now.
+    #[inline]
+    pub(crate) fn of(check: &Check) -> Self {
+        let _ = check;
+        Self(
+            #[cfg(feature = "tracing")]
+            tracing::info_span!(
+                target: "tower_limitry",
+                "limitry",
+                customer = %check.ask().customer,
+                event_type = check.ask().recorded_as(),
+            ),
+        )
+    }
+
+    /// The span of now.
+    #[inline]
+    pub(crate) fn current() -> Self {
+        Self(
+            #[cfg(feature = "tracing")]
+            tracing::Span::current(),
+        )
+    }
+
+    /// Works in the span.
+    #[inline]
+    pub(crate) fn run<T>(&self, work: impl FnOnce() -> T) -> T {
+        #[cfg(feature = "tracing")]
+        let work = || self.0.in_scope(work);
+        work()
+    }
+}
 
 /// Usage could not be measured, or a price not be told.
 pub(crate) fn usage_missing() {

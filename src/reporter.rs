@@ -13,6 +13,9 @@ use crate::policy::{Amount, CustomerId, ToAmount, Usage};
 /// The layer puts one into the extensions of each request. Clones share what was reported; one may
 /// move into a response stream, and what it reports until the stream's end is recorded.
 ///
+/// Attempts of a retry inside of the layer are one request and share it, too: where a handler may be
+/// tried again, [`set`](Self::set) what the request used, and let the status tell of a failure.
+///
 /// ```
 /// use tower_limitry::Reporter;
 ///

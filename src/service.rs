@@ -19,7 +19,7 @@ use crate::future::{Metering, Refused, ResponseFuture, Step, ends_at_head};
 use crate::guard::Guard;
 use crate::headers::HeaderStyle;
 use crate::layer::{MissingCustomer, Options};
-use crate::observe;
+use crate::observe::{self, Span};
 use crate::reject::Refusal;
 use crate::reporter::Reporter;
 use crate::request::{HeadOnly, ReadRequest};
@@ -108,7 +108,7 @@ where
                 let check = options.question(&head, customer, charge, expected);
                 match check {
                     Ok(check) => Asked::new(options, check).wait(head, body).await,
-                    Err(refusal) => Step::Refuse(Refused::new(refusal, &head)),
+                    Err(refusal) => Step::Refuse(Refused::new(refusal, &head, Span::current())),
                 }
             });
         }
@@ -123,7 +123,7 @@ where
         match asked.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(answer) => match asked.answered(answer, &mut head) {
                 Ok(metering) => self.run(head, body, Some(metering)),
-                Err(refusal) => self.refuse(refusal, &head),
+                Err(refused) => ResponseFuture::refused(Arc::clone(&self.options), refused),
             },
             Poll::Pending => self.wait(asked.wait(head, body)),
         }
@@ -149,7 +149,10 @@ impl<S, B: Backend, R> Limitry<S, B, R> {
     where
         S: Service<Request<Q>>,
     {
-        ResponseFuture::refused(Arc::clone(&self.options), Refused::new(refusal, head))
+        ResponseFuture::refused(
+            Arc::clone(&self.options),
+            Refused::new(refusal, head, Span::current()),
+        )
     }
 
     fn wait<Q>(
@@ -170,17 +173,19 @@ impl<S, B: Backend, R> Limitry<S, B, R> {
 struct Asked<B: Backend> {
     options: Arc<Options<B>>,
     check: Check,
+    span: Span,
     answer: B::Check,
 }
 
 impl<B: Backend> Asked<B> {
     fn new(options: Arc<Options<B>>, check: Check) -> Self {
-        let answer = options.books.backend().check(check.clone());
-        Self { options, check, answer }
+        let span = Span::of(&check);
+        let answer = span.run(|| options.books.backend().check(check.clone()));
+        Self { options, check, span, answer }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Admission, Error>> {
-        Pin::new(&mut self.answer).poll(cx)
+        self.span.run(|| Pin::new(&mut self.answer).poll(cx))
     }
 
     /// Waits for the answer, within the time it may take. Dropped before, also before it was polled at
@@ -214,7 +219,7 @@ impl<B: Backend> Asked<B> {
         pending.disarm();
         match self.answered(answer, &mut head) {
             Ok(metering) => Step::Run(Request::from_parts(head, body), metering),
-            Err(refusal) => Step::Refuse(Refused::new(refusal, &head)),
+            Err(refused) => Step::Refuse(refused),
         }
     }
 
@@ -224,8 +229,18 @@ impl<B: Backend> Asked<B> {
         self,
         answer: Result<Admission, Error>,
         head: &mut Parts,
+    ) -> Result<Metering<B>, Refused> {
+        let span = self.span.clone();
+        let heard = span.run(|| self.heard(answer, head));
+        heard.map_err(|refusal| Refused::new(refusal, head, span))
+    }
+
+    fn heard(
+        self,
+        answer: Result<Admission, Error>,
+        head: &mut Parts,
     ) -> Result<Metering<B>, Refusal> {
-        let Self { options, check, .. } = self;
+        let Self { options, check, span, .. } = self;
         let error = match answer {
             Ok(Admission { decision, hold }) => {
                 options.outage.is_over();
@@ -236,7 +251,7 @@ impl<B: Backend> Asked<B> {
                 observe::allowed(&decision);
                 let shown = (options.headers != HeaderStyle::Off).then(|| decision.clone());
                 let outer = Reporter::leave(&mut head.extensions, decision.into_flight());
-                let guard = Guard::new(options, hold, outer);
+                let guard = Guard::new(options, hold, outer, span);
                 return Ok(Metering { guard, is_checked: true, shown });
             }
             Err(error) => error,
@@ -247,8 +262,10 @@ impl<B: Backend> Asked<B> {
             _ if options.outage.passes(options.failure()) => {
                 observe::failure("open", &error);
                 head.extensions.insert(Unmetered(()));
+                // An answer that still comes is of no concern to the request.
+                let check = check.unanswered();
                 let outer = Reporter::leave(&mut head.extensions, Arc::clone(&check.0));
-                let guard = Guard::unchecked(options, check.ticket(), outer);
+                let guard = Guard::unchecked(options, check.ticket(), outer, span);
                 return Ok(Metering { guard, is_checked: false, shown: None });
             }
             _ => Refusal::Unavailable,

@@ -19,7 +19,7 @@ use tower_limitry::policy::{EventId, Timestamp};
 use tower_limitry::store::BoxFuture;
 use tower_limitry::test_util::{Answer, Call, Scripted};
 use tower_limitry::{
-    Books, Check, Engine, Error, ErrorKind, FailurePolicy, LimitryLayer, Unmetered,
+    Books, Check, Engine, Error, ErrorKind, FailurePolicy, Limit, LimitryLayer, Reporter, Unmetered,
 };
 
 #[path = "support/http.rs"]
@@ -460,6 +460,55 @@ mod a_check_that_arrives_late {
             assert_eq!(service.oneshot(request()).await.unwrap().status(), code);
             assert_eq!(standing(&books).await, after);
         }
+    }
+
+    /// The second release of one id took the place of the first, whose check then held for ever.
+    #[tokio::test(start_paused = true)]
+    async fn places_nothing_though_another_of_its_id_was_refused_too() {
+        let books = books();
+        let slow = Slow::over(&books);
+        let layer = layer(&Books::new(slow.clone())).idempotency_key(KEY);
+        let service = layer.on_failure(FailurePolicy::Closed).layer(answering(StatusCode::OK));
+        for _ in 0..3 {
+            let answer = service.clone().oneshot(keyed()).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        }
+        for _ in 0..3 {
+            assert_eq!(slow.arrive().await, Err(ErrorKind::Conflict));
+        }
+        assert_eq!(standing(&books).await, Standing::untouched());
+    }
+
+    /// The request runs unchecked, and is recorded in the window in which it did.
+    #[tokio::test(start_paused = true)]
+    async fn tells_a_request_that_runs_unchecked_nothing() {
+        let clock = clock();
+        let limit = Limit::per_minute("minutely", "tokens", 5);
+        let books = builder().clock(clock.clone()).limit(limit).build().unwrap();
+        let slow = Slow::over(&books);
+        let arriving = {
+            let slow = slow.clone();
+            service_fn(move |request: Request<Empty<Bytes>>| {
+                let slow = slow.clone();
+                async move {
+                    let reporter = request.extensions().get::<Reporter>().unwrap().clone();
+                    assert_eq!(slow.arrive().await, Ok(false));
+                    assert!(reporter.decision().is_none());
+                    Ok::<_, Infallible>(status(StatusCode::OK))
+                }
+            })
+        };
+        let service = layer(&Books::new(slow.clone())).layer(arriving);
+        let mut answer = Box::pin(service.oneshot(request()));
+        assert!(poll_once(&mut answer).is_pending());
+        clock.advance(Duration::from_secs(60));
+        let response = answer.await.unwrap();
+        assert!(response.extensions().get::<Unmetered>().is_some());
+        let event = events(&books).await.remove(0);
+        let usage = books.usage(CUSTOMER).await.unwrap();
+        let minutely = usage.limits().find(|limit| limit.id() == "minutely").unwrap();
+        assert!(minutely.window().contains(event.at()));
+        assert_eq!(minutely.used(), 7.into());
     }
 
     #[tokio::test(start_paused = true)]

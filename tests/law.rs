@@ -618,6 +618,36 @@ mod strangers {
     }
 }
 
+/// Names are found without a lock once they are known, and more of them behind one.
+#[test]
+fn balances_that_threads_name_at_once_are_each_their_own() {
+    let name = |number: usize| format!("credits {number}");
+    for _ in 0..times(20, 2_000) {
+        let books = OPEN(tokens(&noon()));
+        on_threads(8, |thread| {
+            block_on(async {
+                let customer = format!("acct_{thread}");
+                // Each in an order of its own, so that all are the first with some name.
+                for number in (0..20).map(|turn| (turn + thread * 5) % 20) {
+                    let terms = NewBalance::new(name(number)).initial(100 + number as u32);
+                    books.create_balance(customer.as_str(), terms).await.unwrap();
+                    let check = ask(&customer, number as u32 + 1).event_type("chat");
+                    let check = check.charge(name(number), |usage| usage.value("total_tokens"));
+                    admitted(&books, check).await.settle(total(thread as u32)).await.unwrap();
+                }
+            });
+        });
+        for thread in 0..8 {
+            let balances = block_on(books.balances(format!("acct_{thread}"))).unwrap();
+            assert_eq!(balances.len(), 20);
+            for number in 0..20 {
+                let balance = balances.iter().find(|known| known.name() == name(number)).unwrap();
+                assert_eq!(balance.current(), amount((100 + number - thread) as u64));
+            }
+        }
+    }
+}
+
 mod while_requests_run {
     use super::*;
     use std::sync::Mutex;
@@ -643,14 +673,16 @@ mod while_requests_run {
                             if turn % 2 == 0 {
                                 books.record(Event::new("ada", "chat", total(1))).await.unwrap();
                             } else {
-                                let permit = admitted(&books, ask("ada", 2)).await;
+                                let check = ask("ada", 2).event_type("chat");
+                                let permit = admitted(&books, check).await;
                                 permit.settle(total(1)).await.unwrap();
                             }
                         }
                         running.fetch_sub(1, SeqCst);
                         return;
                     }
-                    while running.load(SeqCst) > 0 {
+                    // At least once, however late this thread comes.
+                    loop {
                         let hourly = Limit::per_hour("hourly", "tokens", cap);
                         books.put_limit(hourly.clone()).await.unwrap();
                         books.put_limit(hourly.for_customer("ada")).await.unwrap();
@@ -660,6 +692,9 @@ mod while_requests_run {
                         books.put_limit(of_day).await.unwrap();
                         books.put_limit(Limit::per_week("week", "tokens", cap)).await.unwrap();
                         books.remove_customer("ada").await.unwrap();
+                        if running.load(SeqCst) == 0 {
+                            break;
+                        }
                     }
                     books.put_limit(Limit::per_hour("hourly", "tokens", cap)).await.unwrap();
                 });

@@ -10,8 +10,8 @@ mod support;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -369,8 +369,25 @@ async fn a_permit_that_is_dropped_on_another_thread_releases() {
 
 #[tokio::test]
 async fn definitions_that_change_meanwhile_are_what_counts() {
-    let (books, store) = opened();
-    let mut check = Box::pin(books.check(ask("ada", 60)));
+    for event_type in [None, Some("chat")] {
+        definitions_change(event_type).await;
+    }
+}
+
+async fn definitions_change(event_type: Option<&str>) {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let telling = Arc::clone(&told);
+    let store = Waiting::new();
+    let books = hundred_a_day(&noon())
+        .on_event(move |event| telling.lock().unwrap().push(event.usage().clone()))
+        .build_on(store.clone())
+        .unwrap()
+        .erased();
+    let ask = |tokens: u32| match event_type {
+        Some(named) => ask("ada", tokens).event_type(named),
+        None => ask("ada", tokens),
+    };
+    let mut check = Box::pin(books.check(ask(60)));
     assert!(poll(check.as_mut()).is_pending());
     let hourly = |cap: u32| Limit::per_hour("hourly", "tokens", cap);
     books.put_limit(hourly(70)).await.unwrap();
@@ -388,6 +405,7 @@ async fn definitions_that_change_meanwhile_are_what_counts() {
         assert_eq!(used_held(&books, "ada", id).await, (amount(65), amount(0)), "{id}");
     }
     assert_eq!(settled_tokens(&books).await, amount(65));
+    assert_eq!(*told.lock().unwrap(), [total(65)]);
 }
 
 #[tokio::test]
@@ -431,6 +449,29 @@ async fn an_attempt_that_goes_away_leaves_the_running_one_alone() {
     while store.0.releases.taken.load(SeqCst) < store.0.releases.sent.load(SeqCst) {
         tokio::task::yield_now().await;
     }
+    permit.settle(total(10)).await.unwrap();
+    assert_eq!(settled_tokens(&books).await, amount(10));
+}
+
+/// The second of one id goes away, and its release arrives before its check: it took the first for its
+/// own, whose use was lost.
+#[tokio::test]
+async fn an_attempt_that_goes_away_leaves_alone_one_that_outlived_its_hold() {
+    let clock = noon();
+    let store = Waiting::new();
+    let books = hundred_a_day(&clock).build_on(store.clone()).unwrap().erased();
+    let check = || ask("ada", 10).id("order-1").hold_for(MINUTE);
+    store.0.checks.open.add_permits(1);
+    let permit = admitted(&books, check()).await;
+    clock.advance(2 * MINUTE);
+    assert_eq!(books.open_holds().await.unwrap(), 0);
+    drop(books.check(check()));
+    store.0.releases.open();
+    store.0.releases.until_taken(1).await;
+    store.0.checks.open();
+    store.0.checks.until_taken(2).await;
+    assert_eq!(books.open_holds().await.unwrap(), 0);
+    store.0.settles.open();
     permit.settle(total(10)).await.unwrap();
     assert_eq!(settled_tokens(&books).await, amount(10));
 }

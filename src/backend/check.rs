@@ -218,6 +218,11 @@ impl Check {
         self.0.answer.get()
     }
 
+    /// The same question, whatever the backend may have answered.
+    pub(crate) fn unanswered(&self) -> Self {
+        Self::new(self.ask().clone())
+    }
+
     /// The answer. The same check asked twice is two requests.
     pub(crate) fn answered(self, answer: Answer) -> Decision {
         let Err(answer) = self.0.answer.set(answer) else { return Decision(self.0) };

@@ -52,8 +52,9 @@ pub trait Backend: Clone + fmt::Debug + Send + Sync + 'static {
     /// Decides over all limits that apply and the balance, and sets the estimate aside, as one
     /// atomic step.
     ///
-    /// Dropped before its answer, the future of an id that a caller gave releases what this check
-    /// placed or will place, and nothing else: another request may hold under the same id.
+    /// Whoever asked releases what may have been placed when the answer is unknown: the layer and
+    /// [`Books::check`] do, also when they are dropped before it. So a backend that wraps another
+    /// hands such an error on, and does not send the same check again.
     ///
     /// # Errors
     ///

@@ -294,11 +294,12 @@ impl<S: Store> Inner<S> {
                 self.tell(settled, || event.recorded());
                 self.settled(&event.customer, &event.event_type, event.at, settled);
             }
-            let refused = settled.iter().map(|settled| settled.outcome).find(|outcome| {
-                !matches!(outcome, SettleOutcome::Recorded | SettleOutcome::Repeat)
-            });
-            if let Some(outcome) = refused {
-                return Err(outcome.into());
+            // The answers end with the one that could not be taken.
+            if let Some((last, before)) = settled.split_last()
+                && !matches!(last.outcome, SettleOutcome::Recorded | SettleOutcome::Repeat)
+            {
+                let (at, error) = (before.len(), Error::from(last.outcome));
+                return Err(Error::new(error.kind(), format!("events[{at}]: {error}")));
             }
             let recorded = events.into_iter().zip(settled).map(|(event, settled)| Recorded {
                 id: event.id,
@@ -518,7 +519,10 @@ impl<S: Store> Inner<S> {
             rules.into_iter().filter(|rule| !before.all_count(rule.counter)).collect();
         self.publish(&mut definitions, only.as_ref(), &owners);
         let mut since = Vec::new();
-        if !new.is_empty() {
+        if new.is_empty() {
+            // Nothing is counted anew, but what was resolved before settles by the new rules.
+            self.epoch.fetch_add(1, Ordering::AcqRel);
+        } else {
             let known = |customer: &CustomerId, counter| before.counts(customer, counter);
             let forgotten = self.recount(only.as_ref(), &new, &known).await?;
             if let Some(forgotten) = forgotten {

@@ -13,8 +13,8 @@
 //! ```
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker, ready};
@@ -66,7 +66,7 @@ struct Inner<S> {
     clock: Arc<dyn Clock>,
     steady: Steady,
     ids: Ids,
-    /// Counts changes of definitions. Read before anything is resolved by them.
+    /// Counts changes of definitions, once they are made. Read before anything is resolved by them.
     epoch: AtomicU64,
     catalog: ArcSwap<Catalog>,
     accounts: Accounts,
@@ -161,8 +161,13 @@ impl<S: Store> Engine<S> {
             return FinishFuture::done(Err(Error::new(ErrorKind::Unavailable, message)));
         };
         let (sender, answer) = oneshot::channel();
-        // Whether somebody waits for the answer is their choice.
-        runtime.spawn(async move { drop(sender.send(work.await)) });
+        let span = observe::Span::current();
+        runtime.spawn(async move {
+            let mut work = pin!(work);
+            let done = poll_fn(|cx| span.run(|| work.as_mut().poll(cx))).await;
+            // Whether somebody waits for the answer is their choice.
+            drop(sender.send(done));
+        });
         FinishFuture(Finish::Handed(answer))
     }
 }
@@ -282,9 +287,11 @@ impl Resolved {
         check.answered(Answer::new(plan, epoch, at, lines, balance))
     }
 
-    fn admit(self, mut checked: Checked) -> Result<Admission, Error> {
+    fn admit(mut self, mut checked: Checked) -> Result<Admission, Error> {
         let conflict = |message| Err(Error::new(ErrorKind::Conflict, message));
         match checked.outcome {
+            // Nothing was looked at.
+            Outcome::Finished => self.lines.clear(),
             Outcome::Open => {
                 return conflict("a request with the same id is running; wait for its answer");
             }
@@ -465,30 +472,34 @@ impl<S: Store> Inner<S> {
             charge: charge.map(|(charge, amount)| (self.balance(&charge.balance), amount)),
             reverses: false,
         };
-        // By the definitions of its check, if they are still those of now, and in its windows.
-        if let Some(answer) =
-            check.answer().filter(|answer| answer.epoch == epoch && ask.event_type.is_some())
-        {
-            let mut looked = answer.lines.iter();
-            let lines = Self::settle_lines(&answer.plan, operation.usage, |index, line| {
-                // Both are in the order of the plan.
-                match looked.find(|looked| usize::from(looked.index) >= index) {
-                    Some(looked) if usize::from(looked.index) == index => looked.window,
-                    _ => {
-                        let known = self.accounts.get(&ask.customer);
-                        self.window(known.as_deref(), line, hold.at)
+        let answer = check.answer().filter(|answer| answer.epoch == epoch);
+        let (known, catalog);
+        let lines = match answer.filter(|_| ask.event_type.is_some()) {
+            // By the definitions of its check, as they are still those of now, and in its windows.
+            Some(answer) => {
+                let mut looked = answer.lines.iter().peekable();
+                Self::settle_lines(&answer.plan, operation.usage, |index, line| {
+                    // Both are in the order of the plan.
+                    while looked.next_if(|looked| looked.index < index).is_some() {}
+                    match looked.next_if(|looked| looked.index == index) {
+                        Some(looked) => looked.window,
+                        // The event is of other dimensions than its check.
+                        None => {
+                            let known = self.accounts.get(&ask.customer);
+                            self.window(known.as_deref(), line, hold.at)
+                        }
                     }
-                }
-            });
-            operation.lines = &lines;
-            return self.store.settle(operation);
-        }
-        let known = self.accounts.get(&ask.customer);
-        let known = known.as_deref();
-        let catalog = self.catalog.load();
-        let plan = Self::plan(known, &catalog, Some(ask.recorded_as()));
-        let lines =
-            Self::settle_lines(plan, operation.usage, |_, line| self.window(known, line, hold.at));
+                })
+            }
+            None => {
+                known = self.accounts.get(&ask.customer);
+                catalog = self.catalog.load();
+                let plan = Self::plan(known.as_deref(), &catalog, Some(ask.recorded_as()));
+                Self::settle_lines(plan, operation.usage, |_, line| {
+                    self.window(known.as_deref(), line, hold.at)
+                })
+            }
+        };
         operation.lines = &lines;
         self.store.settle(operation)
     }
@@ -498,7 +509,7 @@ impl<S: Store> Inner<S> {
     fn settle_lines<'a>(
         plan: &'a Plan,
         usage: &Usage,
-        mut window: impl FnMut(usize, &PlanLine) -> Window,
+        mut window: impl FnMut(u16, &PlanLine) -> Window,
     ) -> SmallVec<[SettleLine<'a>; 6]> {
         let mut given = Given::of(plan, usage);
         let mut lines: SmallVec<[SettleLine<'a>; 6]> = SmallVec::new();
@@ -513,7 +524,7 @@ impl<S: Store> Inner<S> {
                 shares: last == Some(line.counter),
                 aggregation: line.aggregation,
                 amount,
-                window: window(index, line),
+                window: window(index as u16, line),
                 limit: line.id(),
                 alerts: &line.alerts,
             });

@@ -76,7 +76,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Drops the hold if it is there. For an id that is not known, remembers that it was released.
     fn release(&self, key: HoldKey<'_>, now: Moment<'_>) -> Self::Release;
 
-    /// Counts events that had no hold: all of them, or none when one cannot be taken.
+    /// Counts events that had no hold: all of them, or none when one cannot be taken. The answers
+    /// then end with that one's.
     fn record<'a>(
         &'a self,
         operations: Vec<SettleOperation<'a>>,

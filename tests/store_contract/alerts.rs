@@ -90,6 +90,20 @@ pub(crate) async fn alerts_are_not_told_again_after_the_cap_was_raised(open: Ope
     assert_eq!(take(&heard), [told("ada", "daily", 100, 200)]);
 }
 
+/// A request that ran while the cap was raised told of the old cap, and the alert of the new one was
+/// never told.
+pub(crate) async fn a_cap_that_is_raised_while_a_request_runs_is_what_alerts_go_by(open: Open) {
+    let clock = noon();
+    let (builder, heard) = listening(&clock);
+    let books = open(builder.limit(alerting(100)));
+    let permit = admitted(&books, ask("ada", 10).event_type("chat")).await;
+    books.put_limit(alerting(1_000)).await.unwrap();
+    permit.settle(total(90)).await.unwrap();
+    assert_eq!(take(&heard), []);
+    spend(&books, "ada", 410).await;
+    assert_eq!(take(&heard), [told("ada", "daily", 50, 500)]);
+}
+
 pub(crate) async fn limits_on_one_counter_alert_each_for_itself(open: Open) {
     let clock = noon();
     let (builder, heard) = listening(&clock);

@@ -115,6 +115,24 @@ pub(crate) async fn a_permit_may_be_dropped_outside_a_runtime(open: Open) {
     assert_eq!(used_held(&books, "ada", "daily").await, (amount(0), amount(0)));
 }
 
+pub(crate) async fn one_check_asked_many_times_is_as_many_requests(open: Open) {
+    let books = open(hundred_a_day(&noon()));
+    let check = ask("ada", 30).event_type("chat");
+    let one = admitted(&books, check.clone()).await;
+    books.preview(check.clone()).await.unwrap();
+    let two = admitted(&books, check.clone()).await;
+    let other = admitted(&books, check.clone().dimension("model", "large-2")).await;
+    denied(&books, check).await;
+    let ids = [one.id().unwrap(), two.id().unwrap(), other.id().unwrap()];
+    assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2]);
+    let held = [&one, &two, &other].map(|permit| of(permit.decision().limits(), "daily").held);
+    assert_eq!(held, [amount(30), amount(60), amount(90)]);
+    two.release().await.unwrap();
+    one.settle(total(1)).await.unwrap();
+    other.settle(total(2)).await.unwrap();
+    assert_eq!(used_held(&books, "ada", "daily").await, (amount(3), amount(0)));
+}
+
 pub(crate) async fn customers_are_counted_apart(open: Open) {
     let books = open(hundred_a_day(&noon()));
     for odd in ["ada", "Ada", "a{d}a", "{}", "ada:daily", "ådä", "a\0da", " "] {

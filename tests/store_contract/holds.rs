@@ -141,6 +141,15 @@ pub(crate) async fn an_id_that_was_settled_is_not_charged_again(open: Open) {
     assert_eq!(books.events(Default::default()).await.unwrap().items.len(), 1);
 }
 
+/// A repeat is not checked, so it has nothing to tell. It told of limits that nothing was used of.
+pub(crate) async fn an_id_that_was_settled_shows_nothing_that_was_not_looked_at(open: Open) {
+    let books = open(hundred_a_day(&noon()));
+    let check = || ask("ada", 10).id("order-1");
+    admitted(&books, check()).await.settle(total(10)).await.unwrap();
+    let again = admitted(&books, check()).await;
+    assert_eq!(again.decision().limits().count(), 0);
+}
+
 pub(crate) async fn an_id_that_was_released_may_be_tried_again(open: Open) {
     let books = open(hundred_a_day(&noon()));
     admitted(&books, ask("ada", 10).id("order-1")).await.release().await.unwrap();

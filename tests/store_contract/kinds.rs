@@ -49,6 +49,36 @@ fn peak(open: Open) -> Books {
     )
 }
 
+pub(crate) async fn each_meter_reads_its_own_value_wherever_it_stands(open: Open) {
+    let mut builder = tokens(&noon());
+    for field in ["a", "b"] {
+        builder = builder
+            .meter(Meter::sum(format!("sum-{field}"), field))
+            .meter(Meter::max(format!("max-{field}"), field))
+            .meter(Meter::count_of(format!("count-{field}"), field));
+    }
+    // Neighbours read now the same value and now another, and one reads none.
+    let meters = ["sum-a", "sum-b", "max-a", "count-a", "max-b", "calls", "count-b"];
+    builder = builder.meter(Meter::count("calls"));
+    let books = open(
+        meters.into_iter().fold(builder, |builder, id| builder.limit(Limit::per_day(id, id, 100))),
+    );
+    let looked = async || {
+        let usage = books.usage("ada").await.unwrap();
+        meters.map(|id| {
+            let seen = of(usage.limits(), id);
+            (seen.used.floor(), seen.held.floor())
+        })
+    };
+    let check = Check::of("ada").event_type("chat").estimate("b", 3);
+    let permit = admitted(&books, check).await;
+    assert_eq!(looked().await, [(0, 0), (0, 3), (0, 0), (0, 0), (0, 0), (0, 1), (0, 1)]);
+    permit.settle(Usage::of("a", 5)).await.unwrap();
+    assert_eq!(looked().await, [(5, 0), (0, 0), (5, 0), (1, 0), (0, 0), (1, 0), (0, 0)]);
+    books.record(Event::new("ada", "chat", Usage::of("b", 7).and("a", 2))).await.unwrap();
+    assert_eq!(looked().await, [(7, 0), (7, 0), (5, 0), (2, 0), (7, 0), (2, 0), (1, 0)]);
+}
+
 pub(crate) async fn a_max_keeps_the_highest_and_holds_nothing(open: Open) {
     let books = peak(open);
     let sized = |size: u32| Check::of("ada").estimate("size", size);

@@ -174,6 +174,7 @@ async fn an_own_id_on_an_event_older_than_ids_are_remembered_is_too_old() {
     // Those that come with it are not recorded either.
     let error = books.record_many([chat("ada", 5), old(), chat("bob", 6)]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooOld);
+    assert_names(&error, &["events[1]: "]);
     assert_eq!(used(&books, "ada", "daily").await, amount(0));
     assert_eq!(books.events(EventQuery::new()).await.unwrap().items.len(), 0);
 }
@@ -220,4 +221,20 @@ fn definitions_that_make_no_sense_are_told_when_building() {
     let twice = || NewBalance::new("credits");
     let error = build(tokens(&clock).default_balance(twice()).default_balance(twice()));
     assert_names(&error, &[r#"balance "credits""#, "twice", "a name of its own"]);
+}
+
+/// The first of them made the store let go of an id, and the second then came too late: the first
+/// alone was counted.
+#[tokio::test]
+async fn many_are_recorded_together_or_not_at_all_though_ids_are_let_go() {
+    let books = hundred_a_day(&noon()).build().unwrap().erased();
+    let event = |id: usize, at: &str| chat("ada", 1).id(format!("row-{id}")).at(time(at));
+    for first in (0..16_384).step_by(1_000) {
+        let ids = first..16_384.min(first + 1_000);
+        books.record_many(ids.map(|id| event(id, NOON))).await.unwrap();
+    }
+    let both = [event(20_000, NOON), event(20_001, "2026-03-01T11:59:00Z")];
+    let error = books.record_many(both).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooOld);
+    assert_eq!(used(&books, "ada", "daily").await, amount(16_384));
 }

@@ -21,19 +21,25 @@ const MOST: usize = 16_384;
 #[derive(Debug)]
 pub(super) struct Ids {
     horizon: Duration,
-    known: HashMap<(CustomerId, EventId), (Fate, Duration)>,
+    /// Since when.
+    known: HashMap<Key, Duration>,
     order: BinaryHeap<Reverse<Remembered>>,
     /// The time of the newest finished id that was let go early, for want of room.
     floor: Option<Timestamp>,
 }
 
+/// Several things may have become of one id: checks sent under it are released each for itself.
+type Key = (CustomerId, EventId, Fate);
+
 /// What became of an id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Fate {
-    /// Given by a caller, and settled.
+    /// It was settled.
     Finished,
-    /// Released before its check arrived, or its hold expired.
+    /// This check was released before it arrived.
     Released(u64),
+    /// Its hold expired.
+    Expired,
 }
 
 /// Until when an id is remembered. By both clocks: an event is too old by wall time, which may go
@@ -43,7 +49,7 @@ struct Remembered {
     until: Timestamp,
     since: Duration,
     event: Option<Timestamp>,
-    key: (CustomerId, EventId),
+    key: Key,
 }
 
 impl Ids {
@@ -52,15 +58,8 @@ impl Ids {
     }
 
     #[inline]
-    pub(super) fn is_empty(&self) -> bool {
-        self.known.is_empty()
-    }
-
-    pub(super) fn fate(&self, customer: &CustomerId, id: &EventId) -> Option<Fate> {
-        if self.is_empty() {
-            return None;
-        }
-        self.known.get(&(customer.clone(), id.clone())).map(|(fate, _)| *fate)
+    pub(super) fn knows(&self, customer: &CustomerId, id: &EventId, fate: Fate) -> bool {
+        !self.known.is_empty() && self.known.contains_key(&(customer.clone(), id.clone(), fate))
     }
 
     /// Whether a repeat of an event of that time might have been let go already.
@@ -76,26 +75,27 @@ impl Ids {
         event: Option<Timestamp>,
         now: Moment<'_>,
     ) {
-        self.forget(now);
-        let key = (customer.clone(), id.clone());
+        self.make_room(1, now);
+        let key = (customer.clone(), id.clone(), fate);
         // An event that comes early is not too old before its time plus the horizon.
         let wall = now.wall();
         let until = event.map_or(wall, |at| at.max(wall)).saturating_add(self.horizon);
         let since = now.monotonic();
-        self.known.insert(key.clone(), (fate, since));
+        self.known.insert(key.clone(), since);
         self.order.push(Reverse(Remembered { until, since, event, key }));
     }
 
     /// Forgets an id, and says whether it was known.
-    pub(super) fn take(&mut self, customer: &CustomerId, id: &EventId) -> bool {
-        !self.is_empty() && self.known.remove(&(customer.clone(), id.clone())).is_some()
+    pub(super) fn take(&mut self, customer: &CustomerId, id: &EventId, fate: Fate) -> bool {
+        !self.known.is_empty() && self.known.remove(&(customer.clone(), id.clone(), fate)).is_some()
     }
 
-    fn forget(&mut self, now: Moment<'_>) {
+    /// Forgets what is over, and for want of room for so many more the oldest.
+    pub(super) fn make_room(&mut self, more: usize, now: Moment<'_>) {
         while let Some(Reverse(next)) = self.order.peek() {
             let over = now.wall() > next.until
                 && now.monotonic().saturating_sub(next.since) > self.horizon;
-            if !over && self.order.len() < MOST {
+            if !over && self.order.len() + more <= MOST {
                 break;
             }
             if !over {
@@ -103,7 +103,7 @@ impl Ids {
             }
             let Some(Reverse(Remembered { key, since, .. })) = self.order.pop() else { return };
             // Remembered anew since, it has another place in the order.
-            if self.known.get(&key).is_some_and(|(_, known)| *known == since) {
+            if self.known.get(&key).is_some_and(|known| *known == since) {
                 self.known.remove(&key);
             }
         }

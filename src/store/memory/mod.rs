@@ -13,8 +13,8 @@ use std::time::Duration;
 use compact_str::CompactString;
 
 use super::{
-    BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Moment, Recount,
-    SettleOperation, Settled, Store,
+    BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Moment, Origin,
+    Recount, SettleOperation, Settled, Store,
 };
 use crate::policy::{
     Amount, Balance, Credited, CustomerId, Debited, EventId, NewBalance, RecordedEvent, Timestamp,
@@ -413,13 +413,15 @@ impl Memory {
         wanted.dedup();
         let mut shards: Vec<_> = wanted.iter().map(|at| locked(&self.shards[*at])).collect();
         let place = |at: usize| wanted.binary_search(&at).unwrap_or_default();
+        let given = operations.iter().filter(|operation| operation.origin == Origin::Given).count();
         let mut new = std::collections::HashSet::new();
-        for (operation, at) in operations.iter().zip(&shard_of) {
+        for (number, (operation, at)) in operations.iter().zip(&shard_of).enumerate() {
             let shard = &mut shards[place(*at)];
             let around = self.around(hash(operation.customer));
+            shard.make_room(given, operation.now);
             if let Some(outcome) = shard.would_refuse(operation, around) {
                 let refused = Settled { outcome, saturated: false, alerts: Vec::new() };
-                return Ok(vec![refused; operations.len()]);
+                return Ok(vec![refused; number + 1]);
             }
             if shard.known(operation.customer, around).is_none() {
                 new.insert(operation.customer);

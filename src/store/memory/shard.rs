@@ -32,11 +32,13 @@ use crate::store::{
 pub(super) struct Shard {
     pub(super) epoch: u64,
     pub(super) customers: Customers,
-    /// Ids given by callers that are settled, and releases that overtook their check.
+    /// Ids given by callers that are settled, and checks whose release overtook them.
     finished: Ids,
     /// Holds that expired and may still be settled.
     expired: Ids,
     expiring: BinaryHeap<Reverse<(Duration, u32, EventId)>>,
+    /// How many of those there may be before it is looked which have ended already.
+    crowded: usize,
     /// Numbers holds.
     serial: u16,
     spare: Spare,
@@ -87,6 +89,7 @@ impl Default for Shard {
             finished: Ids::for_time(HORIZON),
             expired: Ids::for_time(LATE),
             expiring: BinaryHeap::new(),
+            crowded: 0,
             serial: 0,
             spare: Spare::default(),
             references: HashSet::default(),
@@ -193,7 +196,7 @@ impl Shard {
         let expires = hold.expires;
         let at = account.put_hold(hold, &mut self.spare);
         if let Some(expires) = expires {
-            self.expiring.push(Reverse((expires, slot, operation.id.clone())));
+            self.expire_at(expires, slot, operation.id);
         }
         checked.place = Some(place_of(slot, at, serial));
         Some(checked)
@@ -257,21 +260,10 @@ impl Shard {
                 alert(account, line, after, &mut settled);
             }
         }
-        let mut transaction = None;
-        if let Some((numbered, amount)) = charge {
-            let tag = Tag::balance(numbered.number);
-            let place = account.place(tag, FOREVER, hint).unwrap_or_else(|| {
-                let untouched = read_balance(Some(account), numbered, hint);
-                let fresh = untouched.map_or(Amount::ZERO, |balance| balance.current);
-                account.claim(tag, FOREVER, now, fresh.as_millionths(), hint)
-            });
-            let cell = &mut account.cells[place];
-            cell.tag = cell.tag.touched();
-            let before = Amount::from_millionths(cell.value);
-            let left = before.saturating_sub(amount);
+        let transaction = charge.map(|(numbered, amount)| {
+            let (before, after) = take(account, numbered, amount, now, hint);
             settled.saturated |= before.checked_sub(amount).is_none();
-            cell.value = left.as_millionths();
-            transaction = Some(Transaction {
+            Transaction {
                 id: operation.id.clone(),
                 customer: operation.customer.clone(),
                 balance: numbered.name(),
@@ -280,13 +272,13 @@ impl Shard {
                     false => TransactionKind::Debit,
                 },
                 amount: amount.max(Amount::ZERO.saturating_sub(amount)),
-                balance_after: left,
+                balance_after: after,
                 description: None,
                 reference: None,
                 at: operation.at,
                 sequence: 0,
-            });
-        }
+            }
+        });
         let event = RecordedEvent {
             id: operation.id.clone(),
             customer: operation.customer.clone(),
@@ -332,6 +324,11 @@ impl Shard {
             .then_some(SettleOutcome::TooOld)
     }
 
+    /// So that no id is let go while so many are recorded together: one of them could then be too old.
+    pub(super) fn make_room(&mut self, more: usize, now: Moment<'_>) {
+        self.finished.make_room(more, now);
+    }
+
     /// Counts kept events once more, on a counter that was emptied.
     pub(super) fn recount(
         &mut self,
@@ -351,7 +348,7 @@ impl Shard {
 
     /// Whether a settlement is known under the id, here or where it is archived.
     fn is_finished(&self, customer: &CustomerId, id: &EventId, around: Around<'_>) -> bool {
-        self.finished.fate(customer, id) == Some(Fate::Finished)
+        self.finished.knows(customer, id, Fate::Finished)
             || around.archive.is_some_and(|archive| archive.is_settled(customer, id))
     }
 
@@ -367,9 +364,11 @@ impl Shard {
     pub(super) fn release(&mut self, key: HoldKey<'_>, now: Moment<'_>, around: Around<'_>) {
         match self.end_hold(key.customer, key.id, key.place, key.attempt, around) {
             Some((slot, _)) => self.close(slot, now, around),
-            // It had a hold, which has ended already.
-            _ if key.place.is_some() || self.expired.take(key.customer, key.id) => {}
-            _ if self.is_finished(key.customer, key.id, around) => {}
+            // It had a hold, which has ended already. Of an id that a caller gave, one that expired may
+            // be another check's, which is still to be settled.
+            _ if key.attempt.is_none_or(|attempt| attempt == 0)
+                && self.expired.take(key.customer, key.id, Fate::Expired) => {}
+            _ if key.place.is_some() || self.is_finished(key.customer, key.id, around) => {}
             _ => {
                 let fate = Fate::Released(key.attempt.unwrap_or_default());
                 self.finished.remember(key.customer, key.id, fate, None, now);
@@ -393,7 +392,7 @@ impl Shard {
             return false;
         };
         hold.expires = Some(until);
-        self.expiring.push(Reverse((until, slot, key.id.clone())));
+        self.expire_at(until, slot, key.id);
         true
     }
 
@@ -436,12 +435,12 @@ impl Shard {
         slot: Option<u32>,
         around: Around<'_>,
     ) -> Option<Outcome> {
-        match self.finished.fate(operation.customer, operation.id) {
-            Some(Fate::Finished) => return Some(Outcome::Finished),
-            Some(Fate::Released(attempt)) if attempt == operation.attempt => {
-                return Some(Outcome::Released);
-            }
-            Some(Fate::Released(_)) | None => {}
+        let (customer, id) = (operation.customer, operation.id);
+        if self.finished.knows(customer, id, Fate::Finished) {
+            return Some(Outcome::Finished);
+        }
+        if self.finished.knows(customer, id, Fate::Released(operation.attempt)) {
+            return Some(Outcome::Released);
         }
         // Only an id that a caller gave can come twice.
         if !operation.hold.is_some_and(|hold| hold.remember) {
@@ -452,7 +451,7 @@ impl Shard {
             return Some(Outcome::Finished);
         }
         let open = self.customers.get(slot?)?.open.as_ref()?;
-        let is_open = open.holds.iter().flatten().any(|hold| hold.id == *operation.id);
+        let is_open = open.holds.iter().flatten().any(|hold| hold.id == *id);
         is_open.then_some(Outcome::Open)
     }
 
@@ -498,13 +497,14 @@ impl Shard {
             let unsure = matches!(operation.origin, Origin::Unsure(_));
             return Ok((slot, remember || unsure));
         }
-        let finished = || self.is_finished(customer, id, around);
         match operation.origin {
             Origin::Fresh => {}
-            Origin::Held(_) | Origin::Unsure(_) | Origin::Given if finished() => {
+            Origin::Held(_) | Origin::Unsure(_) | Origin::Given
+                if self.is_finished(customer, id, around) =>
+            {
                 return Err(SettleOutcome::Repeat);
             }
-            Origin::Held(_) if self.expired.take(customer, id) => {}
+            Origin::Held(_) if self.expired.take(customer, id, Fate::Expired) => {}
             Origin::Held(_) => return Err(SettleOutcome::Repeat),
             Origin::Unsure(_) => {}
             Origin::Given => {
@@ -547,6 +547,21 @@ impl Shard {
         }
     }
 
+    /// Notes when a hold will expire. Most holds end long before, and some never expire.
+    fn expire_at(&mut self, due: Duration, slot: u32, id: &EventId) {
+        const FEW: usize = 64;
+        if self.expiring.len() >= self.crowded {
+            let customers = &self.customers;
+            self.expiring.retain(|Reverse((due, slot, id))| {
+                let open = customers.get(*slot).and_then(|account| account.open.as_ref());
+                let mut holds = open.into_iter().flat_map(|open| open.holds.iter().flatten());
+                holds.any(|hold| hold.id == *id && hold.expires == Some(*due))
+            });
+            self.crowded = FEW.max(2 * self.expiring.len());
+        }
+        self.expiring.push(Reverse((due, slot, id.clone())));
+    }
+
     /// Ends the holds that nobody renewed. They cost nothing; a settlement that comes later counts.
     pub(super) fn expire(&mut self, now: Moment<'_>, around: Around<'_>) {
         if !self.expiring.is_empty() {
@@ -567,7 +582,7 @@ impl Shard {
             });
             if still_due && account.end_hold(&id, None, None).is_some() {
                 let customer = account.id.clone();
-                self.expired.remember(&customer, &id, Fate::Released(0), None, now);
+                self.expired.remember(&customer, &id, Fate::Expired, None, now);
                 let hash = super::hash_in_shard(&customer);
                 self.close(slot, now, Around { hash, ..around });
             }
@@ -718,6 +733,29 @@ fn alert(account: &mut Account, line: &SettleLine<'_>, used: Amount, settled: &m
             settled.alerts.push((CompactString::new(line.limit), *percent, used));
         }
     }
+}
+
+/// Takes from a balance, whatever is left there. Answers what it held before and holds after.
+#[inline]
+fn take(
+    account: &mut Account,
+    numbered: Numbered<'_>,
+    amount: Amount,
+    now: i32,
+    hint: usize,
+) -> (Amount, Amount) {
+    let tag = Tag::balance(numbered.number);
+    let place = account.place(tag, FOREVER, hint).unwrap_or_else(|| {
+        let untouched = read_balance(Some(account), numbered, hint);
+        let fresh = untouched.map_or(Amount::ZERO, |balance| balance.current);
+        account.claim(tag, FOREVER, now, fresh.as_millionths(), hint)
+    });
+    let cell = &mut account.cells[place];
+    let before = Amount::from_millionths(cell.value);
+    let after = before.saturating_sub(amount);
+    cell.tag = cell.tag.touched();
+    cell.value = after.as_millionths();
+    (before, after)
 }
 
 /// A customer's balance: as kept, or the default that was never touched.

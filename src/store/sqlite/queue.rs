@@ -48,8 +48,7 @@ struct Waiting {
     changes: VecDeque<Change>,
     /// Ids that may come again, of events that cannot be found in the file yet.
     given: HashSet<(CustomerId, EventId)>,
-    /// Who waits for a change, by its number.
-    waiters: VecDeque<(u64, oneshot::Sender<()>)>,
+    waiters: VecDeque<Waiter>,
     /// How many changes there ever were, and how many of them are in the file.
     pushed: u64,
     committed: u64,
@@ -58,6 +57,15 @@ struct Waiting {
     closing: bool,
     /// The writer has ended.
     ended: bool,
+}
+
+/// Who waits for a change, by its number.
+#[derive(Debug)]
+struct Waiter {
+    number: u64,
+    /// Waits through commits that fail.
+    patient: bool,
+    sender: oneshot::Sender<()>,
 }
 
 impl Queue {
@@ -133,8 +141,18 @@ impl Queue {
         !waiting.given.is_empty() && waiting.given.contains(&(customer.clone(), id.clone()))
     }
 
-    /// What resolves when every change of up to now is in the file; `None` when it is.
+    /// What resolves when every change of up to now is in the file, however often that fails; `None`
+    /// when it is.
     pub(super) fn committed(&self) -> Option<oneshot::Receiver<()>> {
+        self.wait(true)
+    }
+
+    /// The same, given up at the first commit that fails.
+    pub(super) fn attempted(&self) -> Option<oneshot::Receiver<()>> {
+        self.wait(false)
+    }
+
+    fn wait(&self, patient: bool) -> Option<oneshot::Receiver<()>> {
         let mut waiting = self.lock();
         if waiting.committed == waiting.pushed {
             return None;
@@ -142,7 +160,7 @@ impl Queue {
         let (sender, receiver) = oneshot::channel();
         let number = waiting.pushed;
         if !waiting.ended {
-            waiting.waiters.push_back((number, sender));
+            waiting.waiters.push_back(Waiter { number, patient, sender });
         }
         Some(receiver)
     }
@@ -195,14 +213,14 @@ impl Queue {
                 waiting.given.remove(&(event.customer, event.id));
             }
         }
-        while waiting.waiters.front().is_some_and(|(number, _)| *number <= waiting.committed) {
+        while waiting.waiters.front().is_some_and(|waiter| waiter.number <= waiting.committed) {
             told.extend(waiting.waiters.pop_front());
         }
         drop(waiting);
         self.done.notify_all();
-        for (_, sender) in told {
+        for waiter in told {
             // Whether somebody still waits is their choice.
-            let _ = sender.send(());
+            let _ = waiter.sender.send(());
         }
     }
 
@@ -210,7 +228,8 @@ impl Queue {
     pub(super) fn fail(&self, pause: Duration) -> bool {
         self.failing.store(true, Ordering::Relaxed);
         self.done.notify_all();
-        let waiting = self.lock();
+        let mut waiting = self.lock();
+        waiting.waiters.retain(|waiter| waiter.patient);
         if waiting.closing {
             return false;
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::definition::{self, Note};
-use super::queue::Change;
+use super::queue::{Change, unavailable};
 use super::{OpenError, Sqlite, read, schema};
 use crate::policy::{
     Amount, Balance, Credited, CustomerId, Debited, EventId, NewBalance, RecordedEvent, Timestamp,
@@ -54,6 +54,14 @@ impl Sqlite {
         answer
     }
 
+    /// Resolves when what was changed so far is in the file, or could not be written.
+    async fn attempted(&self) -> Result<(), Error> {
+        match self.books.queue.attempted() {
+            Some(commit) => commit.await.map_err(|_| unavailable()),
+            None => Ok(()),
+        }
+    }
+
     /// Changes something if the file can be written, and resolves when it is.
     async fn change<T>(&self, change: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         self.books.queue.is_open()?;
@@ -83,7 +91,7 @@ impl Sqlite {
         let mut tally = Tally::default();
         let mut counted = 0;
         if !change.counters.is_empty() {
-            self.committed(Ok(())).await?;
+            self.attempted().await?;
             counted = reader.newest().map_err(OpenError::from)?;
             let mut events = reader.stream(Some(counted))?;
             while let Some(chunk) = events.recv().await {
@@ -111,9 +119,9 @@ impl Store for Sqlite {
 
     fn check(&self, operation: CheckOperation<'_>) -> Self::Check {
         if operation.hold.is_some()
-            && let Err(unavailable) = self.books.queue.is_open()
+            && let Err(error) = self.books.queue.is_open()
         {
-            return ready(Err(unavailable));
+            return ready(Err(error));
         }
         self.memory.check(operation)
     }
@@ -268,7 +276,10 @@ impl Store for Sqlite {
                 Err(Error::new(ErrorKind::Invalid, message).with_source(error))
             }
         };
-        Box::pin(self.committed(noted))
+        Box::pin(async {
+            noted?;
+            self.attempted().await
+        })
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<(), Error>> {
