@@ -73,10 +73,10 @@ pub(crate) async fn each_meter_reads_its_own_value_wherever_it_stands(open: Open
     let check = Check::of("ada").event_type("chat").estimate("b", 3);
     let permit = admitted(&books, check).await;
     assert_eq!(looked().await, [(0, 0), (0, 3), (0, 0), (0, 0), (0, 0), (0, 1), (0, 1)]);
-    permit.settle(Usage::of("a", 5)).await.unwrap();
-    assert_eq!(looked().await, [(5, 0), (0, 0), (5, 0), (1, 0), (0, 0), (1, 0), (0, 0)]);
+    permit.settle(Usage::of("a", 5).and("b", 0)).await.unwrap();
+    assert_eq!(looked().await, [(5, 0), (0, 0), (5, 0), (1, 0), (0, 0), (1, 0), (1, 0)]);
     books.record(Event::new("ada", "chat", Usage::of("b", 7).and("a", 2))).await.unwrap();
-    assert_eq!(looked().await, [(7, 0), (7, 0), (5, 0), (2, 0), (7, 0), (2, 0), (1, 0)]);
+    assert_eq!(looked().await, [(7, 0), (7, 0), (5, 0), (2, 0), (7, 0), (2, 0), (2, 0)]);
 }
 
 pub(crate) async fn a_max_keeps_the_highest_and_holds_nothing(open: Open) {
