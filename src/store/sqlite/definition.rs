@@ -131,6 +131,7 @@ struct MeterRow {
     event_type: Option<String>,
     dimensions: Pairs,
     unit: Option<String>,
+    description: Option<String>,
 }
 
 impl MeterRow {
@@ -143,6 +144,7 @@ impl MeterRow {
             event_type: meter.event_type.as_deref().map(Into::into),
             dimensions: pairs(&meter.dimensions),
             unit: meter.unit.as_deref().map(Into::into),
+            description: meter.description.as_deref().map(Into::into),
         }
     }
 
@@ -157,6 +159,7 @@ impl MeterRow {
             event_type: self.event_type.map(Into::into),
             dimensions: dimensions(self.dimensions),
             unit: self.unit.map(Into::into),
+            description: self.description.map(Into::into),
         })
     }
 }
