@@ -1,0 +1,110 @@
+//! Limitry's API over books of your own, for any number of services that share them.
+//!
+//! ```sh
+//! LIMITRY_BACKEND=sqlite:usage.db cargo run --example server
+//! ```
+//!
+//! | variable | default | |
+//! |---|---|---|
+//! | `LISTEN` | 127.0.0.1:8080 | where to listen, for HTTP/1.1 and HTTP/2 without TLS |
+//! | `LIMITRY_API_KEYS` | | keys that are accepted, separated by commas; unset, one is made and printed |
+//! | `LIMITRY_REVOKED_API_KEYS` | | keys whose users are told that they were revoked |
+//! | `LIMITRY_BACKEND` | `memory:` | where the books are; `sqlite:PATH` keeps them in a file |
+//! | `LIMITRY_PROJECT` | `proj_default` | the id of the project |
+//!
+//! Meters, limits, balances and customers are made over the API. On SIGTERM or ctrl-c running
+//! requests end first, then what was accepted is written.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tower_limitry::Engine;
+use tower_limitry::server::Server;
+
+type BoxError = Box<dyn std::error::Error>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("server: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), BoxError> {
+    let listen = variable("LISTEN")?.unwrap_or_else(|| "127.0.0.1:8080".into());
+    let backend = variable("LIMITRY_BACKEND")?.unwrap_or_else(|| "memory:".into());
+    let books = Engine::builder().open(&backend)?;
+
+    let mut server = Server::new(books.clone());
+    if let Some(project) = variable("LIMITRY_PROJECT")? {
+        server = server.project(project);
+    }
+    for key in keys("LIMITRY_REVOKED_API_KEYS")?.unwrap_or_default() {
+        server = server.revoked_key(key);
+    }
+    let (keys, is_made) = match keys("LIMITRY_API_KEYS")? {
+        Some(keys) => (keys, false),
+        None => (vec![make_key()?], true),
+    };
+    for key in &keys {
+        server = server.key(key);
+    }
+
+    let listener = TcpListener::bind(&listen)
+        .await
+        .map_err(|error| format!("cannot listen on {listen}: {error}"))?;
+    println!("listening on http://{}, {} API keys", listener.local_addr()?, keys.len());
+    if is_made {
+        println!("LIMITRY_API_KEY={}", keys[0]);
+    }
+    axum::serve(listener, server.router()).with_graceful_shutdown(asked_to_stop()).await?;
+    // Holds of other processes end by themselves; what was accepted is written all the same.
+    if let Err(error) = books.shutdown(Duration::from_secs(5)).await {
+        eprintln!("server: {error}");
+    }
+    Ok(())
+}
+
+fn variable(name: &str) -> Result<Option<String>, BoxError> {
+    match std::env::var(name) {
+        Ok(value) => Ok(Some(value)),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        // Its value may be a secret.
+        Err(std::env::VarError::NotUnicode(_)) => Err(format!("{name} is no text").into()),
+    }
+}
+
+fn keys(name: &str) -> Result<Option<Vec<String>>, BoxError> {
+    let Some(list) = variable(name)? else { return Ok(None) };
+    let keys: Vec<_> = list.split(',').map(str::trim).filter(|key| !key.is_empty()).collect();
+    match keys.is_empty() {
+        true => Err(format!("{name} names no key; give some, separated by commas").into()),
+        false => Ok(Some(keys.into_iter().map(ToOwned::to_owned).collect())),
+    }
+}
+
+/// From the system's own randomness.
+fn make_key() -> Result<String, BoxError> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|error| format!("cannot make a key: {error}"))?;
+    Ok(format!("limitry_sk_{:032x}", u128::from_be_bytes(random)))
+}
+
+async fn asked_to_stop() {
+    #[cfg(unix)]
+    let terminated = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        signal(SignalKind::terminate()).ok()?.recv().await
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<Option<()>>();
+    tokio::select! {
+        Ok(()) = tokio::signal::ctrl_c() => {}
+        Some(()) = terminated => {}
+    }
+}

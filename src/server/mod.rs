@@ -1,0 +1,230 @@
+//! Limitry's API over any backend, as a [`Router`] to mount anywhere.
+//!
+//! ```
+//! use tower_limitry::server::Server;
+//! use tower_limitry::{Engine, Limit, Meter};
+//!
+//! let books = Engine::builder()
+//!     .meter(Meter::sum("tokens", "total_tokens"))
+//!     .limit(Limit::per_day("daily-tokens", "tokens", 100_000))
+//!     .open("memory:")?;
+//! let app: axum::Router = Server::new(books).key("limitry_sk_of_your_own").router();
+//! # let _ = app;
+//! # Ok::<_, tower_limitry::policy::ConfigError>(())
+//! ```
+//!
+//! Everything is under `/v1` and asks for `Authorization: Bearer` with one of the keys; `/healthz`
+//! and `/readyz` ask for none. TLS belongs to a proxy in front.
+//!
+//! | routes | |
+//! |---|---|
+//! | `/v1/limits`, `/v1/limits/check`, `/v1/limits/{id}` | limits, and where a customer stands |
+//! | `/v1/meters`, `/v1/meters/{id}`, `/v1/meters/{id}/query` | meters, and what they read |
+//! | `/v1/events`, `/v1/events/record`, `/v1/events/batch` | events |
+//! | `/v1/balances`, `/v1/balances/check`, `…/credit`, `…/debit`, `…/{id}`, `…/{id}/transactions` | prepaid balances |
+//! | `/v1/customers`, `/v1/customers/{id}`, `…/{id}/balances` | customers, by your id or the API's |
+//! | `/v1/project` | the project |
+//! | `/v1/x/check`, `/v1/x/settle`, `/v1/x/release`, `/v1/x/renew` | with holds, each safe to repeat under its ids |
+//!
+//! # What to know
+//!
+//! - A check of `/v1/limits/check` reserves nothing, so requests that run beside each other can
+//!   overshoot by what is in flight. Those of `/v1/x/` cannot.
+//! - A limit that is narrowed to dimensions is looked at only by checks that name them.
+//! - A check without a customer looks at the limits for everybody, over all customers together, by the
+//!   events that are still kept.
+//! - `Idempotency-Key` is honoured on record, batch, credit and debit, for 24 hours and at most
+//!   100,000 keys, while the server runs. Beyond that an event's key is known for as long as the
+//!   books remember ids, and a credit's `reference` for ever.
+//! - `createdAt` and `updatedAt` of meters, limits and balances are not kept in the books. They tell
+//!   what this process knows, at the latest the time at which it was built.
+//! - The `properties` of an event are read and not kept.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::{get, post};
+
+use crate::backend::Backend;
+use crate::policy::Timestamp;
+use crate::{Books, ErrorKind};
+
+mod auth;
+mod balances;
+mod customers;
+mod events;
+mod guard;
+mod health;
+mod holds;
+mod limits;
+mod meters;
+mod page;
+mod problem;
+mod replay;
+mod request;
+mod times;
+
+use auth::Keys;
+use problem::Problem;
+use replay::Replays;
+use times::Times;
+
+/// Puts the API together.
+#[must_use]
+pub struct Server {
+    books: Books,
+    keys: Keys,
+    project: String,
+    most_body: usize,
+    timeout: Duration,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("books", &self.books)
+            .field("keys", &self.keys)
+            .field("project", &self.project)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// The API over these books. Without a [key](Self::key) it refuses every call.
+    pub fn new(books: Books) -> Self {
+        Self {
+            books,
+            keys: Keys::default(),
+            project: "proj_default".into(),
+            most_body: 2 * 1024 * 1024,
+            timeout: Duration::from_secs(10),
+        }
+    }
+
+    /// Accepts this key. Only its SHA-256 is kept.
+    pub fn key(mut self, key: impl AsRef<str>) -> Self {
+        self.keys.accept(key.as_ref());
+        self
+    }
+
+    /// Refuses this key as revoked, whether or not it is accepted, so that its users learn why.
+    pub fn revoked_key(mut self, key: impl AsRef<str>) -> Self {
+        self.keys.revoke(key.as_ref());
+        self
+    }
+
+    /// The id of the project that everything belongs to, `proj_default` unless set. A call that names
+    /// another in `X-Project` is refused.
+    pub fn project(mut self, id: impl Into<String>) -> Self {
+        self.project = id.into();
+        self
+    }
+
+    /// The longest body of a request, in bytes. 2 MiB unless set: room for 1,000 events.
+    pub fn most_body(mut self, bytes: usize) -> Self {
+        self.most_body = bytes;
+        self
+    }
+
+    /// How long a request may take to arrive and again to be answered. Ten seconds unless set.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The router.
+    pub fn router(self) -> Router {
+        let started = self.books.backend().now();
+        let app = Arc::new(App {
+            books: self.books,
+            keys: self.keys,
+            project: self.project,
+            most_body: self.most_body,
+            timeout: self.timeout,
+            started,
+            times: Times::new(started),
+            replays: Replays::default(),
+            changing: tokio::sync::Mutex::new(()),
+        });
+        let guarded = axum::middleware::from_fn_with_state(Arc::clone(&app), guard::guard);
+        Router::new()
+            .merge(api())
+            .route("/healthz", get(health::alive))
+            .route("/readyz", get(health::ready))
+            .fallback(no_route)
+            .method_not_allowed_fallback(no_method)
+            .layer(guarded)
+            .with_state(app)
+    }
+}
+
+fn api() -> Router<Shared> {
+    Router::new()
+        .route("/v1/limits", post(limits::create).get(limits::list))
+        .route("/v1/limits/check", post(limits::check))
+        .route("/v1/limits/{id}", get(limits::retrieve).put(limits::update).delete(limits::remove))
+        .route("/v1/meters", post(meters::create).get(meters::list))
+        .route("/v1/meters/{id}", get(meters::retrieve).put(meters::update).delete(meters::remove))
+        .route("/v1/meters/{id}/query", post(meters::query))
+        .route("/v1/events", get(events::list))
+        .route("/v1/events/record", post(events::record))
+        .route("/v1/events/batch", post(events::batch))
+        .route("/v1/balances", post(balances::create).get(balances::list))
+        .route("/v1/balances/check", post(balances::check))
+        .route("/v1/balances/credit", post(balances::credit))
+        .route("/v1/balances/debit", post(balances::debit))
+        .route("/v1/balances/{id}", get(balances::retrieve))
+        .route("/v1/balances/{id}/transactions", get(balances::transactions))
+        .route("/v1/customers", post(customers::create).get(customers::list))
+        .route(
+            "/v1/customers/{id}",
+            get(customers::retrieve).put(customers::update).delete(customers::remove),
+        )
+        .route("/v1/customers/{id}/balances", get(balances::of_customer))
+        .route("/v1/project", get(customers::project))
+        .route("/v1/x/check", post(holds::check))
+        .route("/v1/x/settle", post(holds::settle))
+        .route("/v1/x/release", post(holds::release))
+        .route("/v1/x/renew", post(holds::renew))
+}
+
+async fn no_route() -> Problem {
+    Problem::not_found("route_not_found", "there is no such route")
+}
+
+async fn no_method() -> Problem {
+    Problem::no_method()
+}
+
+/// What handlers share.
+type Shared = Arc<App>;
+
+struct App {
+    books: Books,
+    keys: Keys,
+    project: String,
+    most_body: usize,
+    timeout: Duration,
+    started: Timestamp,
+    times: Times,
+    replays: Replays,
+    /// Held by those who look at a definition and then change it.
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl App {
+    fn now(&self) -> Timestamp {
+        self.books.backend().now()
+    }
+
+    /// A new id of a resource. It carries its time.
+    fn make_id(&self, prefix: &str) -> String {
+        format!("{prefix}{}", self.books.backend().make_id(self.now()))
+    }
+}
+
+fn is_not_found(error: &crate::Error) -> bool {
+    error.kind() == ErrorKind::NotFound
+}

@@ -1,0 +1,53 @@
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::present;
+use crate::policy::Timestamp;
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct NewCustomer {
+    pub(crate) external_id: String,
+    pub(crate) name: Option<String>,
+    pub(crate) email: Option<String>,
+    /// A date-time, or a date, which is midnight in the customer's zone.
+    pub(crate) billing_cycle_start: Option<String>,
+    pub(crate) timezone: Option<String>,
+    #[serde(default)]
+    pub(crate) metadata: Map<String, Value>,
+}
+
+/// What is absent stays as it is.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CustomerChange {
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) name: Option<Option<String>>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) email: Option<Option<String>>,
+    pub(crate) billing_cycle_start: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) timezone: Option<Option<String>>,
+    pub(crate) metadata: Option<Map<String, Value>>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CustomerBody {
+    pub(crate) id: String,
+    pub(crate) project_id: String,
+    pub(crate) external_id: String,
+    pub(crate) name: Option<String>,
+    pub(crate) email: Option<String>,
+    pub(crate) billing_cycle_start: Timestamp,
+    pub(crate) timezone: Option<String>,
+    pub(crate) metadata: Map<String, Value>,
+    pub(crate) created_at: Timestamp,
+    pub(crate) updated_at: Timestamp,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct ProjectBody {
+    pub(crate) id: String,
+    pub(crate) name: String,
+}
