@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+#[path = "support/file.rs"]
+mod file;
 #[path = "support/program.rs"]
 mod program;
 use program::{Answer, Program};
@@ -132,4 +134,69 @@ fn prepaid_debits_what_a_request_really_cost() {
         let bad = program.ask("POST", "/topup", Some("acct_1"), r#"{"amount":-1,"reference":"x"}"#);
         assert_eq!(bad.status, 400);
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_server_keeps_its_books_when_it_is_stopped_or_killed() {
+    let backend = format!("sqlite:{}", file::fresh().display());
+    let start = || {
+        let variables = [
+            ("LISTEN", "127.0.0.1:0"),
+            ("LIMITRY_API_KEYS", "one, two"),
+            ("LIMITRY_REVOKED_API_KEYS", "old"),
+            ("LIMITRY_BACKEND", &backend),
+        ];
+        Program::start_with("server", &variables)
+    };
+    let ask = |program: &Program, method: &str, path: &str, body: Value| {
+        let headers = [("authorization", "Bearer two"), ("idempotency-key", "first")];
+        program.ask_with(method, path, &headers, &body.to_string())
+    };
+    let limits = |program: &Program| {
+        ask(program, "POST", "/v1/limits/check", json!({ "customerId": "acct_42" })).json()["limits"]
+            .clone()
+    };
+
+    let program = start();
+    let meter = json!({
+        "name": "Tokens", "aggregation": "sum", "field": "values.tokens", "description": "all of them",
+    });
+    let meter = ask(&program, "POST", "/v1/meters", meter).json();
+    let limit =
+        json!({ "name": "Daily", "meterId": meter["id"], "limitValue": 10, "period": "all_time" });
+    assert_eq!(ask(&program, "POST", "/v1/limits", limit).status, 201);
+    let event = json!({ "customerId": "acct_42", "eventType": "chat", "values": { "tokens": 4 } });
+    assert_eq!(ask(&program, "POST", "/v1/events/record", event.clone()).json()["recorded"], true);
+    for (key, code) in [("three", "invalid_api_key"), ("old", "expired_api_key")] {
+        let bearer = format!("Bearer {key}");
+        let answer = program.ask_with("GET", "/v1/limits", &[("authorization", &bearer)], "");
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (401, &json!(code)));
+    }
+    let check = json!({
+        "id": "r-1", "customerId": "acct_42", "eventType": "chat", "values": { "tokens": 5 },
+    });
+    let check = ask(&program, "POST", "/v1/x/check", check).json();
+    assert_eq!(check["held"], true, "{check}");
+    drop(program); // kills it
+
+    let program = start();
+    let settled = json!({ "settlements": [{
+        "id": "r-1", "customerId": "acct_42", "at": check["at"], "eventType": "chat",
+        "values": { "tokens": 6 },
+    }] });
+    for _ in 0..2 {
+        assert_eq!(ask(&program, "POST", "/v1/x/settle", settled.clone()).status, 200);
+        let again = ask(&program, "POST", "/v1/events/record", event.clone());
+        assert_ne!(again.json()["recorded"], true, "{}", again.body);
+        assert_eq!(limits(&program)[0]["used"], 10);
+    }
+    assert_eq!(program.ask("GET", "/readyz", None, "").status, 200);
+    assert!(program.stop(), "it stops in order");
+
+    let program = start();
+    assert_eq!(limits(&program)[0]["used"], 10);
+    let path = format!("/v1/meters/{}", meter["id"].as_str().unwrap());
+    assert_eq!(ask(&program, "GET", &path, Value::Null).json()["description"], "all of them");
+    assert!(program.stop());
 }

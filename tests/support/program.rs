@@ -15,15 +15,21 @@ pub(crate) struct Program {
 impl Program {
     /// Starts it on a free port and waits until it listens.
     pub(crate) fn start(name: &str) -> Self {
+        Self::start_with(name, &[])
+    }
+
+    /// The same with these variables.
+    pub(crate) fn start_with(name: &str, variables: &[(&str, &str)]) -> Self {
         let mut path = std::env::current_exe().unwrap();
         path.pop();
         path.pop();
         path.push("examples");
         path.push(name);
-        let mut child =
-            Command::new(&path).env("PORT", "0").stdout(Stdio::piped()).spawn().unwrap_or_else(
-                |error| panic!("{}: {error}; build it with cargo build --examples", path.display()),
-            );
+        let mut command = Command::new(&path);
+        command.env("PORT", "0").envs(variables.iter().copied()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| {
+            panic!("{}: {error}; build it with cargo build --examples", path.display())
+        });
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let first = lines.next().expect("the program says where it listens").unwrap();
         let address = first
@@ -49,11 +55,24 @@ impl Program {
         customer: Option<&str>,
         body: &str,
     ) -> Answer {
+        let customer = customer.map(|id| ("x-customer-id", id));
+        self.ask_with(method, path, customer.as_slice(), body)
+    }
+
+    /// The same with these headers.
+    pub(crate) fn ask_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
         let mut stream = TcpStream::connect(&self.address).unwrap();
-        let customer = customer.map(|id| format!("x-customer-id: {id}\r\n")).unwrap_or_default();
+        let headers: String =
+            headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         write!(
             stream,
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n{customer}\
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n{headers}\
              content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             self.address,
             body.len(),
@@ -69,6 +88,16 @@ impl Program {
             .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
             .collect();
         Answer { status, headers, body: body.to_owned() }
+    }
+}
+
+impl Program {
+    /// Asks it to stop, and tells whether it did so in order.
+    #[cfg(unix)]
+    pub(crate) fn stop(mut self) -> bool {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        self.child.wait().unwrap().success()
     }
 }
 
