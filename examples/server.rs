@@ -12,12 +12,14 @@
 //! | `LIMITRY_BACKEND` | `memory:` | where the books are; `sqlite:PATH` keeps them in a file |
 //! | `LIMITRY_PROJECT` | `proj_default` | the id of the project |
 //!
-//! Meters, limits, balances and customers are made over the API. On SIGTERM or ctrl-c running
+//! Every request is one line of JSON on standard error, with its id. `/healthz`, `/readyz` and `/metrics`
+//! ask for no key. Meters, limits, balances and customers are made over the API. On SIGTERM or ctrl-c running
 //! requests end first, then what was accepted is written.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
+use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
 use tower_limitry::Engine;
 use tower_limitry::server::Server;
@@ -40,7 +42,16 @@ async fn run() -> Result<(), BoxError> {
     let backend = variable("LIMITRY_BACKEND")?.unwrap_or_else(|| "memory:".into());
     let books = Engine::builder().open(&backend)?;
 
-    let mut server = Server::new(books.clone());
+    tracing_subscriber::fmt().json().with_writer(std::io::stderr).init();
+    let prometheus = PrometheusBuilder::new().install_recorder()?;
+    let upkeep = prometheus.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            upkeep.run_upkeep();
+        }
+    });
+    let mut server = Server::new(books.clone()).metrics(move || prometheus.render());
     if let Some(project) = variable("LIMITRY_PROJECT")? {
         server = server.project(project);
     }

@@ -111,7 +111,7 @@
 //! | `axum` | | extractors and responses for axum handlers |
 //! | `grpc` | | refusals as gRPC clients understand them, usage from trailers and messages |
 //! | `bearer` | | customers by their hashed keys, bearer or in a header |
-//! | `server` | | Limitry's API over these books, as a router to mount ([`server`]) |
+//! | `server` | | Limitry's API over these books, as a router to mount |
 //! | `outbox` | | settlements for a remote backend wait in a local file until it has them |
 //! | `tracing` | | events: decisions, failures, what was not counted as usual |
 //! | `metrics` | | counters through the `metrics` facade |

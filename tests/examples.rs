@@ -192,6 +192,10 @@ fn the_server_keeps_its_books_when_it_is_stopped_or_killed() {
         assert_eq!(limits(&program)[0]["used"], 10);
     }
     assert_eq!(program.ask("GET", "/readyz", None, "").status, 200);
+    let metrics = program.ask("GET", "/metrics", None, "").body;
+    let counted = r#"limitry_http_requests{method="POST",route="/v1/x/settle",status="200"} 2"#;
+    assert!(metrics.contains(counted), "{metrics}");
+    assert!(!metrics.contains("acct_42"), "{metrics}");
     assert!(program.stop(), "it stops in order");
 
     let program = start();

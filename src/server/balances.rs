@@ -70,6 +70,7 @@ pub(super) async fn credit(
     State(app): State<Shared>,
     Posted { body: asked, once: key }: Posted<BalanceChangeBody>,
 ) -> Result<Answer, Problem> {
+    bounded(&asked)?;
     let customer = resolve(&app, &asked.customer_id).await?;
     let shared = app.clone();
     once(&app, key, async move {
@@ -92,6 +93,7 @@ pub(super) async fn debit(
     State(app): State<Shared>,
     Posted { body: asked, once: key }: Posted<BalanceChangeBody>,
 ) -> Result<Answer, Problem> {
+    bounded(&asked)?;
     let customer = resolve(&app, &asked.customer_id).await?;
     let shared = app.clone();
     once(&app, key, async move {
@@ -118,6 +120,16 @@ pub(super) async fn debit(
         }
     })
     .await
+}
+
+/// What is kept with a change of a balance, a reference for ever.
+fn bounded(asked: &BalanceChangeBody) -> Result<(), Problem> {
+    const MOST_TEXT: usize = 1_000;
+    if asked.description.len() > MOST_TEXT {
+        let problem = format!("is too long; give at most {MOST_TEXT} bytes");
+        return Err(Problem::field("description", problem));
+    }
+    asked.reference.as_deref().map_or(Ok(()), |reference| named("reference", reference))
 }
 
 /// The balances of the customer in the query: there is no list over all customers.

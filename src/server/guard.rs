@@ -1,9 +1,12 @@
-use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::{Problem, Shared};
+use crate::observe;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -11,10 +14,13 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) async fn guard(State(app): State<Shared>, request: Request, next: Next) -> Response {
     let id = request.headers().get(REQUEST_ID).filter(|id| is_sound(id)).cloned();
     let id = id.or_else(|| HeaderValue::try_from(app.make_id("req_")).ok());
-    let admitted = match request.uri().path().starts_with("/v1/") {
-        true => app.keys.admit(request.headers(), &app.project),
-        false => Ok(()),
+    let admitted = match request.uri().path() {
+        "/healthz" | "/readyz" | "/metrics" => Ok(()),
+        _ => app.keys.admit(request.headers(), &app.project),
     };
+    let method = known(request.method());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let began = Instant::now();
     let mut response = match admitted {
         Ok(()) => {
             // Once for the request to arrive and once for the answer.
@@ -25,6 +31,13 @@ pub(super) async fn guard(State(app): State<Shared>, request: Request, next: Nex
         Err(problem) => problem.into_response(),
     };
     if let Some(id) = id {
+        observe::served(
+            id.to_str().unwrap_or_default(),
+            method,
+            route.as_ref().map_or("none", MatchedPath::as_str),
+            response.status().as_u16(),
+            began.elapsed(),
+        );
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
@@ -33,4 +46,15 @@ pub(super) async fn guard(State(app): State<Shared>, request: Request, next: Nex
 /// Whether a caller's id can be told on.
 fn is_sound(id: &HeaderValue) -> bool {
     (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+}
+
+/// A method is any text; what is told on is one of few.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
 }

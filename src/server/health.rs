@@ -1,6 +1,8 @@
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::Shared;
@@ -24,4 +26,15 @@ pub(super) async fn ready(State(app): State<Shared>) -> Result<Reply<Health>, Pr
     let silent = || Error::new(ErrorKind::Unavailable, "the books do not answer");
     asked.unwrap_or_else(|_| Err(silent())).map_err(|_| silent())?;
     ok(Health { status: "ready" })
+}
+
+/// What the program counts, as text for Prometheus.
+pub(super) async fn metrics(State(app): State<Shared>) -> Response {
+    match &app.metrics {
+        Some(render) => {
+            let text = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+            (text, render()).into_response()
+        }
+        None => super::no_route().await.into_response(),
+    }
 }

@@ -205,6 +205,7 @@ fn lifetime(seconds: Option<u32>) -> Result<Duration, Problem> {
 
 /// The price, if it is told.
 fn amount(charge: &ChargeBody) -> Result<Option<Amount>, Problem> {
+    named("charge.balance", &charge.balance)?;
     match charge.amount.map(|amount| amount.0) {
         Some(amount) if amount.is_negative() => {
             Err(Problem::field("charge.amount", format!("is {amount}; give 0 or more")))

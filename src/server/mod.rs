@@ -13,8 +13,8 @@
 //! # Ok::<_, tower_limitry::policy::ConfigError>(())
 //! ```
 //!
-//! Everything is under `/v1` and asks for `Authorization: Bearer` with one of the keys; `/healthz`
-//! and `/readyz` ask for none. TLS belongs to a proxy in front.
+//! Everything is under `/v1` and asks for `Authorization: Bearer` with one of the keys; `/healthz`,
+//! `/readyz` and `/metrics` ask for none. TLS belongs to a proxy in front.
 //!
 //! | routes | |
 //! |---|---|
@@ -25,6 +25,9 @@
 //! | `/v1/customers`, `/v1/customers/{id}`, `…/{id}/balances` | customers, by your id or the API's |
 //! | `/v1/project` | the project |
 //! | `/v1/x/check`, `/v1/x/settle`, `/v1/x/release`, `/v1/x/renew` | with holds, each safe to repeat under its ids |
+//!
+//! With the feature `tracing` every request is an event with its id, its route, its status and its time;
+//! with `metrics` it is counted. Ids are taken from `X-Request-Id` or made, and answered there.
 //!
 //! # What to know
 //!
@@ -79,7 +82,11 @@ pub struct Server {
     project: String,
     most_body: usize,
     timeout: Duration,
+    metrics: Option<Box<Render>>,
 }
+
+/// Writes the program's metrics.
+type Render = dyn Fn() -> String + Send + Sync;
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,6 +107,7 @@ impl Server {
             project: "proj_default".into(),
             most_body: 2 * 1024 * 1024,
             timeout: Duration::from_secs(10),
+            metrics: None,
         }
     }
 
@@ -134,6 +142,13 @@ impl Server {
         self
     }
 
+    /// Answers `/metrics` with what this writes: the text of a Prometheus exporter that the program
+    /// installed. It asks for no key and names no customer.
+    pub fn metrics(mut self, render: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.metrics = Some(Box::new(render));
+        self
+    }
+
     /// The router.
     pub fn router(self) -> Router {
         let started = self.books.backend().now();
@@ -143,6 +158,7 @@ impl Server {
             project: self.project,
             most_body: self.most_body,
             timeout: self.timeout,
+            metrics: self.metrics,
             started,
             times: Times::new(started),
             replays: Replays::default(),
@@ -153,6 +169,7 @@ impl Server {
             .merge(api())
             .route("/healthz", get(health::alive))
             .route("/readyz", get(health::ready))
+            .route("/metrics", get(health::metrics))
             .fallback(no_route)
             .method_not_allowed_fallback(no_method)
             .layer(guarded)
@@ -207,6 +224,7 @@ struct App {
     project: String,
     most_body: usize,
     timeout: Duration,
+    metrics: Option<Box<Render>>,
     started: Timestamp,
     times: Times,
     replays: Replays,

@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tower_limitry::test_util::{Answer, Scripted};
+use tower_limitry::{Books, ErrorKind};
 
 use crate::support::{Api, KEY};
 
@@ -30,6 +32,9 @@ async fn every_route_asks_for_a_key() {
             ("DELETE", "/v1/limits/daily"),
             ("POST", "/v1/x/check"),
             ("GET", "/v1/none"),
+            ("GET", "/"),
+            ("GET", "//v1/limits"),
+            ("GET", "/healthz/"),
         ] {
             let answer = api.send(method, path, &headers, "{}").await;
             assert_eq!(answer.error(), (401, code.into()), "{method} {path}");
@@ -136,6 +141,7 @@ async fn requests_have_ids() {
     assert!(made.headers["x-request-id"].to_str().unwrap().starts_with("req_"));
     let given = api.send("GET", "/v1/limits", &[("x-request-id", "trace-7")], "").await;
     assert_eq!(given.headers["x-request-id"], "trace-7", "also on refusals");
+    assert_eq!(given.status, 401);
     let unsound = api.send("GET", "/healthz", &[("x-request-id", "with space")], "").await;
     assert!(unsound.headers["x-request-id"].to_str().unwrap().starts_with("req_"));
 }
@@ -148,4 +154,40 @@ async fn books_that_are_closed_are_unavailable_and_no_denial() {
     let answer = api.post("/v1/x/check", check).await;
     assert_eq!(answer.error(), (503, "unavailable".into()));
     assert_eq!(answer.headers["retry-after"], "1");
+}
+
+#[tokio::test]
+async fn a_backend_that_hangs_or_fails_is_told_from_one_that_refuses() {
+    let scripted = Scripted::new();
+    let api = Api::over(Books::new(scripted.clone()).erased(), |server| {
+        server.timeout(Duration::from_millis(50))
+    });
+    let api = api.await;
+    let check = |id: &str| json!({ "id": id, "customerId": "acct_42" });
+    for (scripted_answer, expected) in [
+        (Answer::Fail(ErrorKind::Unavailable), (503, "unavailable")),
+        (Answer::Fail(ErrorKind::TimedOut), (504, "timeout")),
+        (Answer::Hang, (504, "timeout")),
+    ] {
+        scripted.on_check(scripted_answer);
+        let answer = api.post("/v1/x/check", check("r-1")).await;
+        assert_eq!(answer.error(), (expected.0, expected.1.to_owned()));
+    }
+    scripted.on_check(Answer::Obey);
+    scripted.on_finish(Answer::Fail(ErrorKind::Unavailable));
+    let settlement = json!({ "id": "r-2", "customerId": "acct_42", "at": "2026-03-01T12:00:00Z" });
+    let answer = api.post("/v1/x/settle", json!({ "settlements": [settlement] })).await.json();
+    assert_eq!(answer["results"][0]["done"], false);
+    assert_eq!(answer["results"][0]["error"]["code"], "unavailable");
+    scripted.resume();
+}
+
+#[tokio::test]
+async fn metrics_are_what_the_program_renders() {
+    let api = Api::start().await;
+    assert_eq!(api.send("GET", "/metrics", &[], "").await.error(), (404, "route_not_found".into()));
+    let api = Api::start_with(|server| server.metrics(|| "answers 42\n".into())).await;
+    let answer = api.send("GET", "/metrics", &[], "").await;
+    assert_eq!((answer.status, &*answer.text), (200, "answers 42\n"));
+    assert!(answer.headers["content-type"].to_str().unwrap().starts_with("text/plain"));
 }

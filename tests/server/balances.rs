@@ -131,6 +131,17 @@ async fn credits_and_debits_are_done_once_for_each_idempotency_key() {
 }
 
 #[tokio::test]
+async fn a_call_that_failed_may_succeed_under_the_same_key() {
+    let api = Api::start().await;
+    let answer = api.post_once("key", "/v1/balances/debit", change(json!(10))).await;
+    assert_eq!(answer.error(), (404, "balance_not_found".into()));
+    let new = json!({ "customerId": "acct_42", "name": "ai-credits", "initialBalance": 10 });
+    api.made("/v1/balances", new).await;
+    let answer = api.post_once("key", "/v1/balances/debit", change(json!(10))).await;
+    assert_eq!(answer.json()["success"], true);
+}
+
+#[tokio::test]
 async fn fifty_debits_at_once_under_one_key_take_once() {
     let (api, made) = with_credits(json!(1_000)).await;
     let calls = (0..50).map(|_| api.post_once("key", "/v1/balances/debit", change(json!(10))));
@@ -161,6 +172,12 @@ async fn what_is_no_balance_or_no_amount_is_refused() {
             let answer = api.post(&path, body).await;
             assert_eq!(answer.error(), (400, "missing_required_field".into()), "{route} {field}");
         }
+    }
+    for (field, text) in [("description", "x".repeat(1_001)), ("reference", "x".repeat(257))] {
+        let mut body = change(json!(1));
+        body[field] = json!(text);
+        let answer = api.post("/v1/balances/credit", body).await;
+        assert_eq!(answer.error(), (400, "invalid_field_value".into()), "{field}");
     }
     for id in ["bal_3", "bal_", "x", "bal_MTAwOmFi", "bal_OTk5OTk5OTk5OTk5OTk5OTk5OTk5OnI"] {
         for path in [format!("/v1/balances/{id}"), format!("/v1/balances/{id}/transactions")] {

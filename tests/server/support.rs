@@ -56,13 +56,18 @@ impl Api {
             .build()
             .unwrap()
             .erased();
+        Self { clock, ..Self::over(books, set).await }
+    }
+
+    /// Over these books.
+    pub(crate) async fn over(books: Books, set: impl FnOnce(Server) -> Server) -> Self {
         let server = set(Server::new(books.clone()).key(KEY).project("proj_1"));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let app = server.router();
         tokio::spawn(async move { axum::serve(listener, app).await });
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Self { books, clock, address, client }
+        Self { books, clock: ManualClock::at(NOW), address, client }
     }
 
     pub(crate) fn address(&self) -> &str {
