@@ -1,6 +1,7 @@
 use axum::extract::State;
 
 use super::customers::resolve;
+use super::limits::texts;
 use super::page::{Asked, ListQuery, page};
 use super::problem::{Answer, Problem, Reply, ok};
 use super::replay::{Once, once};
@@ -8,7 +9,7 @@ use super::request::{Posted, named, usage};
 use super::{App, Shared};
 use crate::backend::EventQuery;
 use crate::policy::{Event, RecordedEvent};
-use crate::wire::{CountBody, EventBatch, NewEvent, PageBody, RecordedBody};
+use crate::wire::{CountBody, EventBatch, EventBody, NewEvent, Number, PageBody, RecordedBody};
 
 /// How many events a batch may have.
 const MOST_EVENTS: usize = 1_000;
@@ -53,7 +54,7 @@ pub(super) async fn batch(
 pub(super) async fn list(
     State(app): State<Shared>,
     Asked(asked): Asked<ListQuery>,
-) -> Result<Reply<PageBody<RecordedEvent>>, Problem> {
+) -> Result<Reply<PageBody<EventBody>>, Problem> {
     let mut query = EventQuery::new().page(asked.page());
     if let Some(id) = &asked.customer_id {
         query = query.customer(&resolve(&app, id).await?);
@@ -61,7 +62,7 @@ pub(super) async fn list(
     if let Some(event_type) = &asked.event_type {
         query = query.event_type(event_type);
     }
-    ok(page(app.books.events(query).await?, |event| event))
+    ok(page(app.books.events(query).await?, body))
 }
 
 async fn event(app: &App, new: NewEvent) -> Result<Event, Problem> {
@@ -76,4 +77,16 @@ async fn event(app: &App, new: NewEvent) -> Result<Event, Problem> {
         event = event.id(key).at(new.timestamp.unwrap_or_else(|| app.now()));
     }
     Ok(event)
+}
+
+fn body(event: RecordedEvent) -> EventBody {
+    let values = event.usage().values().iter();
+    EventBody {
+        id: event.id().to_string(),
+        customer_id: event.customer().to_string(),
+        event_type: event.event_type().to_owned(),
+        values: values.map(|(name, amount)| (name.to_owned(), Number(amount))).collect(),
+        dimensions: texts(event.usage().dimensions()),
+        timestamp: event.at(),
+    }
 }

@@ -38,3 +38,8 @@ pub(super) async fn metrics(State(app): State<Shared>) -> Response {
         None => super::no_route().await.into_response(),
     }
 }
+
+/// The OpenAPI document.
+pub(super) async fn openapi(State(app): State<Shared>) -> Response {
+    ([(CONTENT_TYPE, "application/json")], app.openapi.clone()).into_response()
+}

@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Everything is under `/v1` and asks for `Authorization: Bearer` with one of the keys; `/healthz`,
-//! `/readyz` and `/metrics` ask for none. TLS belongs to a proxy in front.
+//! `/readyz`, `/metrics` and the OpenAPI document, `/openapi.json`, ask for none. TLS belongs to a proxy in front.
 //!
 //! | routes | |
 //! |---|---|
@@ -48,10 +48,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::routing::{get, post};
+use axum::routing::get;
+use bytes::Bytes;
 
 use crate::backend::Backend;
 use crate::policy::Timestamp;
+use crate::wire::{
+    BalanceBody, BalanceChangeBody, BalanceChanged, BalanceCheck, BalanceCheckBody, CountBody,
+    CustomerBalances, CustomerBody, CustomerChange, EndedBody, EventBatch, EventBody, HoldCheck,
+    HoldCheckBody, HoldsBody, LimitBody, LimitChange, LimitsCheck, LimitsCheckBody, MeterBody,
+    MeterChange, MeterReadingBody, MeterReadingQuery, NewBalanceBody, NewCustomer, NewEvent,
+    NewLimit, NewMeter, PageBody, ProjectBody, RecordedBody, RenewedBody, ResultsBody, SettleBody,
+    TransactionBody,
+};
 use crate::{Books, ErrorKind};
 
 mod auth;
@@ -63,6 +72,7 @@ mod health;
 mod holds;
 mod limits;
 mod meters;
+mod openapi;
 mod page;
 mod problem;
 mod replay;
@@ -70,6 +80,7 @@ mod request;
 mod times;
 
 use auth::Keys;
+use openapi::{Routes, nothing, takes};
 use problem::Problem;
 use replay::Replays;
 use times::Times;
@@ -152,6 +163,7 @@ impl Server {
     /// The router.
     pub fn router(self) -> Router {
         let started = self.books.backend().now();
+        let (routes, openapi) = api().finish();
         let app = Arc::new(App {
             books: self.books,
             keys: self.keys,
@@ -159,6 +171,7 @@ impl Server {
             most_body: self.most_body,
             timeout: self.timeout,
             metrics: self.metrics,
+            openapi: openapi.into(),
             started,
             times: Times::new(started),
             replays: Replays::default(),
@@ -166,10 +179,11 @@ impl Server {
         });
         let guarded = axum::middleware::from_fn_with_state(Arc::clone(&app), guard::guard);
         Router::new()
-            .merge(api())
+            .merge(routes)
             .route("/healthz", get(health::alive))
             .route("/readyz", get(health::ready))
             .route("/metrics", get(health::metrics))
+            .route("/openapi.json", get(health::openapi))
             .fallback(no_route)
             .method_not_allowed_fallback(no_method)
             .layer(guarded)
@@ -177,34 +191,194 @@ impl Server {
     }
 }
 
-fn api() -> Router<Shared> {
-    Router::new()
-        .route("/v1/limits", post(limits::create).get(limits::list))
-        .route("/v1/limits/check", post(limits::check))
-        .route("/v1/limits/{id}", get(limits::retrieve).put(limits::update).delete(limits::remove))
-        .route("/v1/meters", post(meters::create).get(meters::list))
-        .route("/v1/meters/{id}", get(meters::retrieve).put(meters::update).delete(meters::remove))
-        .route("/v1/meters/{id}/query", post(meters::query))
-        .route("/v1/events", get(events::list))
-        .route("/v1/events/record", post(events::record))
-        .route("/v1/events/batch", post(events::batch))
-        .route("/v1/balances", post(balances::create).get(balances::list))
-        .route("/v1/balances/check", post(balances::check))
-        .route("/v1/balances/credit", post(balances::credit))
-        .route("/v1/balances/debit", post(balances::debit))
-        .route("/v1/balances/{id}", get(balances::retrieve))
-        .route("/v1/balances/{id}/transactions", get(balances::transactions))
-        .route("/v1/customers", post(customers::create).get(customers::list))
-        .route(
-            "/v1/customers/{id}",
-            get(customers::retrieve).put(customers::update).delete(customers::remove),
+fn api() -> Routes {
+    const PAGE: &[&str] = &["limit", "cursor"];
+    const OF_CUSTOMER: &[&str] = &["limit", "cursor", "customerId"];
+    const EVENTS: &[&str] = &["limit", "cursor", "customerId", "eventType"];
+    Routes::new()
+        .post(
+            "/v1/limits",
+            "Makes a limit",
+            takes::<NewLimit>().makes::<LimitBody>(),
+            limits::create,
         )
-        .route("/v1/customers/{id}/balances", get(balances::of_customer))
-        .route("/v1/project", get(customers::project))
-        .route("/v1/x/check", post(holds::check))
-        .route("/v1/x/settle", post(holds::settle))
-        .route("/v1/x/release", post(holds::release))
-        .route("/v1/x/renew", post(holds::renew))
+        .get(
+            "/v1/limits",
+            "Lists limits",
+            nothing().gives::<PageBody<LimitBody>>().query(OF_CUSTOMER),
+            limits::list,
+        )
+        .post(
+            "/v1/limits/check",
+            "Tells where a customer stands on every limit that matches",
+            takes::<LimitsCheck>().gives::<LimitsCheckBody>(),
+            limits::check,
+        )
+        .get(
+            "/v1/limits/{id}",
+            "Tells of a limit",
+            nothing().gives::<LimitBody>(),
+            limits::retrieve,
+        )
+        .put(
+            "/v1/limits/{id}",
+            "Changes a limit and keeps its usage",
+            takes::<LimitChange>().gives::<LimitBody>(),
+            limits::update,
+        )
+        .delete("/v1/limits/{id}", "Removes a limit", limits::remove)
+        .post(
+            "/v1/meters",
+            "Makes a meter",
+            takes::<NewMeter>().makes::<MeterBody>(),
+            meters::create,
+        )
+        .get(
+            "/v1/meters",
+            "Lists meters",
+            nothing().gives::<PageBody<MeterBody>>().query(PAGE),
+            meters::list,
+        )
+        .get(
+            "/v1/meters/{id}",
+            "Tells of a meter",
+            nothing().gives::<MeterBody>(),
+            meters::retrieve,
+        )
+        .put(
+            "/v1/meters/{id}",
+            "Changes a meter",
+            takes::<MeterChange>().gives::<MeterBody>(),
+            meters::update,
+        )
+        .delete("/v1/meters/{id}", "Removes a meter that no limit reads", meters::remove)
+        .post(
+            "/v1/meters/{id}/query",
+            "Reads a meter over a range",
+            takes::<MeterReadingQuery>().gives::<MeterReadingBody>(),
+            meters::query,
+        )
+        .get(
+            "/v1/events",
+            "Lists events, the newest first",
+            nothing().gives::<PageBody<EventBody>>().query(EVENTS),
+            events::list,
+        )
+        .post(
+            "/v1/events/record",
+            "Records an event",
+            takes::<NewEvent>().gives::<RecordedBody>(),
+            events::record,
+        )
+        .post(
+            "/v1/events/batch",
+            "Records up to 1,000 events, all or none",
+            takes::<EventBatch>().gives::<CountBody>(),
+            events::batch,
+        )
+        .post(
+            "/v1/balances",
+            "Makes a balance",
+            takes::<NewBalanceBody>().makes::<BalanceBody>(),
+            balances::create,
+        )
+        .get(
+            "/v1/balances",
+            "Lists the balances of a customer",
+            nothing().gives::<PageBody<BalanceBody>>().query(OF_CUSTOMER),
+            balances::list,
+        )
+        .post(
+            "/v1/balances/check",
+            "Tells whether a balance covers an amount",
+            takes::<BalanceCheck>().gives::<BalanceCheckBody>(),
+            balances::check,
+        )
+        .post(
+            "/v1/balances/credit",
+            "Adds to a balance, once for each reference",
+            takes::<BalanceChangeBody>().gives::<BalanceChanged>(),
+            balances::credit,
+        )
+        .post(
+            "/v1/balances/debit",
+            "Takes from a balance, if it covers the amount",
+            takes::<BalanceChangeBody>().gives::<BalanceChanged>(),
+            balances::debit,
+        )
+        .get(
+            "/v1/balances/{id}",
+            "Tells of a balance",
+            nothing().gives::<BalanceBody>(),
+            balances::retrieve,
+        )
+        .get(
+            "/v1/balances/{id}/transactions",
+            "Lists the transactions of a balance, the newest first",
+            nothing().gives::<PageBody<TransactionBody>>().query(PAGE),
+            balances::transactions,
+        )
+        .post(
+            "/v1/customers",
+            "Makes a customer",
+            takes::<NewCustomer>().makes::<CustomerBody>(),
+            customers::create,
+        )
+        .get(
+            "/v1/customers",
+            "Lists customers",
+            nothing().gives::<PageBody<CustomerBody>>().query(PAGE),
+            customers::list,
+        )
+        .get(
+            "/v1/customers/{id}",
+            "Tells of a customer",
+            nothing().gives::<CustomerBody>(),
+            customers::retrieve,
+        )
+        .put(
+            "/v1/customers/{id}",
+            "Changes a customer",
+            takes::<CustomerChange>().gives::<CustomerBody>(),
+            customers::update,
+        )
+        .delete("/v1/customers/{id}", "Forgets a customer; usage stays", customers::remove)
+        .get(
+            "/v1/customers/{id}/balances",
+            "Tells of every balance of a customer",
+            nothing().gives::<CustomerBalances>(),
+            balances::of_customer,
+        )
+        .get(
+            "/v1/project",
+            "Tells of the project",
+            nothing().gives::<ProjectBody>(),
+            customers::project,
+        )
+        .post(
+            "/v1/x/check",
+            "Decides about a request and holds its estimate",
+            takes::<HoldCheck>().gives::<HoldCheckBody>(),
+            holds::check,
+        )
+        .post(
+            "/v1/x/settle",
+            "Records what requests used, charges it, and drops their holds",
+            takes::<SettleBody>().gives::<ResultsBody<EndedBody>>(),
+            holds::settle,
+        )
+        .post(
+            "/v1/x/release",
+            "Drops holds and records nothing",
+            takes::<HoldsBody>().gives::<ResultsBody<EndedBody>>(),
+            holds::release,
+        )
+        .post(
+            "/v1/x/renew",
+            "Lets holds live on",
+            takes::<HoldsBody>().gives::<ResultsBody<RenewedBody>>(),
+            holds::renew,
+        )
 }
 
 async fn no_route() -> Problem {
@@ -225,6 +399,7 @@ struct App {
     most_body: usize,
     timeout: Duration,
     metrics: Option<Box<Render>>,
+    openapi: Bytes,
     started: Timestamp,
     times: Times,
     replays: Replays,

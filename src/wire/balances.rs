@@ -1,9 +1,10 @@
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Number, Texts};
 use crate::policy::{Amount, Timestamp};
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NewBalanceBody {
     pub(crate) customer_id: String,
@@ -15,7 +16,7 @@ pub(crate) struct NewBalanceBody {
     pub(crate) dimension_filters: Texts,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BalanceCheck {
     pub(crate) customer_id: String,
@@ -25,7 +26,7 @@ pub(crate) struct BalanceCheck {
     pub(crate) dimensions: Texts,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BalanceCheckBody {
     pub(crate) balance_id: String,
@@ -39,7 +40,7 @@ pub(crate) struct BalanceCheckBody {
 }
 
 /// A credit or a debit.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BalanceChangeBody {
     pub(crate) customer_id: String,
@@ -50,7 +51,7 @@ pub(crate) struct BalanceChangeBody {
 }
 
 /// The answer to a credit or a debit. One that was refused is an answer too.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct BalanceChanged {
     pub(crate) success: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,7 +61,7 @@ pub(crate) struct BalanceChanged {
     pub(crate) balance: BalanceBody,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BalanceBody {
     pub(crate) id: String,
@@ -76,7 +77,7 @@ pub(crate) struct BalanceBody {
     pub(crate) updated_at: Timestamp,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TransactionBody {
     pub(crate) id: String,
@@ -89,12 +90,12 @@ pub(crate) struct TransactionBody {
     pub(crate) created_at: Timestamp,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct CustomerBalances {
     pub(crate) balances: Vec<BalanceSummary>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BalanceSummary {
     pub(crate) id: String,

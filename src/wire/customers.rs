@@ -1,10 +1,11 @@
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::present;
 use crate::policy::Timestamp;
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NewCustomer {
     pub(crate) external_id: String,
@@ -18,7 +19,7 @@ pub(crate) struct NewCustomer {
 }
 
 /// What is absent stays as it is.
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct CustomerChange {
     #[serde(default, deserialize_with = "present")]
@@ -31,7 +32,7 @@ pub(crate) struct CustomerChange {
     pub(crate) metadata: Option<Map<String, Value>>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct CustomerBody {
     pub(crate) id: String,
@@ -46,7 +47,7 @@ pub(crate) struct CustomerBody {
     pub(crate) updated_at: Timestamp,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct ProjectBody {
     pub(crate) id: String,
     pub(crate) name: String,

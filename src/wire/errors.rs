@@ -1,12 +1,13 @@
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What every error is answered with.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, JsonSchema, Serialize)]
 pub(crate) struct ErrorBody {
     pub(crate) error: ErrorDetail,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, JsonSchema, Serialize)]
 pub(crate) struct ErrorDetail {
     /// Which error, for programs.
     pub(crate) code: String,

@@ -1,5 +1,6 @@
 //! Our own routes: check with a hold, settle, release, renew.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Number, Numbers, Texts};
@@ -7,7 +8,7 @@ use crate::policy::{Amount, Timestamp};
 
 /// One request to decide about. The id names it from here to its end; sending the check again under
 /// it asks for the same answer.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HoldCheck {
     pub(crate) id: String,
@@ -24,13 +25,13 @@ pub(crate) struct HoldCheck {
 }
 
 /// What a balance is charged. In a check without an amount something must be left.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, JsonSchema, Serialize)]
 pub(crate) struct ChargeBody {
     pub(crate) balance: String,
     pub(crate) amount: Option<Number>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HoldCheckBody {
     pub(crate) id: String,
@@ -49,7 +50,7 @@ pub(crate) struct HoldCheckBody {
     pub(crate) balance: Option<HeldBalance>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HeldLimit {
     pub(crate) id: String,
@@ -65,7 +66,7 @@ pub(crate) struct HeldLimit {
     pub(crate) private: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HeldBalance {
     pub(crate) name: String,
@@ -75,13 +76,13 @@ pub(crate) struct HeldBalance {
     pub(crate) available_balance: Option<Amount>,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, JsonSchema, Serialize)]
 pub(crate) struct SettleBody {
     pub(crate) settlements: Vec<SettlementBody>,
 }
 
 /// What a request used.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SettlementBody {
     pub(crate) id: String,
@@ -100,7 +101,7 @@ pub(crate) struct SettlementBody {
 }
 
 /// Names holds.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HoldsBody {
     pub(crate) holds: Vec<HoldName>,
@@ -108,7 +109,7 @@ pub(crate) struct HoldsBody {
     pub(crate) hold_seconds: Option<u32>,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HoldName {
     pub(crate) id: String,
@@ -116,12 +117,12 @@ pub(crate) struct HoldName {
 }
 
 /// One answer for each, in their order.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct ResultsBody<T> {
     pub(crate) results: Vec<T>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct EndedBody {
     pub(crate) id: String,
     pub(crate) done: bool,
@@ -129,7 +130,7 @@ pub(crate) struct EndedBody {
     pub(crate) error: Option<super::ErrorDetail>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct RenewedBody {
     pub(crate) id: String,
     /// Whether the hold still lives.

@@ -1,10 +1,11 @@
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Number, Texts, present};
 use crate::policy::{Amount, Timestamp};
 
 /// Asks where a customer stands on the limits that match.
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LimitsCheck {
     pub(crate) customer_id: Option<String>,
@@ -12,14 +13,14 @@ pub(crate) struct LimitsCheck {
     pub(crate) dimensions: Texts,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct LimitsCheckBody {
     pub(crate) allowed: bool,
     pub(crate) limits: Vec<LimitStanding>,
 }
 
 /// One limit that was looked at.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LimitStanding {
     pub(crate) id: String,
@@ -34,7 +35,7 @@ pub(crate) struct LimitStanding {
     pub(crate) reset: Option<i64>,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NewLimit {
     pub(crate) name: String,
@@ -48,7 +49,7 @@ pub(crate) struct NewLimit {
 }
 
 /// What is absent stays as it is.
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LimitChange {
     pub(crate) name: Option<String>,
@@ -62,7 +63,7 @@ pub(crate) struct LimitChange {
     pub(crate) alert_thresholds: Option<Option<Vec<u8>>>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LimitBody {
     pub(crate) id: String,

@@ -1,9 +1,10 @@
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Texts, present};
 use crate::policy::{Amount, Timestamp};
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NewMeter {
     pub(crate) name: String,
@@ -14,7 +15,7 @@ pub(crate) struct NewMeter {
 }
 
 /// Which events a meter reads; an absent part lets all pass.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EventFilter {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -24,7 +25,7 @@ pub(crate) struct EventFilter {
 }
 
 /// What is absent stays as it is.
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MeterChange {
     pub(crate) name: Option<String>,
@@ -35,7 +36,7 @@ pub(crate) struct MeterChange {
     pub(crate) event_filter: Option<EventFilter>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MeterBody {
     pub(crate) id: String,
@@ -50,7 +51,7 @@ pub(crate) struct MeterBody {
 }
 
 /// From the start up to, but not including, the end.
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MeterReadingQuery {
     pub(crate) customer_id: Option<String>,
@@ -60,7 +61,7 @@ pub(crate) struct MeterReadingQuery {
     pub(crate) end_date: Option<Timestamp>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MeterReadingBody {
     pub(crate) meter_id: String,

@@ -191,3 +191,30 @@ async fn metrics_are_what_the_program_renders() {
     assert_eq!((answer.status, &*answer.text), (200, "answers 42\n"));
     assert!(answer.headers["content-type"].to_str().unwrap().starts_with("text/plain"));
 }
+
+#[tokio::test]
+async fn the_document_names_every_route_and_only_forms_that_it_defines() {
+    let api = Api::start().await;
+    let document = api.send("GET", "/openapi.json", &[], "").await;
+    assert_eq!(document.status, 200);
+    let json = document.json();
+    assert_eq!(json["openapi"], "3.1.0");
+    let paths = json["paths"].as_object().unwrap();
+    assert_eq!(paths.values().map(|path| path.as_object().unwrap().len()).sum::<usize>(), 33);
+    for (path, operations) in paths {
+        for method in operations.as_object().unwrap().keys() {
+            let path = path.replace("{id}", "none");
+            let answer = api.ask(&method.to_uppercase(), &path, Value::Null).await;
+            assert_ne!(answer.status, 405, "{method} {path}");
+            if answer.status == 404 {
+                assert_ne!(answer.error().1, "route_not_found", "{method} {path}");
+            }
+        }
+    }
+    for reference in document.text.split("\"$ref\":\"#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        assert!(json["components"]["schemas"][name].is_object(), "{name}");
+    }
+    let new_limit = &json["components"]["schemas"]["NewLimit"];
+    assert_eq!(new_limit["required"], json!(["name", "meterId", "limitValue", "period"]));
+}
