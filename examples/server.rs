@@ -10,10 +10,11 @@
 //! | `LIMITRY_API_KEYS` | | keys that are accepted, separated by commas; unset, one is made and printed |
 //! | `LIMITRY_REVOKED_API_KEYS` | | keys whose users are told that they were revoked |
 //! | `LIMITRY_BACKEND` | `memory:` | where the books are; `sqlite:PATH` keeps them in a file |
+//! | `LIMITRY_DEFINITIONS` | | a TOML file of meters, limits and customers, read again on SIGHUP |
 //! | `LIMITRY_PROJECT` | `proj_default` | the id of the project |
 //!
 //! Every request is one line of JSON on standard error, with its id. `/healthz`, `/readyz` and `/metrics`
-//! ask for no key. Meters, limits, balances and customers are made over the API. On SIGTERM or ctrl-c running
+//! ask for no key. Meters, limits, balances and customers are made over the API, too. On SIGTERM or ctrl-c running
 //! requests end first, then what was accepted is written.
 
 use std::process::ExitCode;
@@ -21,10 +22,12 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
-use tower_limitry::Engine;
-use tower_limitry::server::Server;
+#[cfg(unix)]
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tower_limitry::server::{Definitions, Server};
+use tower_limitry::{Books, Engine};
 
-type BoxError = Box<dyn std::error::Error>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -41,6 +44,16 @@ async fn run() -> Result<(), BoxError> {
     let listen = variable("LISTEN")?.unwrap_or_else(|| "127.0.0.1:8080".into());
     let backend = variable("LIMITRY_BACKEND")?.unwrap_or_else(|| "memory:".into());
     let books = Engine::builder().open(&backend)?;
+
+    if let Some(path) = variable("LIMITRY_DEFINITIONS")? {
+        define(&path, &books).await?;
+        #[cfg(unix)]
+        {
+            // Listened for from here on: unheard, the signal would end the program.
+            let asked = signal(SignalKind::hangup())?;
+            tokio::spawn(define_again(asked, path, books.clone()));
+        }
+    }
 
     tracing_subscriber::fmt().json().with_writer(std::io::stderr).init();
     let prometheus = PrometheusBuilder::new().install_recorder()?;
@@ -81,6 +94,24 @@ async fn run() -> Result<(), BoxError> {
     Ok(())
 }
 
+/// Puts what the file says into the books; usage is kept.
+async fn define(path: &str, books: &Books) -> Result<(), BoxError> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+    let definitions: Definitions = text.parse().map_err(|error| format!("{path}: {error}"))?;
+    definitions.apply(books).await.map_err(|error| format!("{path}: {error}").into())
+}
+
+/// A file that makes no sense leaves everything as it is.
+#[cfg(unix)]
+async fn define_again(mut asked: Signal, path: String, books: Books) {
+    while asked.recv().await.is_some() {
+        match define(&path, &books).await {
+            Ok(()) => eprintln!("server: read {path} again"),
+            Err(error) => eprintln!("server: {error}"),
+        }
+    }
+}
+
 fn variable(name: &str) -> Result<Option<String>, BoxError> {
     match std::env::var(name) {
         Ok(value) => Ok(Some(value)),
@@ -108,10 +139,7 @@ fn make_key() -> Result<String, BoxError> {
 
 async fn asked_to_stop() {
     #[cfg(unix)]
-    let terminated = async {
-        use tokio::signal::unix::{SignalKind, signal};
-        signal(SignalKind::terminate()).ok()?.recv().await
-    };
+    let terminated = async { signal(SignalKind::terminate()).ok()?.recv().await };
     #[cfg(not(unix))]
     let terminated = std::future::pending::<Option<()>>();
     tokio::select! {

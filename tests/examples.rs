@@ -204,3 +204,35 @@ fn the_server_keeps_its_books_when_it_is_stopped_or_killed() {
     assert_eq!(ask(&program, "GET", &path, Value::Null).json()["description"], "all of them");
     assert!(program.stop());
 }
+
+#[cfg(unix)]
+#[test]
+fn the_server_reads_its_definitions_again_when_it_is_asked_to() {
+    let path = file::fresh();
+    let define = |limit: &str| {
+        let text = "[meters.calls]\nname = 'Calls'\naggregation = 'count'\nfield = '*'\n\
+                    [limits.daily]\nname = 'Daily'\nmeterId = 'calls'\nperiod = 'day'\nlimitValue = ";
+        std::fs::write(&path, format!("{text}{limit}")).unwrap();
+    };
+    define("5");
+    let variables = [
+        ("LISTEN", "127.0.0.1:0"),
+        ("LIMITRY_API_KEYS", "one"),
+        ("LIMITRY_DEFINITIONS", path.to_str().unwrap()),
+    ];
+    let program = Program::start_with("server", &variables);
+    let limit = || {
+        let headers = [("authorization", "Bearer one")];
+        program.ask_with("GET", "/v1/limits/daily", &headers, "").json()["limitValue"].clone()
+    };
+    assert_eq!(limit(), 5);
+    for (written, expected) in [("7", 7), ("nonsense", 7), ("9", 9)] {
+        define(written);
+        program.signal("-HUP");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while limit() != expected {
+            assert!(std::time::Instant::now() < deadline, "{written} was not read");
+            std::thread::yield_now();
+        }
+    }
+}

@@ -9,7 +9,9 @@ use super::problem::{Problem, Reply, created, ok};
 use super::request::{Id, Json, customer};
 use super::{App, Shared};
 use crate::policy::{Customer, CustomerId, Timestamp};
-use crate::wire::{CustomerBody, CustomerChange, NewCustomer, PageBody, ProjectBody};
+use crate::wire::{
+    CustomerBody, CustomerChange, CustomerTerms, NewCustomer, PageBody, ProjectBody,
+};
 
 /// What the API knows of a customer and the books do not is attached under names of this kind.
 const OWN: &str = "limitry:";
@@ -30,17 +32,46 @@ pub(super) async fn create(
         let message = format!("customer {:?} exists; update it instead", new.external_id);
         return Err(Problem::conflict("customer_exists", message));
     }
-    let now = app.now().to_string();
-    let mut customer = Customer::new(&id)
-        .billing_anchor(new.billing_cycle_start.unwrap_or_else(|| now.clone()))
-        .metadata(CREATED, &*now)
-        .metadata(UPDATED, now);
+    let external_id = new.external_id.clone();
+    let defined = defined(&external_id, new.into())?;
+    let customer = changed(&defined, None, app.now()).ok_or_else(Problem::internal)?;
+    app.books.put_customer(customer.clone()).await?;
+    created(body(&app, &customer)?)
+}
+
+/// The customer of that id, not yet in the books.
+pub(super) fn defined(id: &str, new: CustomerTerms) -> Result<Customer, Problem> {
+    let mut customer = Customer::new(&customer(id)?);
+    customer.anchor = new.billing_cycle_start.map(Into::into);
     customer.zone = new.timezone.map(Into::into);
     set(&mut customer, NAME, new.name);
     set(&mut customer, EMAIL, email(new.email)?);
     attach(&mut customer, new.metadata)?;
-    app.books.put_customer(customer.clone()).await?;
-    created(body(&app, &customer)?)
+    Ok(customer)
+}
+
+/// What to put in the books for a customer, if that differs from what is known: the billing cycle
+/// starts when a customer is made, unless it is told.
+pub(super) fn changed(
+    defined: &Customer,
+    known: Option<Customer>,
+    now: Timestamp,
+) -> Option<Customer> {
+    let told = |key: &str| known.as_ref().and_then(|known| known.metadata.get(key).cloned());
+    let (made, updated) = (told(CREATED), told(UPDATED));
+    let now = now.to_string();
+    let mut customer = defined.clone();
+    if customer.anchor.is_none() {
+        let before = known.as_ref().and_then(|known| known.anchor.clone());
+        customer.anchor = Some(before.unwrap_or_else(|| now.as_str().into()));
+    }
+    set(&mut customer, CREATED, Some(made.unwrap_or_else(|| now.clone())));
+    set(&mut customer, UPDATED, Some(updated.unwrap_or_else(|| now.clone())));
+    if known.as_ref() == Some(&customer) {
+        return None;
+    }
+    set(&mut customer, UPDATED, Some(now));
+    Some(customer)
 }
 
 pub(super) async fn list(

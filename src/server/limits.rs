@@ -87,18 +87,24 @@ pub(super) async fn create(
     State(app): State<Shared>,
     Json(new): Json<NewLimit>,
 ) -> Result<Reply<LimitBody>, Problem> {
-    named("name", &new.name)?;
-    let mut limit =
-        Limit::new(app.make_id("lmt_"), &new.meter_id, period(&new.period)?, new.limit_value.0)
-            .named(new.name)
-            .alert_at(new.alert_thresholds.unwrap_or_default());
-    limit.dimensions = filters(&new.dimension_filters)?;
-    if let Some(id) = new.customer_id {
+    let mut limit = defined(&app.make_id("lmt_"), new)?;
+    if let Some(id) = limit.customer.take() {
         limit = limit.for_customer(resolve(&app, &id).await?);
     }
     put(&app, &limit).await?;
     app.times.created(limit.id(), app.now());
     created(body(&app, &limit))
+}
+
+/// The limit of that id.
+pub(super) fn defined(id: &str, new: NewLimit) -> Result<Limit, Problem> {
+    named("name", &new.name)?;
+    let mut limit = Limit::new(id, &new.meter_id, period(&new.period)?, new.limit_value.0)
+        .named(new.name)
+        .alert_at(new.alert_thresholds.unwrap_or_default());
+    limit.dimensions = filters(&new.dimension_filters)?;
+    limit.customer = new.customer_id.map(Into::into);
+    Ok(limit)
 }
 
 pub(super) async fn list(

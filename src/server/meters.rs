@@ -18,16 +18,22 @@ pub(super) async fn create(
     State(app): State<Shared>,
     Json(new): Json<NewMeter>,
 ) -> Result<Reply<MeterBody>, Problem> {
+    let meter = defined(&app.make_id("mtr_"), new)?;
+    app.books.put_meter(meter.clone()).await?;
+    app.times.created(meter.id(), app.now());
+    created(body(&app, &meter))
+}
+
+/// The meter of that id.
+pub(super) fn defined(id: &str, new: NewMeter) -> Result<Meter, Problem> {
     named("name", &new.name)?;
     let aggregation = aggregation(&new.aggregation)?;
-    let mut meter = Meter::count(app.make_id("mtr_")).named(new.name);
+    let mut meter = Meter::count(id).named(new.name);
     meter.aggregation = aggregation;
     meter.field = field(aggregation, &new.field)?.map(Into::into);
     meter.description = new.description.map(Into::into);
     filter(&mut meter, new.event_filter.unwrap_or_default())?;
-    app.books.put_meter(meter.clone()).await?;
-    app.times.created(meter.id(), app.now());
-    created(body(&app, &meter))
+    Ok(meter)
 }
 
 pub(super) async fn list(

@@ -67,6 +67,7 @@ use crate::{Books, ErrorKind};
 mod auth;
 mod balances;
 mod customers;
+mod definitions;
 mod events;
 mod guard;
 mod health;
@@ -81,6 +82,7 @@ mod request;
 mod times;
 
 use auth::Keys;
+pub use definitions::Definitions;
 use openapi::{Routes, nothing, takes};
 use problem::Problem;
 use replay::Replays;

@@ -18,6 +18,26 @@ pub(crate) struct NewCustomer {
     pub(crate) metadata: Map<String, Value>,
 }
 
+/// A customer without the id.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CustomerTerms {
+    pub(crate) name: Option<String>,
+    pub(crate) email: Option<String>,
+    pub(crate) billing_cycle_start: Option<String>,
+    pub(crate) timezone: Option<String>,
+    #[serde(default)]
+    pub(crate) metadata: Map<String, Value>,
+}
+
+impl From<NewCustomer> for CustomerTerms {
+    fn from(new: NewCustomer) -> Self {
+        let NewCustomer { external_id: _, name, email, billing_cycle_start, timezone, metadata } =
+            new;
+        Self { name, email, billing_cycle_start, timezone, metadata }
+    }
+}
+
 /// What is absent stays as it is.
 #[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -4,6 +4,7 @@
 mod access;
 mod balances;
 mod customers;
+mod definitions;
 mod events;
 mod holds;
 mod limits;

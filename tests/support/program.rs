@@ -92,11 +92,16 @@ impl Program {
 }
 
 impl Program {
+    #[cfg(unix)]
+    pub(crate) fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
     /// Asks it to stop, and tells whether it did so in order.
     #[cfg(unix)]
     pub(crate) fn stop(mut self) -> bool {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        self.signal("-TERM");
         self.child.wait().unwrap().success()
     }
 }
