@@ -112,6 +112,7 @@
 //! | `axum` | | extractors and responses for axum handlers |
 //! | `grpc` | | refusals as gRPC clients understand them, usage from trailers and messages |
 //! | `bearer` | | customers by their hashed keys, bearer or in a header |
+//! | `server` | | Limitry's API over these books, as a router to mount |
 //! | `outbox` | | settlements for a remote backend wait in a local file until it has them |
 //! | `tracing` | | a span for each request, `limitry` with customer and event type, and events: decisions, failures, what was not counted as usual |
 //! | `metrics` | | counters through the `metrics` facade |
@@ -149,11 +150,15 @@ pub mod policy;
 mod reject;
 mod reporter;
 pub mod request;
+#[cfg(feature = "server")]
+pub mod server;
 mod service;
 pub mod store;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 pub mod usage;
+#[cfg(feature = "server")]
+mod wire;
 
 pub use backend::{Books, Check, CheckError, Decision, Denial, LimitState, Permit};
 pub use body::ResponseBody;

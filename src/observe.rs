@@ -83,6 +83,38 @@ pub(crate) fn finished(result: &Result<(), crate::Error>) {
     }
 }
 
+/// The server answered. The route is the one in the table: paths hold customers' ids.
+#[cfg(feature = "server")]
+pub(crate) fn served(
+    request: &str,
+    method: &'static str,
+    route: &str,
+    status: u16,
+    took: std::time::Duration,
+) {
+    #[cfg(feature = "metrics")]
+    {
+        let labels = [
+            ("method", method.to_owned()),
+            ("route", route.to_owned()),
+            ("status", status.to_string()),
+        ];
+        counter!("limitry.http_requests", &labels).increment(1);
+        metrics::histogram!("limitry.http_seconds", "route" => route.to_owned())
+            .record(took.as_secs_f64());
+    }
+    #[cfg(feature = "tracing")]
+    {
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        if status >= 500 {
+            tracing::error!(target: "tower_limitry", request, method, route, status, took_us, "failed");
+        } else {
+            tracing::info!(target: "tower_limitry", request, method, route, status, took_us, "served");
+        }
+    }
+    let _ = (request, method, route, status, took);
+}
+
 /// A request was checked, and runs.
 pub(crate) fn allowed(decision: &Decision) {
     #[cfg(feature = "metrics")]

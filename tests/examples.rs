@@ -177,3 +177,105 @@ fn programs_keep_everything_they_answered_though_they_are_killed() {
     let program = Program::start_on("quickstart", &backend);
     assert_eq!(usage(&program, "acct_1")["limits"][0]["used"], 2 * answered);
 }
+
+#[cfg(feature = "server")]
+#[cfg(unix)]
+#[test]
+fn the_server_keeps_its_books_when_it_is_stopped_or_killed() {
+    let backend = format!("sqlite:{}", file::fresh().display());
+    let start = || {
+        let variables = [
+            ("LISTEN", "127.0.0.1:0"),
+            ("LIMITRY_API_KEYS", "one, two"),
+            ("LIMITRY_REVOKED_API_KEYS", "old"),
+            ("LIMITRY_BACKEND", &backend),
+        ];
+        Program::start_with("server", &variables)
+    };
+    let ask = |program: &Program, method: &str, path: &str, body: Value| {
+        let headers = [("authorization", "Bearer two"), ("idempotency-key", "first")];
+        program.ask_with(method, path, &headers, &body.to_string())
+    };
+    let limits = |program: &Program| {
+        ask(program, "POST", "/v1/limits/check", json!({ "customerId": "acct_42" })).json()["limits"]
+            .clone()
+    };
+
+    let program = start();
+    let meter = json!({
+        "name": "Tokens", "aggregation": "sum", "field": "values.tokens", "description": "all of them",
+    });
+    let meter = ask(&program, "POST", "/v1/meters", meter).json();
+    let limit =
+        json!({ "name": "Daily", "meterId": meter["id"], "limitValue": 10, "period": "all_time" });
+    assert_eq!(ask(&program, "POST", "/v1/limits", limit).status, 201);
+    let event = json!({ "customerId": "acct_42", "eventType": "chat", "values": { "tokens": 4 } });
+    assert_eq!(ask(&program, "POST", "/v1/events/record", event.clone()).json()["recorded"], true);
+    for (key, code) in [("three", "invalid_api_key"), ("old", "expired_api_key")] {
+        let bearer = format!("Bearer {key}");
+        let answer = program.ask_with("GET", "/v1/limits", &[("authorization", &bearer)], "");
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (401, &json!(code)));
+    }
+    let check = json!({
+        "id": "r-1", "customerId": "acct_42", "eventType": "chat", "values": { "tokens": 5 },
+    });
+    let check = ask(&program, "POST", "/v1/x/check", check).json();
+    assert_eq!(check["held"], true, "{check}");
+    drop(program); // kills it
+
+    let program = start();
+    let settled = json!({ "settlements": [{
+        "id": "r-1", "customerId": "acct_42", "at": check["at"], "eventType": "chat",
+        "values": { "tokens": 6 },
+    }] });
+    for _ in 0..2 {
+        assert_eq!(ask(&program, "POST", "/v1/x/settle", settled.clone()).status, 200);
+        let again = ask(&program, "POST", "/v1/events/record", event.clone());
+        assert_ne!(again.json()["recorded"], true, "{}", again.body);
+        assert_eq!(limits(&program)[0]["used"], 10);
+    }
+    assert_eq!(program.ask("GET", "/readyz", None, "").status, 200);
+    let metrics = program.ask("GET", "/metrics", None, "").body;
+    let counted = r#"limitry_http_requests{method="POST",route="/v1/x/settle",status="200"} 2"#;
+    assert!(metrics.contains(counted), "{metrics}");
+    assert!(!metrics.contains("acct_42"), "{metrics}");
+    assert!(program.stop(), "it stops in order");
+
+    let program = start();
+    assert_eq!(limits(&program)[0]["used"], 10);
+    let path = format!("/v1/meters/{}", meter["id"].as_str().unwrap());
+    assert_eq!(ask(&program, "GET", &path, Value::Null).json()["description"], "all of them");
+    assert!(program.stop());
+}
+
+#[cfg(all(unix, feature = "server"))]
+#[test]
+fn the_server_reads_its_definitions_again_when_it_is_asked_to() {
+    let path = file::fresh();
+    let define = |limit: &str| {
+        let text = "[meters.calls]\nname = 'Calls'\naggregation = 'count'\nfield = '*'\n\
+                    [limits.daily]\nname = 'Daily'\nmeterId = 'calls'\nperiod = 'day'\nlimitValue = ";
+        std::fs::write(&path, format!("{text}{limit}")).unwrap();
+    };
+    define("5");
+    let variables = [
+        ("LISTEN", "127.0.0.1:0"),
+        ("LIMITRY_API_KEYS", "one"),
+        ("LIMITRY_DEFINITIONS", path.to_str().unwrap()),
+    ];
+    let program = Program::start_with("server", &variables);
+    let limit = || {
+        let headers = [("authorization", "Bearer one")];
+        program.ask_with("GET", "/v1/limits/daily", &headers, "").json()["limitValue"].clone()
+    };
+    assert_eq!(limit(), 5);
+    for (written, expected) in [("7", 7), ("nonsense", 7), ("9", 9)] {
+        define(written);
+        program.signal("-HUP");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while limit() != expected {
+            assert!(std::time::Instant::now() < deadline, "{written} was not read");
+            std::thread::yield_now();
+        }
+    }
+}

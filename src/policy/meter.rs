@@ -24,6 +24,7 @@ pub struct Meter {
     pub(crate) event_type: Option<CompactString>,
     pub(crate) dimensions: Dimensions,
     pub(crate) unit: Option<Box<str>>,
+    pub(crate) description: Option<Box<str>>,
 }
 
 impl Meter {
@@ -72,6 +73,12 @@ impl Meter {
         self
     }
 
+    /// What it is about, for people.
+    pub fn described(mut self, description: impl Into<Box<str>>) -> Self {
+        self.description = Some(description.into());
+        self
+    }
+
     /// The unit that `RateLimit-Policy` shows as `qu`, such as `tokens`. Only `requests`,
     /// `content-bytes` and `concurrent-requests` are registered.
     pub fn unit(mut self, unit: impl Into<Box<str>>) -> Self {
@@ -108,6 +115,7 @@ impl Meter {
             event_type: None,
             dimensions: Dimensions::new(),
             unit: None,
+            description: None,
         }
     }
 

@@ -20,13 +20,18 @@ impl Program {
 
     /// The same with its books where that URL says.
     pub(crate) fn start_on(name: &str, backend: &str) -> Self {
+        Self::start_with(name, &[("LIMITRY_BACKEND", backend)])
+    }
+
+    /// The same with these variables.
+    pub(crate) fn start_with(name: &str, variables: &[(&str, &str)]) -> Self {
         let mut path = std::env::current_exe().unwrap();
         path.pop();
         path.pop();
         path.push("examples");
         path.push(name);
         let mut command = Command::new(&path);
-        command.env("PORT", "0").env("LIMITRY_BACKEND", backend).stdout(Stdio::piped());
+        command.env("PORT", "0").envs(variables.iter().copied()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| {
             panic!("{}: {error}; build it with cargo build --examples", path.display())
         });
@@ -72,11 +77,34 @@ impl Program {
         customer: Option<&str>,
         body: &str,
     ) -> Option<Answer> {
+        let customer = customer.map(|id| ("x-customer-id", id));
+        self.try_ask_with(method, path, customer.as_slice(), body)
+    }
+
+    /// The same with these headers.
+    pub(crate) fn ask_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        self.try_ask_with(method, path, headers, body).unwrap()
+    }
+
+    fn try_ask_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Option<Answer> {
         let mut stream = TcpStream::connect(&self.address).ok()?;
-        let customer = customer.map(|id| format!("x-customer-id: {id}\r\n")).unwrap_or_default();
+        let headers: String =
+            headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         write!(
             stream,
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n{customer}\
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n{headers}\
              content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             self.address,
             body.len(),
@@ -95,6 +123,21 @@ impl Program {
         let told = answer.header("content-length").map(|length| length.parse().unwrap());
         // Cut off before its end, it was not answered.
         told.is_none_or(|told: usize| told == answer.body.len()).then_some(answer)
+    }
+}
+
+impl Program {
+    #[cfg(unix)]
+    pub(crate) fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
+    /// Asks it to stop, and tells whether it did so in order.
+    #[cfg(unix)]
+    pub(crate) fn stop(mut self) -> bool {
+        self.signal("-TERM");
+        self.child.wait().unwrap().success()
     }
 }
 

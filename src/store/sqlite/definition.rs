@@ -136,6 +136,7 @@ struct MeterRow {
     event_type: Option<String>,
     dimensions: Pairs,
     unit: Option<String>,
+    description: Option<String>,
 }
 
 impl MeterRow {
@@ -148,6 +149,7 @@ impl MeterRow {
             event_type: meter.event_type.as_deref().map(Into::into),
             dimensions: pairs(&meter.dimensions),
             unit: meter.unit.as_deref().map(Into::into),
+            description: meter.description.as_deref().map(Into::into),
         }
     }
 
@@ -162,6 +164,7 @@ impl MeterRow {
             event_type: self.event_type.map(Into::into),
             dimensions: dimensions(self.dimensions),
             unit: self.unit.map(Into::into),
+            description: self.description.map(Into::into),
         })
     }
 }

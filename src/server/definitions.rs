@@ -1,0 +1,119 @@
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::problem::Problem;
+use super::{customers, limits, meters};
+use crate::backend::Backend;
+use crate::policy::{Customer, Limit, Meter};
+use crate::{Books, Error, ErrorKind};
+
+/// Meters, limits and customers as a TOML file gives them: by id, with the members of the API.
+///
+/// ```
+/// use tower_limitry::Engine;
+/// use tower_limitry::server::Definitions;
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let definitions: Definitions = r#"
+///     [meters.tokens]
+///     name = "Tokens"
+///     aggregation = "sum"
+///     field = "values.total_tokens"
+///
+///     [limits.daily-tokens]
+///     name = "Daily tokens"
+///     meterId = "tokens"
+///     limitValue = 100_000
+///     period = "day"
+///
+///     [customers.acct_42]
+///     timezone = "Europe/Vienna"
+///     billingCycleStart = "2026-01-31"
+/// "#.parse()?;
+/// let books = Engine::builder().open("memory:")?;
+/// definitions.apply(&books).await?;
+/// assert_eq!(books.limits().await?[0].name(), "Daily tokens");
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct Definitions {
+    meters: Vec<Meter>,
+    limits: Vec<Limit>,
+    customers: Vec<Customer>,
+}
+
+impl std::str::FromStr for Definitions {
+    type Err = Error;
+
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] when it is no TOML or holds what makes no sense; it names the table.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let invalid = |error: &dyn std::fmt::Display| {
+            Error::new(ErrorKind::Invalid, format!("the definitions are no TOML: {error}"))
+        };
+        let file: toml::Table = text.parse().map_err(|error| invalid(&error))?;
+        let file = serde_json::to_value(file).map_err(|error| invalid(&error))?;
+        let Value::Object(mut file) = file else { return Err(invalid(&"it is no table")) };
+        let mut take =
+            |kind: &str| file.remove(kind).unwrap_or_else(|| Value::Object(Default::default()));
+        let meters = read("meters", take("meters"), meters::defined)?;
+        let limits = read("limits", take("limits"), limits::defined)?;
+        let customers = read("customers", take("customers"), customers::defined)?;
+        match file.keys().next() {
+            Some(other) => Err(Error::invalid(other, "is none of meters, limits, customers")),
+            None => Ok(Self { meters, limits, customers }),
+        }
+    }
+}
+
+fn read<New: DeserializeOwned, T>(
+    kind: &str,
+    tables: Value,
+    make: impl Fn(&str, New) -> Result<T, Problem>,
+) -> Result<Vec<T>, Error> {
+    // By way of text, as exact numbers are read from text alone.
+    let tables = tables.to_string();
+    let tables: BTreeMap<String, Box<serde_json::value::RawValue>> =
+        serde_json::from_str(&tables).map_err(|error| Error::invalid(kind, error))?;
+    let made = tables.into_iter().map(|(id, table)| {
+        let field = format!("{kind}.{id}");
+        let new =
+            serde_json::from_str(table.get()).map_err(|error| Error::invalid(&field, error))?;
+        make(&id, new).map_err(|problem| Error::invalid(&field, problem.detail().message))
+    });
+    made.collect()
+}
+
+impl Definitions {
+    /// Puts what differs into the books: what was there under the same id is replaced, its usage is
+    /// kept, and what the file does not name stays.
+    ///
+    /// # Errors
+    ///
+    /// What the books say of the first that they do not take; those before it are in place.
+    pub async fn apply(&self, books: &Books) -> Result<(), Error> {
+        let known = books.meters().await?;
+        for meter in self.meters.iter().filter(|meter| !known.contains(meter)) {
+            books.put_meter(meter.clone()).await?;
+        }
+        let known = books.limits().await?;
+        for limit in self.limits.iter().filter(|limit| !known.contains(limit)) {
+            books.put_limit(limit.clone()).await?;
+        }
+        for customer in &self.customers {
+            let Some(id) = customer.id() else { continue };
+            let now = books.backend().now();
+            let known = books.customer(id).await?;
+            if let Some(customer) = customers::changed(customer, known, now) {
+                books.put_customer(customer).await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,92 @@
+use axum::extract::State;
+
+use super::customers::resolve;
+use super::limits::texts;
+use super::page::{Asked, ListQuery, page};
+use super::problem::{Answer, Problem, Reply, ok};
+use super::replay::{Once, once};
+use super::request::{Posted, named, usage};
+use super::{App, Shared};
+use crate::backend::EventQuery;
+use crate::policy::{Event, RecordedEvent};
+use crate::wire::{CountBody, EventBatch, EventBody, NewEvent, Number, PageBody, RecordedBody};
+
+/// How many events a batch may have.
+const MOST_EVENTS: usize = 1_000;
+
+pub(super) async fn record(
+    State(app): State<Shared>,
+    Posted { mut body, once: key }: Posted<NewEvent>,
+) -> Result<Answer, Problem> {
+    if let Some(Once { key, .. }) = &key {
+        body.idempotency_key.get_or_insert_with(|| key.clone());
+    }
+    let event = event(&app, body).await?;
+    let books = app.books.clone();
+    once(&app, key, async move {
+        let recorded = books.record(event).await?;
+        ok(RecordedBody { id: recorded.id.to_string(), recorded: recorded.recorded })
+    })
+    .await
+}
+
+pub(super) async fn batch(
+    State(app): State<Shared>,
+    Posted { body, once: key }: Posted<EventBatch>,
+) -> Result<Answer, Problem> {
+    let count = body.events.len();
+    if count > MOST_EVENTS {
+        let problem = format!("are {count}; give at most {MOST_EVENTS}");
+        return Err(Problem::field("events", problem));
+    }
+    let mut events = Vec::with_capacity(count);
+    for new in body.events {
+        events.push(event(&app, new).await?);
+    }
+    let books = app.books.clone();
+    once(&app, key, async move {
+        books.record_many(events).await?;
+        ok(CountBody { count })
+    })
+    .await
+}
+
+pub(super) async fn list(
+    State(app): State<Shared>,
+    Asked(asked): Asked<ListQuery>,
+) -> Result<Reply<PageBody<EventBody>>, Problem> {
+    let mut query = EventQuery::new().page(asked.page());
+    if let Some(id) = &asked.customer_id {
+        query = query.customer(&resolve(&app, id).await?);
+    }
+    if let Some(event_type) = &asked.event_type {
+        query = query.event_type(event_type);
+    }
+    ok(page(app.books.events(query).await?, body))
+}
+
+async fn event(app: &App, new: NewEvent) -> Result<Event, Problem> {
+    named("eventType", &new.event_type)?;
+    let customer = resolve(app, &new.customer_id).await?;
+    let mut event = Event::new(&customer, &new.event_type, usage(&new.values, &new.dimensions)?);
+    if let Some(at) = new.timestamp {
+        event = event.at(at);
+    }
+    if let Some(key) = new.idempotency_key {
+        // A key needs the time of the event, so that a late repeat is told from a new one.
+        event = event.id(key).at(new.timestamp.unwrap_or_else(|| app.now()));
+    }
+    Ok(event)
+}
+
+fn body(event: RecordedEvent) -> EventBody {
+    let values = event.usage().values().iter();
+    EventBody {
+        id: event.id().to_string(),
+        customer_id: event.customer().to_string(),
+        event_type: event.event_type().to_owned(),
+        values: values.map(|(name, amount)| (name.to_owned(), Number(amount))).collect(),
+        dimensions: texts(event.usage().dimensions()),
+        timestamp: event.at(),
+    }
+}

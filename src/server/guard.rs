@@ -1,0 +1,60 @@
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::{Problem, Shared};
+use crate::observe;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Around every route: names the request, asks for the key, ends what takes too long.
+pub(super) async fn guard(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    let id = request.headers().get(REQUEST_ID).filter(|id| is_sound(id)).cloned();
+    let id = id.or_else(|| HeaderValue::try_from(app.make_id("req_")).ok());
+    let admitted = match request.uri().path() {
+        "/healthz" | "/readyz" | "/metrics" | "/openapi.json" => Ok(()),
+        _ => app.keys.admit(request.headers(), &app.project),
+    };
+    let method = known(request.method());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let began = Instant::now();
+    let mut response = match admitted {
+        Ok(()) => {
+            // Once for the request to arrive and once for the answer.
+            tokio::time::timeout(app.timeout.saturating_mul(2), next.run(request))
+                .await
+                .unwrap_or_else(|_| Problem::timeout(StatusCode::GATEWAY_TIMEOUT).into_response())
+        }
+        Err(problem) => problem.into_response(),
+    };
+    if let Some(id) = id {
+        observe::served(
+            id.to_str().unwrap_or_default(),
+            method,
+            route.as_ref().map_or("none", MatchedPath::as_str),
+            response.status().as_u16(),
+            began.elapsed(),
+        );
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
+}
+
+/// Whether a caller's id can be told on.
+fn is_sound(id: &HeaderValue) -> bool {
+    (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+}
+
+/// A method is any text; what is told on is one of few.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
+}

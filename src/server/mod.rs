@@ -1,0 +1,426 @@
+//! Limitry's API over any backend, as a [`Router`] to mount anywhere.
+//!
+//! ```
+//! use tower_limitry::server::Server;
+//! use tower_limitry::{Engine, Limit, Meter};
+//!
+//! let books = Engine::builder()
+//!     .meter(Meter::sum("tokens", "total_tokens"))
+//!     .limit(Limit::per_day("daily-tokens", "tokens", 100_000))
+//!     .open("memory:")?;
+//! let app: axum::Router = Server::new(books).key("limitry_sk_of_your_own").router();
+//! # let _ = app;
+//! # Ok::<_, tower_limitry::policy::ConfigError>(())
+//! ```
+//!
+//! Everything is under `/v1` and asks for `Authorization: Bearer` with one of the keys; `/healthz`,
+//! `/readyz`, `/metrics` and the OpenAPI document, `/openapi.json`, ask for none. TLS belongs to a proxy in front.
+//!
+//! | routes | |
+//! |---|---|
+//! | `/v1/limits`, `/v1/limits/check`, `/v1/limits/{id}` | limits, and where a customer stands |
+//! | `/v1/meters`, `/v1/meters/{id}`, `/v1/meters/{id}/query` | meters, and what they read |
+//! | `/v1/events`, `/v1/events/record`, `/v1/events/batch` | events |
+//! | `/v1/balances`, `/v1/balances/check`, `…/credit`, `…/debit`, `…/{id}`, `…/{id}/transactions` | prepaid balances |
+//! | `/v1/customers`, `/v1/customers/{id}`, `…/{id}/balances` | customers, by your id or the API's |
+//! | `/v1/project` | the project |
+//! | `/v1/x/check`, `/v1/x/settle`, `/v1/x/release`, `/v1/x/renew` | with holds, each safe to repeat under its ids |
+//!
+//! With the feature `tracing` every request is an event with its id, its route, its status and its time;
+//! with `metrics` it is counted. Ids are taken from `X-Request-Id` or made, and answered there.
+//!
+//! # What to know
+//!
+//! - A check of `/v1/limits/check` reserves nothing, so requests that run beside each other can
+//!   overshoot by what is in flight. Those of `/v1/x/` cannot.
+//! - A limit that is narrowed to dimensions is looked at only by checks that name them.
+//! - A check without a customer looks at the limits for everybody, over all customers together, by the
+//!   events that are still kept.
+//! - `Idempotency-Key` is honoured on record, batch, credit and debit, for 24 hours and at most
+//!   100,000 keys, while the server runs. Beyond that an event's key is known for as long as the
+//!   books remember ids, and a credit's `reference` for ever. An event under a key that is older than
+//!   that (in memory ten minutes) is refused as `too_old`, as a repeat could not be told from it.
+//! - `createdAt` and `updatedAt` of meters, limits and balances are not kept in the books. They tell
+//!   what this process knows, at the latest the time at which it was built.
+//! - The `properties` of an event are read and not kept.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use bytes::Bytes;
+
+use crate::backend::Backend;
+use crate::policy::Timestamp;
+use crate::wire::{
+    BalanceBody, BalanceChangeBody, BalanceChanged, BalanceCheck, BalanceCheckBody, CountBody,
+    CustomerBalances, CustomerBody, CustomerChange, EndedBody, EventBatch, EventBody, HoldCheck,
+    HoldCheckBody, HoldsBody, LimitBody, LimitChange, LimitsCheck, LimitsCheckBody, MeterBody,
+    MeterChange, MeterReadingBody, MeterReadingQuery, NewBalanceBody, NewCustomer, NewEvent,
+    NewLimit, NewMeter, PageBody, ProjectBody, RecordedBody, RenewedBody, ResultsBody, SettleBody,
+    TransactionBody,
+};
+use crate::{Books, ErrorKind};
+
+mod auth;
+mod balances;
+mod customers;
+mod definitions;
+mod events;
+mod guard;
+mod health;
+mod holds;
+mod limits;
+mod meters;
+mod openapi;
+mod page;
+mod problem;
+mod replay;
+mod request;
+mod times;
+
+use auth::Keys;
+pub use definitions::Definitions;
+use openapi::{Routes, nothing, takes};
+use problem::Problem;
+use replay::Replays;
+use times::Times;
+
+/// Puts the API together.
+#[must_use]
+pub struct Server {
+    books: Books,
+    keys: Keys,
+    project: String,
+    most_body: usize,
+    timeout: Duration,
+    metrics: Option<Box<Render>>,
+}
+
+/// Writes the program's metrics.
+type Render = dyn Fn() -> String + Send + Sync;
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("books", &self.books)
+            .field("keys", &self.keys)
+            .field("project", &self.project)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// The API over these books. Without a [key](Self::key) it refuses every call.
+    pub fn new(books: Books) -> Self {
+        Self {
+            books,
+            keys: Keys::default(),
+            project: "proj_default".into(),
+            most_body: 2 * 1024 * 1024,
+            timeout: Duration::from_secs(10),
+            metrics: None,
+        }
+    }
+
+    /// Accepts this key. Only its SHA-256 is kept.
+    pub fn key(mut self, key: impl AsRef<str>) -> Self {
+        self.keys.accept(key.as_ref());
+        self
+    }
+
+    /// Refuses this key as revoked, whether or not it is accepted, so that its users learn why.
+    pub fn revoked_key(mut self, key: impl AsRef<str>) -> Self {
+        self.keys.revoke(key.as_ref());
+        self
+    }
+
+    /// The id of the project that everything belongs to, `proj_default` unless set. A call that names
+    /// another in `X-Project` is refused.
+    pub fn project(mut self, id: impl Into<String>) -> Self {
+        self.project = id.into();
+        self
+    }
+
+    /// The longest body of a request, in bytes. 2 MiB unless set: room for 1,000 events.
+    pub fn most_body(mut self, bytes: usize) -> Self {
+        self.most_body = bytes;
+        self
+    }
+
+    /// How long a request may take to arrive and again to be answered. Ten seconds unless set.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Answers `/metrics` with what this writes: the text of a Prometheus exporter that the program
+    /// installed. It asks for no key and names no customer.
+    pub fn metrics(mut self, render: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.metrics = Some(Box::new(render));
+        self
+    }
+
+    /// The router.
+    pub fn router(self) -> Router {
+        let started = self.books.backend().now();
+        let (routes, openapi) = api().finish();
+        let app = Arc::new(App {
+            books: self.books,
+            keys: self.keys,
+            project: self.project,
+            most_body: self.most_body,
+            timeout: self.timeout,
+            metrics: self.metrics,
+            openapi: openapi.into(),
+            started,
+            times: Times::new(started),
+            replays: Replays::default(),
+            changing: tokio::sync::Mutex::new(()),
+        });
+        let guarded = axum::middleware::from_fn_with_state(Arc::clone(&app), guard::guard);
+        Router::new()
+            .merge(routes)
+            .route("/healthz", get(health::alive))
+            .route("/readyz", get(health::ready))
+            .route("/metrics", get(health::metrics))
+            .route("/openapi.json", get(health::openapi))
+            .fallback(no_route)
+            .method_not_allowed_fallback(no_method)
+            .layer(guarded)
+            .with_state(app)
+    }
+}
+
+fn api() -> Routes {
+    const PAGE: &[&str] = &["limit", "cursor"];
+    const OF_CUSTOMER: &[&str] = &["limit", "cursor", "customerId"];
+    const EVENTS: &[&str] = &["limit", "cursor", "customerId", "eventType"];
+    Routes::new()
+        .post(
+            "/v1/limits",
+            "Makes a limit",
+            takes::<NewLimit>().makes::<LimitBody>(),
+            limits::create,
+        )
+        .get(
+            "/v1/limits",
+            "Lists limits",
+            nothing().gives::<PageBody<LimitBody>>().query(OF_CUSTOMER),
+            limits::list,
+        )
+        .post(
+            "/v1/limits/check",
+            "Tells where a customer stands on every limit that matches",
+            takes::<LimitsCheck>().gives::<LimitsCheckBody>(),
+            limits::check,
+        )
+        .get(
+            "/v1/limits/{id}",
+            "Tells of a limit",
+            nothing().gives::<LimitBody>(),
+            limits::retrieve,
+        )
+        .put(
+            "/v1/limits/{id}",
+            "Changes a limit and keeps its usage",
+            takes::<LimitChange>().gives::<LimitBody>(),
+            limits::update,
+        )
+        .delete("/v1/limits/{id}", "Removes a limit", limits::remove)
+        .post(
+            "/v1/meters",
+            "Makes a meter",
+            takes::<NewMeter>().makes::<MeterBody>(),
+            meters::create,
+        )
+        .get(
+            "/v1/meters",
+            "Lists meters",
+            nothing().gives::<PageBody<MeterBody>>().query(PAGE),
+            meters::list,
+        )
+        .get(
+            "/v1/meters/{id}",
+            "Tells of a meter",
+            nothing().gives::<MeterBody>(),
+            meters::retrieve,
+        )
+        .put(
+            "/v1/meters/{id}",
+            "Changes a meter",
+            takes::<MeterChange>().gives::<MeterBody>(),
+            meters::update,
+        )
+        .delete("/v1/meters/{id}", "Removes a meter that no limit reads", meters::remove)
+        .post(
+            "/v1/meters/{id}/query",
+            "Reads a meter over a range",
+            takes::<MeterReadingQuery>().gives::<MeterReadingBody>(),
+            meters::query,
+        )
+        .get(
+            "/v1/events",
+            "Lists events, the newest first",
+            nothing().gives::<PageBody<EventBody>>().query(EVENTS),
+            events::list,
+        )
+        .post(
+            "/v1/events/record",
+            "Records an event",
+            takes::<NewEvent>().gives::<RecordedBody>(),
+            events::record,
+        )
+        .post(
+            "/v1/events/batch",
+            "Records up to 1,000 events, all or none",
+            takes::<EventBatch>().gives::<CountBody>(),
+            events::batch,
+        )
+        .post(
+            "/v1/balances",
+            "Makes a balance",
+            takes::<NewBalanceBody>().makes::<BalanceBody>(),
+            balances::create,
+        )
+        .get(
+            "/v1/balances",
+            "Lists the balances of a customer",
+            nothing().gives::<PageBody<BalanceBody>>().query(OF_CUSTOMER),
+            balances::list,
+        )
+        .post(
+            "/v1/balances/check",
+            "Tells whether a balance covers an amount",
+            takes::<BalanceCheck>().gives::<BalanceCheckBody>(),
+            balances::check,
+        )
+        .post(
+            "/v1/balances/credit",
+            "Adds to a balance, once for each reference",
+            takes::<BalanceChangeBody>().gives::<BalanceChanged>(),
+            balances::credit,
+        )
+        .post(
+            "/v1/balances/debit",
+            "Takes from a balance, if it covers the amount",
+            takes::<BalanceChangeBody>().gives::<BalanceChanged>(),
+            balances::debit,
+        )
+        .get(
+            "/v1/balances/{id}",
+            "Tells of a balance",
+            nothing().gives::<BalanceBody>(),
+            balances::retrieve,
+        )
+        .get(
+            "/v1/balances/{id}/transactions",
+            "Lists the transactions of a balance, the newest first",
+            nothing().gives::<PageBody<TransactionBody>>().query(PAGE),
+            balances::transactions,
+        )
+        .post(
+            "/v1/customers",
+            "Makes a customer",
+            takes::<NewCustomer>().makes::<CustomerBody>(),
+            customers::create,
+        )
+        .get(
+            "/v1/customers",
+            "Lists customers",
+            nothing().gives::<PageBody<CustomerBody>>().query(PAGE),
+            customers::list,
+        )
+        .get(
+            "/v1/customers/{id}",
+            "Tells of a customer",
+            nothing().gives::<CustomerBody>(),
+            customers::retrieve,
+        )
+        .put(
+            "/v1/customers/{id}",
+            "Changes a customer",
+            takes::<CustomerChange>().gives::<CustomerBody>(),
+            customers::update,
+        )
+        .delete("/v1/customers/{id}", "Forgets a customer; usage stays", customers::remove)
+        .get(
+            "/v1/customers/{id}/balances",
+            "Tells of every balance of a customer",
+            nothing().gives::<CustomerBalances>(),
+            balances::of_customer,
+        )
+        .get(
+            "/v1/project",
+            "Tells of the project",
+            nothing().gives::<ProjectBody>(),
+            customers::project,
+        )
+        .post(
+            "/v1/x/check",
+            "Decides about a request and holds its estimate",
+            takes::<HoldCheck>().gives::<HoldCheckBody>(),
+            holds::check,
+        )
+        .post(
+            "/v1/x/settle",
+            "Records what requests used, charges it, and drops their holds",
+            takes::<SettleBody>().gives::<ResultsBody<EndedBody>>(),
+            holds::settle,
+        )
+        .post(
+            "/v1/x/release",
+            "Drops holds and records nothing",
+            takes::<HoldsBody>().gives::<ResultsBody<EndedBody>>(),
+            holds::release,
+        )
+        .post(
+            "/v1/x/renew",
+            "Lets holds live on",
+            takes::<HoldsBody>().gives::<ResultsBody<RenewedBody>>(),
+            holds::renew,
+        )
+}
+
+async fn no_route() -> Problem {
+    Problem::not_found("route_not_found", "there is no such route")
+}
+
+async fn no_method() -> Problem {
+    Problem::no_method()
+}
+
+/// What handlers share.
+type Shared = Arc<App>;
+
+struct App {
+    books: Books,
+    keys: Keys,
+    project: String,
+    most_body: usize,
+    timeout: Duration,
+    metrics: Option<Box<Render>>,
+    openapi: Bytes,
+    started: Timestamp,
+    times: Times,
+    replays: Replays,
+    /// Held by those who look at a definition and then change it.
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl App {
+    fn now(&self) -> Timestamp {
+        self.books.backend().now()
+    }
+
+    /// A new id of a resource. It carries its time.
+    fn make_id(&self, prefix: &str) -> String {
+        format!("{prefix}{}", self.books.backend().make_id(self.now()))
+    }
+}
+
+fn is_not_found(error: &crate::Error) -> bool {
+    error.kind() == ErrorKind::NotFound
+}

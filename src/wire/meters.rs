@@ -1,0 +1,73 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Texts, present};
+use crate::policy::{Amount, Timestamp};
+
+#[derive(Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct NewMeter {
+    pub(crate) name: String,
+    pub(crate) aggregation: String,
+    pub(crate) field: String,
+    pub(crate) description: Option<String>,
+    pub(crate) event_filter: Option<EventFilter>,
+}
+
+/// Which events a meter reads; an absent part lets all pass.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct EventFilter {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) event_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dimensions: Option<Texts>,
+}
+
+/// What is absent stays as it is.
+#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MeterChange {
+    pub(crate) name: Option<String>,
+    pub(crate) aggregation: Option<String>,
+    pub(crate) field: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    pub(crate) description: Option<Option<String>>,
+    pub(crate) event_filter: Option<EventFilter>,
+}
+
+#[derive(Debug, JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MeterBody {
+    pub(crate) id: String,
+    pub(crate) project_id: Option<String>,
+    pub(crate) name: String,
+    pub(crate) description: Option<String>,
+    pub(crate) aggregation: &'static str,
+    pub(crate) field: String,
+    pub(crate) event_filter: EventFilter,
+    pub(crate) created_at: Timestamp,
+    pub(crate) updated_at: Timestamp,
+}
+
+/// From the start up to, but not including, the end.
+#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MeterReadingQuery {
+    pub(crate) customer_id: Option<String>,
+    #[serde(default)]
+    pub(crate) dimensions: Texts,
+    pub(crate) start_date: Option<Timestamp>,
+    pub(crate) end_date: Option<Timestamp>,
+}
+
+#[derive(Debug, JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MeterReadingBody {
+    pub(crate) meter_id: String,
+    pub(crate) meter_name: String,
+    pub(crate) value: Amount,
+    pub(crate) aggregation: &'static str,
+    /// Whether every event of the range was still known.
+    pub(crate) complete: bool,
+}

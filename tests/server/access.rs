@@ -1,0 +1,220 @@
+//! Who is let in, and what strangers may send.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tower_limitry::test_util::{Answer, Scripted};
+use tower_limitry::{Books, ErrorKind};
+
+use crate::support::{Api, KEY};
+
+#[tokio::test]
+async fn every_route_asks_for_a_key() {
+    let api = Api::start_with(|server| server.revoked_key("old")).await;
+    let wrong = format!("Bearer {KEY}x");
+    let basic = format!("Basic {KEY}");
+    for (authorization, code) in [
+        (None, "missing_api_key"),
+        (Some(""), "invalid_api_key"),
+        (Some("Bearer "), "invalid_api_key"),
+        (Some(&*wrong), "invalid_api_key"),
+        (Some(&*basic), "invalid_api_key"),
+        (Some("Bearer old"), "expired_api_key"),
+    ] {
+        let headers: Vec<_> =
+            authorization.map(|value| ("authorization", value)).into_iter().collect();
+        for (method, path) in [
+            ("POST", "/v1/limits/check"),
+            ("GET", "/v1/limits"),
+            ("POST", "/v1/events/record"),
+            ("DELETE", "/v1/limits/daily"),
+            ("POST", "/v1/x/check"),
+            ("GET", "/v1/none"),
+            ("GET", "/"),
+            ("GET", "//v1/limits"),
+            ("GET", "/healthz/"),
+        ] {
+            let answer = api.send(method, path, &headers, "{}").await;
+            assert_eq!(answer.error(), (401, code.into()), "{method} {path}");
+            assert!(!answer.text.contains(KEY), "{}", answer.text);
+        }
+    }
+    assert_eq!(api.get("/v1/limits").await.json()["data"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_key_is_for_one_project() {
+    let api = Api::start().await;
+    let bearer = format!("bearer {KEY}");
+    let headers = |project| [("authorization", &*bearer), ("x-project", project)];
+    assert_eq!(api.send("GET", "/v1/limits", &headers("proj_1"), "").await.status, 200);
+    let answer = api.send("GET", "/v1/limits", &headers("proj_2"), "").await;
+    assert_eq!(answer.error(), (403, "insufficient_permissions".into()));
+}
+
+#[tokio::test]
+async fn health_asks_for_no_key() {
+    let api = Api::start().await;
+    for path in ["/healthz", "/readyz"] {
+        let answer = api.send("GET", path, &[], "").await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_object_is_an_invalid_request() {
+    let api = Api::start().await;
+    let bearer = format!("Bearer {KEY}");
+    let deep = format!("{{\"dimensions\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    for body in ["{", "[]", "5", "nonsense", "\u{0}", "{\"customerId\":\"a\"} {}", &deep] {
+        let headers = [("authorization", &*bearer)];
+        let answer = api.send("POST", "/v1/limits/check", &headers, body.to_owned()).await;
+        assert_eq!(answer.status, 400);
+        let (_, code) = answer.error();
+        assert!(code == "invalid_request" || code == "invalid_field_value", "{code}");
+    }
+    let not_text = bytes::Bytes::from_static(b"{\"customerId\":\"\xff\"}");
+    let answer =
+        api.send("POST", "/v1/limits/check", &[("authorization", &bearer)], not_text).await;
+    assert_eq!(answer.status, 400);
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_is_refused_before_it_is_read() {
+    let api = Api::start_with(|server| server.most_body(1_000)).await;
+    let event = |filler: usize| {
+        json!({
+            "customerId": "acct_42", "eventType": "chat", "properties": { "p": "x".repeat(filler) },
+        })
+    };
+    assert_eq!(api.post("/v1/events/record", event(900)).await.status, 200);
+    let answer = api.post("/v1/events/record", event(1_000)).await;
+    assert_eq!(answer.error(), (413, "payload_too_large".into()));
+
+    // Told to be huge, and nothing of it is sent.
+    let mut stream = TcpStream::connect(api.address()).await.unwrap();
+    let head = format!(
+        "POST /v1/events/record HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n\
+         content-length: 100000000\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 413");
+}
+
+#[tokio::test]
+async fn a_slow_sender_is_given_up_and_the_next_request_served() {
+    let api = Api::start_with(|server| server.timeout(Duration::from_millis(50))).await;
+    let mut stream = TcpStream::connect(api.address()).await.unwrap();
+    let head = format!(
+        "POST /v1/events/record HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n\
+         content-length: 10\r\n\r\n{{"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 408");
+    assert_eq!(api.get("/v1/limits").await.status, 200);
+}
+
+#[tokio::test]
+async fn what_is_no_route_or_no_method_is_told_in_the_envelope() {
+    let api = Api::start().await;
+    for path in ["/v1/none", "/v1/limits/a/b", "/v1", "/", "/v1/../etc/passwd", "/v1//limits"] {
+        assert_eq!(api.get(path).await.error(), (404, "route_not_found".into()), "{path}");
+    }
+    let answer = api.ask("PATCH", "/v1/limits/daily", Value::Null).await;
+    assert_eq!(answer.error(), (405, "method_not_allowed".into()));
+    for id in ["%00", "%2e%2e%2f", "%ff", &"x".repeat(5_000)] {
+        let answer = api.get(&format!("/v1/limits/{id}")).await;
+        assert!([400, 404].contains(&answer.error().0), "{id}");
+    }
+}
+
+#[tokio::test]
+async fn requests_have_ids() {
+    let api = Api::start().await;
+    let made = api.get("/v1/limits").await;
+    assert!(made.headers["x-request-id"].to_str().unwrap().starts_with("req_"));
+    let given = api.send("GET", "/v1/limits", &[("x-request-id", "trace-7")], "").await;
+    assert_eq!(given.headers["x-request-id"], "trace-7", "also on refusals");
+    assert_eq!(given.status, 401);
+    let unsound = api.send("GET", "/healthz", &[("x-request-id", "with space")], "").await;
+    assert!(unsound.headers["x-request-id"].to_str().unwrap().starts_with("req_"));
+}
+
+#[tokio::test]
+async fn books_that_are_closed_are_unavailable_and_no_denial() {
+    let api = Api::start().await;
+    api.books.shutdown(Duration::from_secs(1)).await.unwrap();
+    let check = json!({ "id": "a", "customerId": "acct_42" });
+    let answer = api.post("/v1/x/check", check).await;
+    assert_eq!(answer.error(), (503, "unavailable".into()));
+    assert_eq!(answer.headers["retry-after"], "1");
+}
+
+#[tokio::test]
+async fn a_backend_that_hangs_or_fails_is_told_from_one_that_refuses() {
+    let scripted = Scripted::new();
+    let api = Api::over(Books::new(scripted.clone()).erased(), |server| {
+        server.timeout(Duration::from_millis(50))
+    });
+    let api = api.await;
+    let check = |id: &str| json!({ "id": id, "customerId": "acct_42" });
+    for (scripted_answer, expected) in [
+        (Answer::Fail(ErrorKind::Unavailable), (503, "unavailable")),
+        (Answer::Fail(ErrorKind::TimedOut), (504, "timeout")),
+        (Answer::Hang, (504, "timeout")),
+    ] {
+        scripted.on_check(scripted_answer);
+        let answer = api.post("/v1/x/check", check("r-1")).await;
+        assert_eq!(answer.error(), (expected.0, expected.1.to_owned()));
+    }
+    scripted.on_check(Answer::Obey);
+    scripted.on_finish(Answer::Fail(ErrorKind::Unavailable));
+    let settlement = json!({ "id": "r-2", "customerId": "acct_42", "at": "2026-03-01T12:00:00Z" });
+    let answer = api.post("/v1/x/settle", json!({ "settlements": [settlement] })).await.json();
+    assert_eq!(answer["results"][0]["done"], false);
+    assert_eq!(answer["results"][0]["error"]["code"], "unavailable");
+    scripted.resume();
+}
+
+#[tokio::test]
+async fn metrics_are_what_the_program_renders() {
+    let api = Api::start().await;
+    assert_eq!(api.send("GET", "/metrics", &[], "").await.error(), (404, "route_not_found".into()));
+    let api = Api::start_with(|server| server.metrics(|| "answers 42\n".into())).await;
+    let answer = api.send("GET", "/metrics", &[], "").await;
+    assert_eq!((answer.status, &*answer.text), (200, "answers 42\n"));
+    assert!(answer.headers["content-type"].to_str().unwrap().starts_with("text/plain"));
+}
+
+#[tokio::test]
+async fn the_document_names_every_route_and_only_forms_that_it_defines() {
+    let api = Api::start().await;
+    let document = api.send("GET", "/openapi.json", &[], "").await;
+    assert_eq!(document.status, 200);
+    let json = document.json();
+    assert_eq!(json["openapi"], "3.1.0");
+    let paths = json["paths"].as_object().unwrap();
+    assert_eq!(paths.values().map(|path| path.as_object().unwrap().len()).sum::<usize>(), 33);
+    for (path, operations) in paths {
+        for method in operations.as_object().unwrap().keys() {
+            let path = path.replace("{id}", "none");
+            let answer = api.ask(&method.to_uppercase(), &path, Value::Null).await;
+            assert_ne!(answer.status, 405, "{method} {path}");
+            if answer.status == 404 {
+                assert_ne!(answer.error().1, "route_not_found", "{method} {path}");
+            }
+        }
+    }
+    for reference in document.text.split("\"$ref\":\"#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        assert!(json["components"]["schemas"][name].is_object(), "{name}");
+    }
+    let new_limit = &json["components"]["schemas"]["NewLimit"];
+    assert_eq!(new_limit["required"], json!(["name", "meterId", "limitValue", "period"]));
+}

@@ -1,0 +1,192 @@
+use serde_json::{Value, json};
+
+use crate::support::{Api, NOW};
+
+async fn with_credits(initial: Value) -> (Api, Value) {
+    let api = Api::start().await;
+    let new = json!({
+        "customerId": "acct_42", "name": "ai-credits", "initialBalance": initial, "minimumBalance": 40,
+    });
+    let made = api.made("/v1/balances", new).await;
+    (api, made)
+}
+
+fn change(amount: Value) -> Value {
+    json!({
+        "customerId": "acct_42", "name": "ai-credits", "amount": amount,
+        "description": "large-2: 875 tokens", "reference": "evt_5kq",
+    })
+}
+
+#[tokio::test]
+async fn a_balance_is_made_and_read() {
+    let (api, made) = with_credits(json!(640)).await;
+    let id = made["id"].as_str().unwrap().to_owned();
+    let expected = json!({
+        "id": id, "projectId": "proj_1", "customerId": "acct_42", "name": "ai-credits",
+        "unit": "credits", "currentBalance": 640, "minimumBalance": 40, "availableBalance": 600,
+        "dimensionFilters": {}, "createdAt": NOW, "updatedAt": NOW,
+    });
+    assert_eq!(made, expected);
+    assert_eq!(api.get(&format!("/v1/balances/{id}")).await.json(), expected);
+    let list = api.get("/v1/balances?customerId=acct_42").await.json();
+    assert_eq!(list, json!({ "data": [expected], "nextCursor": null, "hasMore": false }));
+    let of_customer = json!({ "balances": [{
+        "id": id, "name": "ai-credits", "unit": "credits", "currentBalance": 640,
+        "minimumBalance": 40, "availableBalance": 600,
+    }] });
+    assert_eq!(api.get("/v1/customers/acct_42/balances").await.json(), of_customer);
+
+    let answer =
+        api.post("/v1/balances", json!({ "customerId": "acct_42", "name": "ai-credits" })).await;
+    assert_eq!(answer.error(), (409, "balance_exists".into()));
+    let other = json!({ "customerId": "acct_42", "name": "AI-Credits" });
+    assert_eq!(api.post("/v1/balances", other).await.status, 201, "names are compared exactly");
+    assert_eq!(api.get("/v1/balances").await.error(), (400, "missing_required_field".into()));
+}
+
+#[tokio::test]
+async fn a_balance_suffices_for_all_that_is_available_and_no_more() {
+    let (api, made) = with_credits(json!(640)).await;
+    for (amount, sufficient) in [(json!(600), true), (json!(600.000001), false)] {
+        let asked = json!({ "customerId": "acct_42", "name": "ai-credits", "amount": amount });
+        let expected = json!({
+            "balanceId": made["id"], "name": "ai-credits", "unit": "credits", "currentBalance": 640,
+            "minimumBalance": 40, "requestedAmount": amount, "sufficient": sufficient,
+            "availableBalance": 600,
+        });
+        assert_eq!(api.post("/v1/balances/check", asked).await.json(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_debit_takes_the_amount_and_tells_of_it() {
+    let (api, made) = with_credits(json!(640)).await;
+    let answer = api.post("/v1/balances/debit", change(json!(87.5))).await;
+    assert_eq!(answer.status, 200);
+    let answer = answer.json();
+    let transaction = json!({
+        "id": answer["transaction"]["id"], "balanceId": made["id"], "type": "debit", "amount": 87.5,
+        "description": "large-2: 875 tokens", "reference": "evt_5kq",
+        "createdAt": answer["transaction"]["createdAt"],
+    });
+    let mut balance = made.clone();
+    balance["currentBalance"] = json!(552.5);
+    balance["availableBalance"] = json!(512.5);
+    balance["updatedAt"] = answer["transaction"]["createdAt"].clone();
+    assert_eq!(answer, json!({ "success": true, "transaction": transaction, "balance": balance }));
+
+    let path = format!("/v1/balances/{}/transactions", made["id"].as_str().unwrap());
+    let page = api.get(&path).await.json();
+    assert_eq!(page["data"][0], transaction);
+    assert_eq!(page["data"][1]["type"], "opening");
+    assert_eq!(page["hasMore"], false);
+}
+
+#[tokio::test]
+async fn a_debit_that_is_not_covered_is_an_answer_and_takes_nothing() {
+    let (api, made) = with_credits(json!(52)).await;
+    let answer = api.post("/v1/balances/debit", change(json!(87.5))).await;
+    assert_eq!(answer.status, 200);
+    let expected = json!({
+        "success": false, "error": "Insufficient balance: 87.5 requested, 12 available",
+        "balance": made,
+    });
+    assert_eq!(answer.json(), expected);
+    let path = format!("/v1/balances/{}/transactions", made["id"].as_str().unwrap());
+    let kinds: Vec<_> = api.get(&path).await.json()["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|transaction| transaction["type"].clone())
+        .collect();
+    assert!(!kinds.contains(&json!("debit")), "{kinds:?}");
+}
+
+#[tokio::test]
+async fn a_payment_is_credited_once() {
+    let (api, _) = with_credits(json!(0)).await;
+    for _ in 0..2 {
+        let answer = api.post("/v1/balances/credit", change(json!(100.25))).await.json();
+        assert_eq!(answer["success"], true);
+        assert_eq!(answer["transaction"]["type"], "credit");
+        assert_eq!(answer["balance"]["currentBalance"], 100.25);
+    }
+}
+
+#[tokio::test]
+async fn credits_and_debits_are_done_once_for_each_idempotency_key() {
+    let (api, _) = with_credits(json!(100)).await;
+    let mut body = change(json!(10));
+    body.as_object_mut().unwrap().remove("reference");
+    for (route, current) in [("debit", 90), ("credit", 100)] {
+        let path = format!("/v1/balances/{route}");
+        let first = api.post_once("key", &path, body.clone()).await;
+        let again = api.post_once("key", &path, body.clone()).await;
+        assert_eq!(first.text, again.text);
+        assert_eq!(first.json()["balance"]["currentBalance"], current);
+        let other = api.post_once("key", &path, change(json!(11))).await;
+        assert_eq!(other.error(), (409, "idempotency_mismatch".into()));
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_failed_may_succeed_under_the_same_key() {
+    let api = Api::start().await;
+    let answer = api.post_once("key", "/v1/balances/debit", change(json!(10))).await;
+    assert_eq!(answer.error(), (404, "balance_not_found".into()));
+    let new = json!({ "customerId": "acct_42", "name": "ai-credits", "initialBalance": 10 });
+    api.made("/v1/balances", new).await;
+    let answer = api.post_once("key", "/v1/balances/debit", change(json!(10))).await;
+    assert_eq!(answer.json()["success"], true);
+}
+
+#[tokio::test]
+async fn fifty_debits_at_once_under_one_key_take_once() {
+    let (api, made) = with_credits(json!(1_000)).await;
+    let calls = (0..50).map(|_| api.post_once("key", "/v1/balances/debit", change(json!(10))));
+    for answer in futures_util::future::join_all(calls).await {
+        if answer.status != 200 {
+            assert_eq!(answer.error(), (409, "idempotency_in_progress".into()));
+        }
+    }
+    let path = format!("/v1/balances/{}", made["id"].as_str().unwrap());
+    assert_eq!(api.get(&path).await.json()["currentBalance"], 990);
+}
+
+#[tokio::test]
+async fn what_is_no_balance_or_no_amount_is_refused() {
+    let (api, _) = with_credits(json!(10)).await;
+    for route in ["check", "credit", "debit"] {
+        let path = format!("/v1/balances/{route}");
+        let mut unknown = change(json!(1));
+        unknown["name"] = json!("credits");
+        assert_eq!(api.post(&path, unknown).await.error(), (404, "balance_not_found".into()));
+        for amount in [json!(0), json!(-1), json!("1"), Value::Null] {
+            let answer = api.post(&path, change(amount.clone())).await;
+            assert_eq!(answer.error(), (400, "invalid_field_value".into()), "{route} {amount}");
+        }
+        for field in ["customerId", "name", "amount"] {
+            let mut body = change(json!(1));
+            body.as_object_mut().unwrap().remove(field);
+            let answer = api.post(&path, body).await;
+            assert_eq!(answer.error(), (400, "missing_required_field".into()), "{route} {field}");
+        }
+    }
+    for (field, text) in [("description", "x".repeat(1_001)), ("reference", "x".repeat(257))] {
+        let mut body = change(json!(1));
+        body[field] = json!(text);
+        let answer = api.post("/v1/balances/credit", body).await;
+        assert_eq!(answer.error(), (400, "invalid_field_value".into()), "{field}");
+    }
+    for id in ["bal_3", "bal_", "x", "bal_MTAwOmFi", "bal_OTk5OTk5OTk5OTk5OTk5OTk5OTk5OnI"] {
+        for path in [format!("/v1/balances/{id}"), format!("/v1/balances/{id}/transactions")] {
+            assert_eq!(api.get(&path).await.error(), (404, "balance_not_found".into()), "{path}");
+        }
+    }
+    let narrowed = json!({
+        "customerId": "acct_42", "name": "narrowed", "dimensionFilters": { "model": "large-2" },
+    });
+    let answer = api.post("/v1/balances", narrowed).await;
+    assert_eq!(answer.error(), (400, "invalid_field_value".into()));
+}

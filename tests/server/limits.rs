@@ -1,0 +1,231 @@
+use serde_json::{Value, json};
+
+use crate::support::{Api, NOW};
+
+#[tokio::test]
+async fn a_check_tells_where_the_customer_stands() {
+    let api = Api::start().await;
+    api.record("acct_42", 400).await;
+    let answer = api.post("/v1/limits/check", json!({ "customerId": "acct_42" })).await;
+    assert_eq!(answer.status, 200);
+    let expected = json!({
+        "allowed": true,
+        "limits": [{
+            "id": "daily", "name": "Daily tokens", "meterId": "tokens", "period": "day",
+            "limit": 1000, "used": 400, "remaining": 600, "exceeded": false, "reset": 1772409600,
+        }],
+    });
+    assert_eq!(answer.json(), expected);
+    let again = api.post("/v1/limits/check", json!({ "customerId": "acct_42" })).await;
+    assert_eq!(again.json(), expected, "a check counts nothing");
+}
+
+#[tokio::test]
+async fn a_limit_is_exceeded_once_it_is_reached_and_never_below_nothing_is_left() {
+    let api = Api::start().await;
+    for (tokens, exceeded, remaining) in [(999, false, 1), (1, true, 0), (5, true, 0)] {
+        api.record("acct_42", tokens).await;
+        let answer = api.post("/v1/limits/check", json!({ "customerId": "acct_42" })).await.json();
+        assert_eq!(answer["allowed"], !exceeded);
+        assert_eq!(answer["limits"][0]["exceeded"], exceeded);
+        assert_eq!(answer["limits"][0]["remaining"], remaining);
+    }
+    let answer = api.post("/v1/limits/check", json!({ "customerId": "acct_42" })).await.json();
+    assert_eq!(answer["limits"][0]["used"], 1005, "what was used is told as it is");
+}
+
+#[tokio::test]
+async fn where_no_limit_matches_everything_is_allowed() {
+    let api = Api::start().await;
+    assert_eq!(api.ask("DELETE", "/v1/limits/daily", Value::Null).await.status, 204);
+    let answer = api.post("/v1/limits/check", json!({ "customerId": "nobody" })).await;
+    assert_eq!(answer.json(), json!({ "allowed": true, "limits": [] }));
+}
+
+#[tokio::test]
+async fn a_check_without_a_customer_looks_at_everybody_together() {
+    let api = Api::start().await;
+    api.record("acct_1", 600).await;
+    api.record("acct_2", 400).await;
+    for body in [Value::Null, json!({})] {
+        let answer = api.post("/v1/limits/check", body).await.json();
+        assert_eq!(answer["allowed"], false);
+        assert_eq!(answer["limits"][0]["used"], 1000);
+    }
+    let own = json!({
+        "name": "Own", "meterId": "tokens", "limitValue": 10, "period": "month", "customerId": "acct_1",
+    });
+    api.made("/v1/limits", own).await;
+    let answer = api.post("/v1/limits/check", Value::Null).await.json();
+    assert_eq!(answer["limits"].as_array().unwrap().len(), 1, "those for everybody alone");
+}
+
+#[tokio::test]
+async fn a_narrowed_limit_is_looked_at_by_checks_that_name_its_dimensions() {
+    let api = Api::start().await;
+    let narrowed = json!({
+        "name": "Large", "meterId": "tokens", "limitValue": 1, "period": "day",
+        "dimensionFilters": { "model": "large-2" },
+    });
+    let id = api.made("/v1/limits", narrowed).await["id"].clone();
+    let event = json!({
+        "customerId": "acct_42", "eventType": "llm.completion", "values": { "tokens": 5 },
+        "dimensions": { "model": "large-2" },
+    });
+    api.post("/v1/events/record", event).await;
+    let check = |dimensions: Value| json!({ "customerId": "acct_42", "dimensions": dimensions });
+    let answer = api.post("/v1/limits/check", check(json!({ "model": "large-2" }))).await.json();
+    assert_eq!(answer["allowed"], false);
+    assert_eq!(answer["limits"][0]["id"], id, "those that refuse come first");
+    for other in [json!({}), json!({ "model": "Large-2" })] {
+        let answer = api.post("/v1/limits/check", check(other)).await.json();
+        assert_eq!(answer["allowed"], true);
+        assert_eq!(answer["limits"].as_array().unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_customers_own_limit_stands_in_for_everybodys() {
+    let api = Api::start().await;
+    let own = json!({
+        "name": "Deal", "meterId": "tokens", "limitValue": 9000, "period": "day", "customerId": "acct_42",
+    });
+    api.made("/v1/limits", own).await;
+    api.record("acct_42", 1_500).await;
+    let answer = api.post("/v1/limits/check", json!({ "customerId": "acct_42" })).await.json();
+    assert_eq!(answer["allowed"], true);
+    assert_eq!(answer["limits"].as_array().unwrap().len(), 1);
+    assert_eq!(answer["limits"][0]["limit"], 9000);
+}
+
+#[tokio::test]
+async fn limits_are_made_read_changed_and_removed() {
+    let api = Api::start().await;
+    let made = api
+        .made(
+            "/v1/limits",
+            json!({
+                "name": "Daily tokens on large-2", "meterId": "tokens", "limitValue": 20000,
+                "period": "day", "customerId": "acct_42", "dimensionFilters": { "model": "large-2" },
+                "alertThresholds": [75, 100],
+            }),
+        )
+        .await;
+    let id = made["id"].as_str().unwrap().to_owned();
+    assert!(id.starts_with("lmt_"));
+    let expected = json!({
+        "id": id, "projectId": "proj_1", "name": "Daily tokens on large-2", "meterId": "tokens",
+        "limitValue": 20000, "period": "day", "customerId": "acct_42",
+        "dimensionFilters": { "model": "large-2" }, "alertThresholds": [75, 100],
+        "createdAt": NOW, "updatedAt": NOW,
+    });
+    assert_eq!(made, expected);
+    let path = format!("/v1/limits/{id}");
+    assert_eq!(api.get(&path).await.json(), expected);
+
+    api.clock.advance(std::time::Duration::from_secs(60));
+    let change = json!({ "limitValue": 30000.5, "customerId": null, "alertThresholds": null });
+    let changed = api.ask("PUT", &path, change).await;
+    assert_eq!(changed.status, 200, "{}", changed.text);
+    let mut expected = expected;
+    expected["limitValue"] = json!(30000.5);
+    expected["customerId"] = Value::Null;
+    expected["alertThresholds"] = Value::Null;
+    expected["updatedAt"] = json!("2026-03-01T12:01:00Z");
+    assert_eq!(changed.json(), expected, "what is absent stays");
+    assert_eq!(api.get(&path).await.json(), expected);
+
+    assert_eq!(api.ask("DELETE", &path, Value::Null).await.status, 204);
+    for method in ["GET", "PUT", "DELETE"] {
+        let answer = api.ask(method, &path, Value::Null).await;
+        assert_eq!(answer.error(), (404, "limit_not_found".into()));
+    }
+}
+
+#[tokio::test]
+async fn a_raised_limit_keeps_its_usage() {
+    let api = Api::start().await;
+    api.record("acct_42", 1_000).await;
+    api.ask("PUT", "/v1/limits/daily", json!({ "limitValue": 1500 })).await;
+    let answer = api.post("/v1/limits/check", json!({ "customerId": "acct_42" })).await.json();
+    assert_eq!(answer["limits"][0]["used"], 1000);
+    assert_eq!(answer["allowed"], true);
+}
+
+#[tokio::test]
+async fn limits_are_listed_by_pages() {
+    let api = Api::start().await;
+    for value in 1..=4 {
+        let customer = if value % 2 == 0 { json!("acct_42") } else { Value::Null };
+        let new = json!({
+            "name": "One", "meterId": "tokens", "limitValue": value, "period": "month",
+            "customerId": customer,
+        });
+        api.made("/v1/limits", new).await;
+    }
+    let mut seen = Vec::new();
+    let mut path = "/v1/limits?limit=2".to_owned();
+    loop {
+        let page = api.get(&path).await.json();
+        let data = page["data"].as_array().unwrap().clone();
+        assert!(data.len() <= 2);
+        seen.extend(data.into_iter().map(|limit| limit["id"].as_str().unwrap().to_owned()));
+        assert_eq!(page["hasMore"], !page["nextCursor"].is_null());
+        let Some(cursor) = page["nextCursor"].as_str() else { break };
+        path = format!("/v1/limits?limit=2&cursor={cursor}");
+    }
+    assert_eq!(seen.len(), 5);
+    let mut each_once = seen.clone();
+    each_once.sort();
+    each_once.dedup();
+    assert_eq!(seen, each_once);
+
+    let own = api.get("/v1/limits?customerId=acct_42").await.json();
+    assert_eq!(own["data"].as_array().unwrap().len(), 2);
+    for wrong in ["0", "101", "-1", "many"] {
+        let answer = api.get(&format!("/v1/limits?limit={wrong}")).await;
+        assert_eq!(answer.error(), (400, "invalid_field_value".into()), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn a_limit_that_makes_no_sense_is_refused() {
+    let api = Api::start().await;
+    let whole = json!({ "name": "x", "meterId": "tokens", "limitValue": 5, "period": "day" });
+    for field in ["name", "meterId", "limitValue", "period"] {
+        let mut body = whole.clone();
+        body.as_object_mut().unwrap().remove(field);
+        let answer = api.post("/v1/limits", body).await;
+        assert_eq!(answer.error(), (400, "missing_required_field".into()));
+        assert!(answer.text.contains(field), "{}", answer.text);
+    }
+    for (field, value) in [
+        ("name", json!("")),
+        ("limitValue", json!(0)),
+        ("limitValue", json!(-5)),
+        ("limitValue", json!("5")),
+        ("limitValue", json!(1e300)),
+        ("period", json!("fortnight")),
+        ("customerId", json!("")),
+        ("customerId", json!("x".repeat(257))),
+        ("dimensionFilters", json!({ "a key": "x" })),
+        ("dimensionFilters", json!({ "model": "x".repeat(257) })),
+        ("dimensionFilters", json!({ "model": 5 })),
+        ("alertThresholds", json!([0])),
+        ("alertThresholds", json!([101])),
+        ("alertThresholds", json!([1.5])),
+    ] {
+        let mut body = whole.clone();
+        body[field] = value;
+        let answer = api.post("/v1/limits", body.clone()).await;
+        assert_eq!(answer.error(), (400, "invalid_field_value".into()), "{body}");
+    }
+    let answer = api
+        .post(
+            "/v1/limits",
+            json!({ "name": "x", "meterId": "none", "limitValue": 5, "period": "day" }),
+        )
+        .await;
+    assert_eq!(answer.error(), (404, "meter_not_found".into()));
+    assert_eq!(api.get("/v1/limits").await.json()["data"].as_array().unwrap().len(), 1);
+}

@@ -1,0 +1,12 @@
+//! Limitry's API, asked over real HTTP.
+#![allow(clippy::unwrap_used)]
+
+mod access;
+mod balances;
+mod customers;
+mod definitions;
+mod events;
+mod holds;
+mod limits;
+mod meters;
+mod support;
