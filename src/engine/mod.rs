@@ -539,7 +539,9 @@ impl<S: Store> Inner<S> {
         self.settled(&ask.customer, ask.recorded_as(), hold.at, &settled);
         match settled.outcome {
             SettleOutcome::Recorded | SettleOutcome::Repeat | SettleOutcome::Stale => Ok(()),
-            SettleOutcome::TooOld | SettleOutcome::Full => Err(settled.outcome.into()),
+            SettleOutcome::TooOld | SettleOutcome::Full | SettleOutcome::Busy => {
+                Err(settled.outcome.into())
+            }
         }
     }
 
@@ -563,6 +565,7 @@ impl<S: Store> Inner<S> {
             SettleOutcome::Stale => "stale",
             SettleOutcome::TooOld => "too_old",
             SettleOutcome::Full => "full",
+            SettleOutcome::Busy => "busy",
         });
         if !settled.alerts.is_empty() {
             self.alert(customer, event_type, at, settled);
@@ -608,6 +611,10 @@ impl From<SettleOutcome> for Error {
                 ErrorKind::TooOld,
                 "the event is older than ids are remembered, so a repeat could not be told; \
                  record it without an id of its own",
+            ),
+            SettleOutcome::Busy => Self::new(
+                ErrorKind::Unavailable,
+                "changes come faster than they are written; try again",
             ),
             _ => Self::new(
                 ErrorKind::Unavailable,

@@ -69,8 +69,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Drops the hold if it is still there, counts the event, charges the balance and keeps the
     /// event.
     ///
-    /// Atomic, and once for each id. Never refuses: counters go over their caps and balances under
-    /// their minimum. Sums that do not fit are held at the largest amount and reported.
+    /// Atomic, and once for each id. Never refuses what has a hold: counters go over their caps and
+    /// balances under their minimum. Sums that do not fit are held at the largest amount and reported.
     fn settle(&self, operation: SettleOperation<'_>) -> Self::Settle;
 
     /// Drops the hold if it is there. For an id that is not known, remembers that it was released.
@@ -509,6 +509,8 @@ pub enum SettleOutcome {
     TooOld,
     /// There is no place for another customer; nothing was counted.
     Full,
+    /// There is no place for another change until others are written; nothing was counted.
+    Busy,
 }
 
 /// A change of a balance.

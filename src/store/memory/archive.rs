@@ -16,6 +16,9 @@ use crate::store::SettleLine;
 
 /// Takes the place of the journal. Everything is called under the lock of the customer concerned, so
 /// the changes of one customer arrive in the order in which they were made.
+///
+/// Every hold that is placed has a place here already, reserved before: a settlement that finds its
+/// hold uses it, every other end of a hold gives it back.
 pub(crate) trait Archive: fmt::Debug + Send + Sync {
     /// A use was counted.
     fn counted(&self, counted: Counted);
@@ -28,6 +31,12 @@ pub(crate) trait Archive: fmt::Debug + Send + Sync {
 
     /// Counters were counted again.
     fn recounted(&self, recounted: Recounted);
+
+    /// Reserves a place for a settlement that has no hold, if there is one.
+    fn reserve(&self) -> bool;
+
+    /// A hold ended without a settlement, or a place that was reserved stays empty.
+    fn released(&self);
 
     /// Whether an event is kept under the id.
     fn is_settled(&self, customer: &CustomerId, id: &EventId) -> bool;

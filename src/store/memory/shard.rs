@@ -65,6 +65,19 @@ pub(super) struct Around<'a> {
     pub(super) archive: Option<&'a dyn Archive>,
 }
 
+impl Around<'_> {
+    /// Reserves a place for a settlement where it is to be kept.
+    fn reserve(&self) -> bool {
+        self.archive.is_none_or(|archive| archive.reserve())
+    }
+
+    fn released(&self) {
+        if let Some(archive) = self.archive {
+            archive.released();
+        }
+    }
+}
+
 /// A balance's number, and its terms where the customer has none of their own.
 #[derive(Clone, Copy)]
 pub(super) struct Numbered<'a> {
@@ -366,7 +379,10 @@ impl Shard {
 
     pub(super) fn release(&mut self, key: HoldKey<'_>, now: Moment<'_>, around: Around<'_>) {
         match self.end_hold(key.customer, key.id, key.place, key.attempt, around) {
-            Some((slot, _)) => self.close(slot, now, around),
+            Some((slot, _)) => {
+                around.released();
+                self.close(slot, now, around);
+            }
             // It had a hold, which has ended already.
             _ if key.place.is_some() || self.expired.take(key.customer, key.id) => {}
             _ if self.is_finished(key.customer, key.id, around) => {}
@@ -492,6 +508,7 @@ impl Shard {
             // Of an id that a caller gave, an earlier attempt may have been settled after its own
             // hold had expired.
             if remember && self.is_finished(customer, id, around) {
+                around.released();
                 self.close(slot, operation.now, around);
                 return Err(SettleOutcome::Repeat);
             }
@@ -504,8 +521,15 @@ impl Shard {
             Origin::Held(_) | Origin::Unsure(_) | Origin::Given if finished() => {
                 return Err(SettleOutcome::Repeat);
             }
-            Origin::Held(_) if self.expired.take(customer, id) => {}
-            Origin::Held(_) => return Err(SettleOutcome::Repeat),
+            Origin::Held(_) if self.expired.fate(customer, id).is_none() => {
+                return Err(SettleOutcome::Repeat);
+            }
+            Origin::Held(_) | Origin::Unsure(_) if !around.reserve() => {
+                return Err(SettleOutcome::Busy);
+            }
+            Origin::Held(_) => {
+                self.expired.take(customer, id);
+            }
             Origin::Unsure(_) => {}
             Origin::Given => {
                 if self.may_have_forgotten(operation, around) {
@@ -522,7 +546,12 @@ impl Shard {
         match slot.or_else(|| self.admit(customer, Around { most, ..around })) {
             // The id of an expired hold may be a caller's, who may send it again.
             Some(slot) => Ok((slot, operation.origin != Origin::Fresh)),
-            None => Err(SettleOutcome::Full),
+            None => {
+                if matches!(operation.origin, Origin::Unsure(_)) {
+                    around.released();
+                }
+                Err(SettleOutcome::Full)
+            }
         }
     }
 
@@ -566,6 +595,7 @@ impl Shard {
                 hold.is_some_and(|hold| hold.expires.is_some_and(|expires| expires <= due))
             });
             if still_due && account.end_hold(&id, None, None).is_some() {
+                around.released();
                 let customer = account.id.clone();
                 self.expired.remember(&customer, &id, Fate::Released(0), None, now);
                 let hash = super::hash_in_shard(&customer);

@@ -36,7 +36,15 @@ impl Archive for Books {
     }
 
     fn recounted(&self, recounted: Recounted) {
-        self.queue.put(Change::Recounted(recounted));
+        self.queue.put_beyond(Change::Recounted(recounted));
+    }
+
+    fn reserve(&self) -> bool {
+        self.queue.reserve(1)
+    }
+
+    fn released(&self) {
+        self.queue.give_back(1);
     }
 
     fn is_settled(&self, customer: &CustomerId, id: &EventId) -> bool {

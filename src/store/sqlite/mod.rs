@@ -40,6 +40,11 @@
 //! [`Unavailable`](crate::ErrorKind::Unavailable), and no settlement is acknowledged: each waits,
 //! as long as its caller does.
 //!
+//! 65,536 requests may run or wait to be written at a time. Each that is admitted has its place for
+//! the settlement from its check on; who finds none is answered
+//! [`Unavailable`](crate::ErrorKind::Unavailable), as is what has no request behind it: events,
+//! credits and debits.
+//!
 //! [`backup`] copies the books while they are in use. [`verify`] works out every counter and balance
 //! anew and tells where the file differs.
 //!
