@@ -436,6 +436,8 @@ impl<S: Store> Inner<S> {
             lines: &mut resolved.lines,
             balance,
             hold: hold.then_some(terms),
+            event_type: ask.recorded_as(),
+            expected: &ask.expected,
         })
     }
 

@@ -200,6 +200,15 @@ pub struct Found {
     pub charge: Option<Transaction>,
 }
 
+/// A hold that was kept: what to record when nobody is left to settle it.
+#[derive(Clone, Debug)]
+pub struct KeptHold {
+    /// The event as estimated, under the id of the hold.
+    pub event: RecordedEvent,
+    /// The balance and the price of the estimate.
+    pub charge: Option<(CompactString, Amount)>,
+}
+
 /// What a store kept of earlier processes.
 #[derive(Debug, Default)]
 pub struct Kept {
@@ -217,6 +226,9 @@ pub struct Kept {
     pub limits: Vec<Limit>,
     /// Customers of whom something is known beyond usage.
     pub customers: Vec<Customer>,
+    /// Holds of earlier processes, to be settled as they were estimated. A store that keeps them
+    /// forgets each in the step that counts its event.
+    pub holds: Vec<KeptHold>,
 }
 
 /// Something to keep for the next process.
@@ -282,6 +294,10 @@ pub struct CheckOperation<'a> {
     pub balance: Option<BalanceAsk<'a>>,
     /// Whether to place a hold; `None` only looks.
     pub hold: Option<HoldTerms>,
+    /// The type of the event that is expected, for a store that keeps holds for the next process.
+    pub event_type: &'a str,
+    /// Its amounts and dimensions as estimated.
+    pub expected: &'a Usage,
 }
 
 /// How long a hold lives, and whether its id is one that a caller may send again.

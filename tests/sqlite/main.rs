@@ -8,6 +8,7 @@ mod crash;
 mod disk;
 mod file_itself;
 mod keeping;
+mod ownerless;
 mod places;
 mod reopen;
 mod verify;

@@ -4,6 +4,7 @@ use tower_limitry::backend::Permit;
 use tower_limitry::engine::ManualClock;
 use tower_limitry::policy::{Credit, Debit, EventId};
 use tower_limitry::store::Sqlite;
+use tower_limitry::store::sqlite::OwnerlessHolds;
 use tower_limitry::{Books, Check, CheckError, Error, ErrorKind, Event, Limit, NewBalance};
 
 use crate::support::*;
@@ -12,10 +13,15 @@ use crate::{asked, file};
 const PLACES: usize = 65_536;
 
 fn open(clock: &ManualClock, path: &std::path::Path) -> Books {
+    open_with(OwnerlessHolds::CostNothing, clock, path)
+}
+
+fn open_with(cost: OwnerlessHolds, clock: &ManualClock, path: &std::path::Path) -> Books {
+    let store = Sqlite::options().ownerless_holds(cost).open(path).unwrap();
     let builder = tokens(clock)
         .limit(Limit::all_time("ever", "tokens", 1_000_000))
         .default_balance(NewBalance::new("credits").initial(1_000));
-    builder.build_on(Sqlite::open(path).unwrap()).unwrap().erased()
+    builder.build_on(store).unwrap().erased()
 }
 
 /// Admits requests until there is no place for another.
@@ -71,18 +77,37 @@ async fn running_requests_have_their_places_and_nobody_else_gets_one() {
     assert!(books.record(event()).await.unwrap().recorded);
 }
 
-/// However a request ends, and whatever is refused, exactly its own place is free afterwards.
 #[tokio::test]
 async fn no_place_is_lost_and_none_is_free_twice() {
     let (clock, path) = (noon(), file::fresh());
     let books = open(&clock, &path);
+    use_and_refuse(&books, &clock).await;
+    assert_eq!(fill(&books).await.len(), PLACES);
+}
+
+/// While its hold is written, a request has two places.
+#[tokio::test]
+async fn no_place_is_lost_and_none_is_free_twice_where_holds_are_written() {
+    let (clock, path) = (noon(), file::fresh());
+    let books = open_with(OwnerlessHolds::CostTheirEstimate, &clock, &path);
+    use_and_refuse(&books, &clock).await;
+    let (mut running, since) = (fill(&books).await, std::time::Instant::now());
+    while running.len() < PLACES - 1 {
+        assert!(since.elapsed() < MINUTE, "{} run", running.len());
+        running.extend(fill(&books).await);
+    }
+    assert_eq!((running.len(), fill(&books).await.len()), (PLACES - 1, 0));
+}
+
+/// However a request ends, and whatever is refused, exactly its own place is free afterwards.
+async fn use_and_refuse(books: &Books, clock: &ManualClock) {
     let given = || ask("ada", 1).id("given");
-    drop(admitted(&books, given()).await);
-    let open = admitted(&books, Check::of("ada").id("twice")).await;
-    assert_eq!(failed(&books, Check::of("ada").id("twice")).await.kind(), ErrorKind::Conflict);
+    drop(admitted(books, given()).await);
+    let open = admitted(books, Check::of("ada").id("twice")).await;
+    assert_eq!(failed(books, Check::of("ada").id("twice")).await.kind(), ErrorKind::Conflict);
     open.settle(total(1)).await.unwrap();
-    assert!(admitted(&books, Check::of("ada").id("twice")).await.was_settled());
-    denied(&books, ask("ada", 2_000_000)).await;
+    assert!(admitted(books, Check::of("ada").id("twice")).await.was_settled());
+    denied(books, ask("ada", 2_000_000)).await;
     books.preview(ask("ada", 1)).await.unwrap();
     let event = || Event::new("ada", "chat", total(1)).id("event").at(time(NOON));
     assert!(books.record(event()).await.unwrap().recorded);
@@ -101,17 +126,15 @@ async fn no_place_is_lost_and_none_is_free_twice() {
 
     // Three whose holds expire: one is settled late, one twice under its id, one never.
     let short = |id: &str| ask("ada", 1).id(id).hold_for(MINUTE);
-    let late = admitted(&books, short("late")).await;
-    let first = admitted(&books, short("again")).await;
-    let never = admitted(&books, short("never")).await;
+    let late = admitted(books, short("late")).await;
+    let first = admitted(books, short("again")).await;
+    let never = admitted(books, short("never")).await;
     clock.advance(2 * MINUTE);
     late.settle(total(1)).await.unwrap();
-    let second = admitted(&books, short("again")).await;
+    let second = admitted(books, short("again")).await;
     first.settle(total(1)).await.unwrap();
     second.settle(total(1)).await.unwrap();
     drop(never);
-
-    assert_eq!(fill(&books).await.len(), PLACES);
 }
 
 /// Its place went with its hold. Without another one it is told, and not forgotten.

@@ -12,7 +12,7 @@ use super::account::{Account, FOREVER, Tag, minute};
 use crate::policy::{
     Aggregation, Balance, CustomerId, EventId, RecordedEvent, Timestamp, Transaction, Window,
 };
-use crate::store::SettleLine;
+use crate::store::{CheckOperation, SettleLine};
 
 /// Takes the place of the journal. Everything is called under the lock of the customer concerned, so
 /// the changes of one customer arrive in the order in which they were made.
@@ -35,8 +35,11 @@ pub(crate) trait Archive: fmt::Debug + Send + Sync {
     /// Reserves a place for a settlement that has no hold, if there is one.
     fn reserve(&self) -> bool;
 
-    /// A hold ended without a settlement, or a place that was reserved stays empty.
-    fn released(&self);
+    /// A hold was placed.
+    fn held(&self, operation: &CheckOperation<'_>);
+
+    /// A hold ended without a settlement, or a place that was reserved for one stays empty.
+    fn released(&self, customer: &CustomerId, id: &EventId);
 
     /// Whether an event is kept under the id.
     fn is_settled(&self, customer: &CustomerId, id: &EventId) -> bool;

@@ -71,9 +71,9 @@ impl Around<'_> {
         self.archive.is_none_or(|archive| archive.reserve())
     }
 
-    fn released(&self) {
+    fn released(&self, customer: &CustomerId, id: &EventId) {
         if let Some(archive) = self.archive {
-            archive.released();
+            archive.released(customer, id);
         }
     }
 }
@@ -177,7 +177,7 @@ impl Shard {
             account.cells.reserve_exact(operation.lines.len() + balance);
         }
         let mut hint = 0;
-        for line in operation.lines {
+        for line in operation.lines.iter_mut() {
             let amount = line.holds();
             if amount == Amount::ZERO {
                 continue;
@@ -207,6 +207,9 @@ impl Shard {
         let at = account.put_hold(hold, &mut self.spare);
         if let Some(expires) = expires {
             self.expiring.push(Reverse((expires, slot, operation.id.clone())));
+        }
+        if let Some(archive) = around.archive {
+            archive.held(&operation);
         }
         checked.place = Some(place_of(slot, at, serial));
         Some(checked)
@@ -380,7 +383,7 @@ impl Shard {
     pub(super) fn release(&mut self, key: HoldKey<'_>, now: Moment<'_>, around: Around<'_>) {
         match self.end_hold(key.customer, key.id, key.place, key.attempt, around) {
             Some((slot, _)) => {
-                around.released();
+                around.released(key.customer, key.id);
                 self.close(slot, now, around);
             }
             // It had a hold, which has ended already.
@@ -508,7 +511,7 @@ impl Shard {
             // Of an id that a caller gave, an earlier attempt may have been settled after its own
             // hold had expired.
             if remember && self.is_finished(customer, id, around) {
-                around.released();
+                around.released(customer, id);
                 self.close(slot, operation.now, around);
                 return Err(SettleOutcome::Repeat);
             }
@@ -548,7 +551,7 @@ impl Shard {
             Some(slot) => Ok((slot, operation.origin != Origin::Fresh)),
             None => {
                 if matches!(operation.origin, Origin::Unsure(_)) {
-                    around.released();
+                    around.released(customer, id);
                 }
                 Err(SettleOutcome::Full)
             }
@@ -595,8 +598,8 @@ impl Shard {
                 hold.is_some_and(|hold| hold.expires.is_some_and(|expires| expires <= due))
             });
             if still_due && account.end_hold(&id, None, None).is_some() {
-                around.released();
                 let customer = account.id.clone();
+                around.released(&customer, &id);
                 self.expired.remember(&customer, &id, Fate::Released(0), None, now);
                 let hash = super::hash_in_shard(&customer);
                 self.close(slot, now, Around { hash, ..around });

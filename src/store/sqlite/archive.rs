@@ -7,18 +7,26 @@ use super::OpenError;
 use super::queue::{Change, Queue};
 use super::read::Reader;
 use crate::observe;
-use crate::policy::{CustomerId, EventId, Timestamp, Transaction};
+use crate::policy::{CustomerId, EventId, RecordedEvent, Timestamp, Transaction};
 use crate::store::memory::archive::{Archive, Counted, Opened, Recounted};
+use crate::store::{BalanceAsk, CheckOperation, KeptHold};
 
 #[derive(Debug)]
 pub(super) struct Books {
     pub(super) queue: Arc<Queue>,
     pub(super) reader: Reader,
+    /// Holds are written, too.
+    pub(super) keeps_holds: bool,
 }
 
 impl Books {
-    pub(super) fn new(path: &Path) -> Self {
-        Self { queue: Arc::default(), reader: Reader::new(path) }
+    pub(super) fn new(path: &Path, keeps_holds: bool) -> Self {
+        Self { queue: Arc::default(), reader: Reader::new(path), keeps_holds }
+    }
+
+    /// How many places a hold takes: for what ends it, and for itself.
+    pub(super) fn places_of_a_hold(&self) -> usize {
+        1 + usize::from(self.keeps_holds)
     }
 }
 
@@ -43,8 +51,18 @@ impl Archive for Books {
         self.queue.reserve(1)
     }
 
-    fn released(&self) {
-        self.queue.give_back(1);
+    fn held(&self, operation: &CheckOperation<'_>) {
+        if self.keeps_holds {
+            self.queue.put(Change::Held(kept(operation)));
+        }
+    }
+
+    fn released(&self, customer: &CustomerId, id: &EventId) {
+        if self.keeps_holds {
+            self.queue.put(Change::Released(customer.clone(), id.clone()));
+        } else {
+            self.queue.give_back(1);
+        }
     }
 
     fn is_settled(&self, customer: &CustomerId, id: &EventId) -> bool {
@@ -62,6 +80,22 @@ impl Archive for Books {
     fn is_credited(&self, customer: &CustomerId, balance: &str, reference: &str) -> bool {
         let credit = or_unknown(self.reader.credit(customer, balance, reference));
         credit.flatten().is_some()
+    }
+}
+
+fn kept(operation: &CheckOperation<'_>) -> KeptHold {
+    let price = |ask: BalanceAsk<'_>| Some((ask.balance.name.into(), ask.asked?));
+    KeptHold {
+        event: RecordedEvent {
+            id: operation.id.clone(),
+            customer: operation.customer.clone(),
+            event_type: operation.event_type.into(),
+            usage: operation.expected.clone(),
+            at: operation.now.wall(),
+            sequence: 0,
+            reverses: false,
+        },
+        charge: operation.balance.and_then(price),
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::definition::Note;
 use crate::policy::{CustomerId, EventId, Timestamp, Transaction};
+use crate::store::KeptHold;
 use crate::store::memory::archive::{Counted, Opened, Recounted};
 use crate::{Error, ErrorKind};
 
@@ -27,6 +28,8 @@ pub(super) enum Change {
     Opened(Opened),
     Recounted(Recounted),
     Noted(Vec<Note>),
+    Held(KeptHold),
+    Released(CustomerId, EventId),
 }
 
 #[derive(Debug, Default)]

@@ -129,12 +129,13 @@ impl Store for Sqlite {
         if operation.hold.is_none() {
             return self.memory.check(operation);
         }
-        if let Err(unavailable) = self.reserve(1) {
+        let places = self.books.places_of_a_hold();
+        if let Err(unavailable) = self.reserve(places) {
             return ready(Err(unavailable));
         }
         let checked = self.memory.check(operation).into_inner();
         if !checked.as_ref().is_ok_and(|checked| checked.place.is_some()) {
-            self.books.queue.give_back(1);
+            self.books.queue.give_back(places);
         }
         ready(checked)
     }
@@ -293,7 +294,9 @@ impl Store for Sqlite {
         self.books.queue.saw(now.wall());
         let file = schema::open_to_read(&self.path).map_err(OpenError::from)?;
         read::fill(&file, &self.memory, now.wall()).map_err(OpenError::from)?;
-        Ok(Some(definition::load(&file).map_err(OpenError::from)?))
+        let mut kept = definition::load(&file).map_err(OpenError::from)?;
+        kept.holds = read::holds(&file).map_err(OpenError::from)?;
+        Ok(Some(kept))
     }
 
     fn keep<'a>(&'a self, changes: &[Keep<'_>]) -> BoxFuture<'a, Result<(), Error>> {

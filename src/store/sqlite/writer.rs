@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use super::queue::{Change, Queue};
 use super::retain::Retention;
 use super::write::{self, Names};
-use super::{Durability, OpenError, row, schema};
+use super::{Durability, OpenError, SqliteOptions, row, schema};
 use crate::{Error, observe};
 
 /// How long a commit that failed waits to be tried again, at first and at most.
@@ -21,6 +21,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_s
 pub(super) struct Writer {
     path: PathBuf,
     durability: Durability,
+    keeps_holds: bool,
     queue: Arc<Queue>,
     /// `None` after something failed.
     file: Option<Connection>,
@@ -36,7 +37,7 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn start(
         path: PathBuf,
-        (durability, keep_events_for): (Durability, Option<Duration>),
+        SqliteOptions { durability, keep_events_for, ownerless_holds, .. }: &SqliteOptions,
         queue: Arc<Queue>,
         file: Connection,
     ) -> Result<thread::JoinHandle<()>, OpenError> {
@@ -44,8 +45,10 @@ impl Writer {
         let names = Names::default();
         let file = Some(file);
         let retention = keep_events_for.map(Retention::new);
+        let (durability, keeps_holds) = (*durability, ownerless_holds.are_kept());
+        let unsynced = None;
         let mut writer =
-            Self { path, durability, queue, file, names, number, retention, unsynced: None };
+            Self { path, durability, keeps_holds, queue, file, names, number, retention, unsynced };
         let thread = thread::Builder::new().name("limitry-sqlite".into());
         thread.spawn(move || writer.run()).map_err(OpenError::Io)
     }
@@ -95,7 +98,7 @@ impl Writer {
             }
         };
         if !group.is_empty() {
-            write::write(file, &mut self.names, group, self.number)?;
+            write::write(file, &mut self.names, group, self.number, self.keeps_holds)?;
         }
         if let Durability::Relaxed { .. } = self.durability {
             let since = *self.unsynced.get_or_insert_with(Instant::now);
