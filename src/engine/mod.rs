@@ -541,7 +541,7 @@ impl<S: Store> Inner<S> {
         self.settled(&ask.customer, ask.recorded_as(), hold.at, &settled);
         match settled.outcome {
             SettleOutcome::Recorded | SettleOutcome::Repeat | SettleOutcome::Stale => Ok(()),
-            SettleOutcome::TooOld | SettleOutcome::Full | SettleOutcome::Busy => {
+            SettleOutcome::TooOld | SettleOutcome::Full | SettleOutcome::Unavailable => {
                 Err(settled.outcome.into())
             }
         }
@@ -567,7 +567,7 @@ impl<S: Store> Inner<S> {
             SettleOutcome::Stale => "stale",
             SettleOutcome::TooOld => "too_old",
             SettleOutcome::Full => "full",
-            SettleOutcome::Busy => "busy",
+            SettleOutcome::Unavailable => "unavailable",
         });
         if !settled.alerts.is_empty() {
             self.alert(customer, event_type, at, settled);
@@ -614,9 +614,9 @@ impl From<SettleOutcome> for Error {
                 "the event is older than ids are remembered, so a repeat could not be told; \
                  record it without an id of its own",
             ),
-            SettleOutcome::Busy => Self::new(
+            SettleOutcome::Unavailable => Self::new(
                 ErrorKind::Unavailable,
-                "changes come faster than they are written; try again",
+                "the store cannot take the use now; try again under the same id",
             ),
             _ => Self::new(
                 ErrorKind::Unavailable,

@@ -525,8 +525,8 @@ pub enum SettleOutcome {
     TooOld,
     /// There is no place for another customer; nothing was counted.
     Full,
-    /// There is no place for another change until others are written; nothing was counted.
-    Busy,
+    /// The store cannot take it now, or cannot tell whether it is a repeat; nothing was counted.
+    Unavailable,
 }
 
 /// A change of a balance.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tower_limitry::backend::{MeterQuery, Permit};
 use tower_limitry::policy::Credit;
-use tower_limitry::store::Sqlite;
+use tower_limitry::store::sqlite::{Sqlite, backup, verify};
 use tower_limitry::{Check, ErrorKind, Event, NewBalance};
 
 use crate::file;
@@ -150,4 +150,68 @@ fn shown(value: rusqlite::types::Value) -> String {
         Value::Text(text) => text,
         other => format!("{other:?}"),
     }
+}
+
+/// Closing any handle of a file drops the locks that the process has on it; then whoever closes it
+/// in another process believes to be the last, and removes the log.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_looks_at_a_file_in_use_leaves_its_locks_alone() {
+    use std::os::unix::fs::MetadataExt;
+    let (path, copy) = (file::fresh(), file::fresh());
+    let books = hundred_a_day(&noon()).build_on(Sqlite::open(&path).unwrap()).unwrap().erased();
+    spend(&books, "ada", 5).await;
+    let file = format!(":{} ", path.metadata().unwrap().ino());
+    let is_locked = || std::fs::read_to_string("/proc/locks").unwrap().contains(&file);
+    assert!(is_locked());
+    backup(&path, &copy).unwrap();
+    assert!(is_locked());
+    verify(&path, time(NOON)).unwrap();
+    assert!(is_locked());
+    Sqlite::open(&path).unwrap_err();
+    assert!(is_locked());
+}
+
+/// What happens while the file is away is not taken for new, and no other file is begun in its place.
+#[tokio::test]
+async fn a_file_that_was_moved_away_is_missed_and_welcome_back() {
+    let (clock, path, away) = (noon(), file::fresh(), file::fresh());
+    let open = || {
+        let builder = hundred_a_day(&clock).default_balance(NewBalance::new("credits").initial(9));
+        builder.build_on(Sqlite::open(&path).unwrap()).unwrap().erased()
+    };
+    let event = || Event::new("ada", "chat", total(5)).id("row-1").at(time(NOON));
+    let credit = || Credit::new("ada", "credits", 1).reference("payment");
+    let books = open();
+    books.record(event()).await.unwrap();
+    books.credit(credit()).await.unwrap();
+    drop(books);
+    let books = open();
+    for ending in ["", "-wal", "-shm"] {
+        let of = |path: &std::path::Path| format!("{}{ending}", path.display());
+        std::fs::rename(of(&path), of(&away)).unwrap();
+    }
+    let unavailable = ErrorKind::Unavailable;
+    assert_eq!(books.record(event()).await.unwrap_err().kind(), unavailable);
+    assert_eq!(books.credit(credit()).await.unwrap_err().kind(), unavailable);
+    assert_eq!(failed(&books, ask("ada", 1).id("row-1")).await.kind(), unavailable);
+    // A group that cannot be written: the file is opened anew.
+    let other = rusqlite::Connection::open(&away).unwrap();
+    let refuse = "CREATE TRIGGER no BEFORE INSERT ON event BEGIN SELECT raise(ABORT, 'no'); END";
+    other.execute_batch(refuse).unwrap();
+    let settle = admitted(&books, Check::of("ada")).await.settle(total(7));
+    let mut settling = std::pin::pin!(settle);
+    let soon = tokio::time::timeout(Duration::from_millis(100), &mut settling).await;
+    assert!(soon.is_err() && !path.exists());
+    other.execute_batch("DROP TRIGGER no; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    other.close().unwrap();
+    for ending in ["-wal", "-shm", ""] {
+        let of = |path: &std::path::Path| format!("{}{ending}", path.display());
+        let _it_may_be_gone = std::fs::rename(of(&away), of(&path));
+    }
+    settling.await.unwrap();
+    assert!(!books.record(event()).await.unwrap().recorded);
+    assert!(!books.credit(credit()).await.unwrap().applied);
+    drop(books);
+    assert_eq!(used(&open(), "ada", "daily").await, amount(12));
 }

@@ -42,7 +42,7 @@ async fn fill(books: &Books) -> Vec<Permit> {
 #[track_caller]
 fn assert_busy(error: &Error) {
     assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert_names(error, &["faster than they are written"]);
+    assert_names(error, &["try again"]);
 }
 
 #[tokio::test]

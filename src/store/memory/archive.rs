@@ -41,14 +41,14 @@ pub(crate) trait Archive: fmt::Debug + Send + Sync {
     /// A hold ended without a settlement, or a place that was reserved for one stays empty.
     fn released(&self, customer: &CustomerId, id: &EventId);
 
-    /// Whether an event is kept under the id.
-    fn is_settled(&self, customer: &CustomerId, id: &EventId) -> bool;
+    /// Whether an event is kept under the id; `None` when that cannot be read.
+    fn is_settled(&self, customer: &CustomerId, id: &EventId) -> Option<bool>;
 
     /// Whether an event of that time, and with it its id, may have been let go.
     fn may_have_forgotten(&self, at: Timestamp) -> bool;
 
-    /// Whether a payment was credited.
-    fn is_credited(&self, customer: &CustomerId, balance: &str, reference: &str) -> bool;
+    /// Whether a payment was credited; `None` when that cannot be read.
+    fn is_credited(&self, customer: &CustomerId, balance: &str, reference: &str) -> Option<bool>;
 }
 
 /// An event, and all that it changed.

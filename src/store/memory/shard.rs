@@ -18,7 +18,8 @@ use super::archive::{Archive, Counted, CounterState, counters, ends_of};
 use super::customers::Customers;
 use super::ids::{Fate, HORIZON, Ids, LATE};
 use super::journal::Journal;
-use super::locked;
+use super::{full, locked};
+use crate::Error;
 use crate::policy::{
     Aggregation, Amount, Balance, CustomerId, EventId, NewBalance, RecordedEvent, Timestamp,
     Transaction, TransactionKind, Verdict, judge_balance, judge_limit,
@@ -109,25 +110,25 @@ impl Default for Shard {
 }
 
 impl Shard {
-    /// Judges, and places the hold. `None` when there is no place for another customer.
+    /// Judges, and places the hold.
     pub(super) fn check(
         &mut self,
         operation: CheckOperation<'_>,
         numbered: Option<Numbered<'_>>,
         around: Around<'_>,
-    ) -> Option<Checked> {
+    ) -> Result<Checked, Error> {
         let mut checked =
             Checked { outcome: Outcome::Stale, place: None, judged: Vec::new(), balance: None };
         if operation.epoch < self.epoch {
-            return Some(checked);
+            return Ok(checked);
         }
         self.expire(operation.now, around);
         let now = minute_now(operation.now.wall());
         self.walk(now, around);
         let slot = self.customers.find(around.hash, operation.customer);
-        if let Some(outcome) = self.met_before(&operation, slot, around) {
+        if let Some(outcome) = self.met_before(&operation, slot, around)? {
             checked.outcome = outcome;
-            return Some(checked);
+            return Ok(checked);
         }
 
         let account = slot.and_then(|slot| self.customers.get(slot));
@@ -152,16 +153,16 @@ impl Shard {
             checked.balance = Some(JudgedBalance { verdict, balance });
         }
         let Some(terms) = operation.hold.filter(|_| checked.outcome == Outcome::Allowed) else {
-            return Some(checked);
+            return Ok(checked);
         };
 
         let slot = match slot {
             Some(slot) => slot,
-            None => self.admit(operation.customer, around)?,
+            None => self.admit(operation.customer, around).ok_or_else(full)?,
         };
         self.serial = self.serial.wrapping_add(1);
         let serial = self.serial;
-        let account = self.customers.get_mut(slot)?;
+        let account = self.customers.get_mut(slot).ok_or_else(full)?;
         let mut hold = Hold {
             id: operation.id.clone(),
             serial,
@@ -212,7 +213,7 @@ impl Shard {
             archive.held(&operation);
         }
         checked.place = Some(place_of(slot, at, serial));
-        Some(checked)
+        Ok(checked)
     }
 
     /// Counts a use, and takes its usage.
@@ -342,10 +343,16 @@ impl Shard {
         if operation.epoch < self.epoch {
             return Some(SettleOutcome::Stale);
         }
-        let given = operation.origin == Origin::Given;
-        let known = || self.is_finished(operation.customer, operation.id, around);
-        (given && self.may_have_forgotten(operation, around) && !known())
-            .then_some(SettleOutcome::TooOld)
+        if operation.origin != Origin::Given {
+            return None;
+        }
+        match self.is_finished(operation.customer, operation.id, around) {
+            None => Some(SettleOutcome::Unavailable),
+            Some(false) if self.may_have_forgotten(operation, around) => {
+                Some(SettleOutcome::TooOld)
+            }
+            Some(_) => None,
+        }
     }
 
     /// Counts kept events once more, on a counter that was emptied.
@@ -365,10 +372,14 @@ impl Shard {
         state
     }
 
-    /// Whether a settlement is known under the id, here or where it is archived.
-    fn is_finished(&self, customer: &CustomerId, id: &EventId, around: Around<'_>) -> bool {
-        self.finished.fate(customer, id) == Some(Fate::Finished)
-            || around.archive.is_some_and(|archive| archive.is_settled(customer, id))
+    /// Whether a settlement is known under the id, here or where it is archived; `None` when that
+    /// cannot be told.
+    fn is_finished(&self, customer: &CustomerId, id: &EventId, around: Around<'_>) -> Option<bool> {
+        match around.archive {
+            _ if self.finished.fate(customer, id) == Some(Fate::Finished) => Some(true),
+            Some(archive) => archive.is_settled(customer, id),
+            None => Some(false),
+        }
     }
 
     /// Whether a repeat might not be told from a new event. An archive forgets no id before its
@@ -388,7 +399,7 @@ impl Shard {
             }
             // It had a hold, which has ended already.
             _ if key.place.is_some() || self.expired.take(key.customer, key.id) => {}
-            _ if self.is_finished(key.customer, key.id, around) => {}
+            _ if self.is_finished(key.customer, key.id, around) == Some(true) => {}
             _ => {
                 let fate = Fate::Released(key.attempt.unwrap_or_default());
                 self.finished.remember(key.customer, key.id, fate, None, now);
@@ -454,25 +465,26 @@ impl Shard {
         operation: &CheckOperation<'_>,
         slot: Option<u32>,
         around: Around<'_>,
-    ) -> Option<Outcome> {
+    ) -> Result<Option<Outcome>, Error> {
         match self.finished.fate(operation.customer, operation.id) {
-            Some(Fate::Finished) => return Some(Outcome::Finished),
+            Some(Fate::Finished) => return Ok(Some(Outcome::Finished)),
             Some(Fate::Released(attempt)) if attempt == operation.attempt => {
-                return Some(Outcome::Released);
+                return Ok(Some(Outcome::Released));
             }
             Some(Fate::Released(_)) | None => {}
         }
         // Only an id that a caller gave can come twice.
         if !operation.hold.is_some_and(|hold| hold.remember) {
-            return None;
+            return Ok(None);
         }
-        let archived = |archive: &dyn Archive| archive.is_settled(operation.customer, operation.id);
-        if around.archive.is_some_and(archived) {
-            return Some(Outcome::Finished);
+        match self.is_finished(operation.customer, operation.id, around) {
+            None => return Err(SettleOutcome::Unavailable.into()),
+            Some(true) => return Ok(Some(Outcome::Finished)),
+            Some(false) => {}
         }
-        let open = self.customers.get(slot?)?.open.as_ref()?;
-        let is_open = open.holds.iter().flatten().any(|hold| hold.id == *operation.id);
-        is_open.then_some(Outcome::Open)
+        let open = slot.and_then(|slot| self.customers.get(slot)?.open.as_ref());
+        let mut holds = open.iter().flat_map(|open| open.holds.iter().flatten());
+        Ok(holds.any(|hold| hold.id == *operation.id).then_some(Outcome::Open))
     }
 
     /// Ends a hold. Says where its customer is, and whether the id is to be remembered.
@@ -510,7 +522,7 @@ impl Shard {
         if let Some((slot, remember)) = hold {
             // Of an id that a caller gave, an earlier attempt may have been settled after its own
             // hold had expired.
-            if remember && self.is_finished(customer, id, around) {
+            if remember && self.is_finished(customer, id, around) == Some(true) {
                 around.released(customer, id);
                 self.close(slot, operation.now, around);
                 return Err(SettleOutcome::Repeat);
@@ -518,17 +530,20 @@ impl Shard {
             let unsure = matches!(operation.origin, Origin::Unsure(_));
             return Ok((slot, remember || unsure));
         }
-        let finished = || self.is_finished(customer, id, around);
+        if operation.origin != Origin::Fresh {
+            match self.is_finished(customer, id, around) {
+                None => return Err(SettleOutcome::Unavailable),
+                Some(true) => return Err(SettleOutcome::Repeat),
+                Some(false) => {}
+            }
+        }
         match operation.origin {
             Origin::Fresh => {}
-            Origin::Held(_) | Origin::Unsure(_) | Origin::Given if finished() => {
-                return Err(SettleOutcome::Repeat);
-            }
             Origin::Held(_) if self.expired.fate(customer, id).is_none() => {
                 return Err(SettleOutcome::Repeat);
             }
             Origin::Held(_) | Origin::Unsure(_) if !around.reserve() => {
-                return Err(SettleOutcome::Busy);
+                return Err(SettleOutcome::Unavailable);
             }
             Origin::Held(_) => {
                 self.expired.take(customer, id);

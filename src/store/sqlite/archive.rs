@@ -65,9 +65,11 @@ impl Archive for Books {
         }
     }
 
-    fn is_settled(&self, customer: &CustomerId, id: &EventId) -> bool {
-        self.queue.is_given(customer, id)
-            || or_unknown(self.reader.has_event(customer, id)).unwrap_or_default()
+    fn is_settled(&self, customer: &CustomerId, id: &EventId) -> Option<bool> {
+        if self.queue.is_given(customer, id) {
+            return Some(true);
+        }
+        or_unknown(self.reader.has_event(customer, id))
     }
 
     fn may_have_forgotten(&self, at: Timestamp) -> bool {
@@ -77,9 +79,9 @@ impl Archive for Books {
         }
     }
 
-    fn is_credited(&self, customer: &CustomerId, balance: &str, reference: &str) -> bool {
+    fn is_credited(&self, customer: &CustomerId, balance: &str, reference: &str) -> Option<bool> {
         let credit = or_unknown(self.reader.credit(customer, balance, reference));
-        credit.flatten().is_some()
+        credit.map(|credit| credit.is_some())
     }
 }
 
@@ -99,8 +101,8 @@ fn kept(operation: &CheckOperation<'_>) -> KeptHold {
     }
 }
 
-/// What could not be read is not there, as far as memory can tell. The file says the last word: it
-/// takes no id and no payment twice, and its writer fails rather than count one again.
+/// What could not be read may be there: counted again, it would stop the writer, for the file takes
+/// no id and no payment twice.
 fn or_unknown<T>(read: rusqlite::Result<T>) -> Option<T> {
     read.inspect_err(|error| observe::not_written(&OpenError::Sqlite(clone(error)).into())).ok()
 }

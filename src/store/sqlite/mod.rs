@@ -276,8 +276,8 @@ impl SqliteOptions {
     }
 
     fn open_at(self, path: PathBuf) -> Result<Sqlite, OpenError> {
-        schema::look(&path)?;
         let lock = Lock::take(&path, self.open_wait)?;
+        schema::look(&path)?;
         let file = schema::open(&path, self.durability)?;
         let ownerless = ownerless(&file, self.ownerless_holds)?;
         let books = Arc::new(Books::new(&path, self.ownerless_holds.are_kept()));

@@ -72,7 +72,8 @@ impl Sqlite {
     fn reserve(&self, places: usize) -> Result<(), Error> {
         self.books.queue.is_open()?;
         if !self.books.queue.reserve(places) {
-            return Err(SettleOutcome::Busy.into());
+            let message = "changes come faster than they are written; try again";
+            return Err(Error::new(ErrorKind::Unavailable, message));
         }
         Ok(())
     }
@@ -151,7 +152,7 @@ impl Store for Sqlite {
             self.books.queue.give_back(1);
         }
         let nothing = |settled: &Settled| {
-            matches!(settled.outcome, SettleOutcome::Stale | SettleOutcome::Busy)
+            matches!(settled.outcome, SettleOutcome::Stale | SettleOutcome::Unavailable)
         };
         let waits = !settled.as_ref().is_ok_and(nothing);
         let commit = if waits { self.books.queue.committed() } else { None };

@@ -89,6 +89,11 @@ impl Writer {
                 let file = reopen(&self.path, self.durability)?;
                 let number = row::state(&file, "group")?.unwrap_or_default();
                 let file = closed.insert(file);
+                // Somebody has put another in its place.
+                if number < self.number - 1 {
+                    self.file = None;
+                    return Err(OpenError::Foreign);
+                }
                 // It failed only after it was written.
                 if number >= self.number {
                     self.unsynced = None;
@@ -151,6 +156,8 @@ impl Durability {
 /// reads well: a sync that failed is not repeated by the operating system. So it is all written once
 /// more, into the file itself.
 fn reopen(path: &Path, durability: Durability) -> Result<Connection, OpenError> {
+    // It is not made anew where somebody has moved it away.
+    std::fs::metadata(path).map_err(OpenError::Io)?;
     let file = schema::open(path, durability)?;
     if checkpoint(&file)? { Ok(file) } else { Err(OpenError::InUse) }
 }
