@@ -155,8 +155,7 @@ impl<S: Store> Engine<S> {
         &self,
         work: impl Future<Output = Result<(), Error>> + Send + 'static,
     ) -> FinishFuture {
-        let runtime = Handle::try_current().ok().or_else(|| self.0.runtime.clone());
-        let Some(runtime) = runtime else {
+        let Some(runtime) = self.0.runtime() else {
             let message = "a store that waits needs a tokio runtime; build the engine inside one";
             return FinishFuture::done(Err(Error::new(ErrorKind::Unavailable, message)));
         };
@@ -313,6 +312,10 @@ enum Scope {
 }
 
 impl<S: Store> Inner<S> {
+    fn runtime(&self) -> Option<Handle> {
+        Handle::try_current().ok().or_else(|| self.runtime.clone())
+    }
+
     #[inline]
     fn now(&self) -> Timestamp {
         self.steady.steady(&*self.clock)
