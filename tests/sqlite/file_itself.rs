@@ -215,3 +215,55 @@ async fn a_file_that_was_moved_away_is_missed_and_welcome_back() {
     drop(books);
     assert_eq!(used(&open(), "ada", "daily").await, amount(12));
 }
+
+#[tokio::test]
+async fn a_path_is_a_path_whatever_is_in_it() {
+    let folder = file::fresh();
+    std::fs::create_dir(&folder).unwrap();
+    let path = folder.join("file:a b%20c?mode=memory&x=1#é'\".db");
+    let copy = folder.join("copy's \"of\" it?.db");
+    let books = hundred_a_day(&noon()).open(&format!("sqlite:{}", path.display())).unwrap();
+    spend(&books, "ada", 5).await;
+    backup(&path, &copy).unwrap();
+    drop(books);
+    for path in [&path, &copy] {
+        assert_eq!(verify(path, time(NOON)).unwrap().found, []);
+        let store = Sqlite::open(path).unwrap();
+        let books = hundred_a_day(&noon()).build_on(store).unwrap().erased();
+        assert_eq!(used(&books, "ada", "daily").await, amount(5));
+    }
+    let mut names: Vec<_> =
+        std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names.len(), 4, "{names:?}");
+}
+
+/// A folder in which not even root may write.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_cannot_be_written_is_told() {
+    let error = Sqlite::open("/proc/usage.db").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_names(&error, &["cannot be read or written"]);
+    let error = hundred_a_day(&noon()).open("sqlite:/proc/usage.db").unwrap_err();
+    assert_names(&error, &["backend", "cannot be read or written", "os error"]);
+}
+
+/// Between memory, which forgets it after ten minutes, and the file, which does not have it yet.
+#[tokio::test]
+async fn an_id_is_known_while_its_event_waits_for_the_file() {
+    let (clock, path) = (noon(), file::fresh());
+    let books = hundred_a_day(&clock).build_on(Sqlite::open(&path).unwrap()).unwrap().erased();
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let order = || Check::of("ada").id("order-1");
+    let settling = admitted(&books, order()).await.settle(total(5));
+    clock.advance(11 * MINUTE);
+    // Memory lets go of what is old when it learns of something new.
+    drop(admitted(&books, Check::of("ada").id("order-2")).await.settle(total(1)));
+    assert!(admitted(&books, order()).await.was_settled());
+    other.execute_batch("ROLLBACK").unwrap();
+    settling.await.unwrap();
+    assert!(admitted(&books, order()).await.was_settled());
+    assert_eq!(used(&books, "ada", "daily").await, amount(6));
+}
