@@ -109,22 +109,15 @@ impl Sqlite {
                 }
             }
         }
-        loop {
-            let recounted = self.memory.recount_from(&change, |sums| {
-                if !change.counters.is_empty() {
-                    self.books.queue.flush()?;
-                    let meanwhile = reader.events_after(counted).map_err(OpenError::from)?;
-                    meanwhile.iter().for_each(|event| tally.count(&change, event));
-                    *sums = std::mem::take(&mut tally);
-                }
-                Ok(reader.forgotten().map_err(OpenError::from)?)
-            });
-            // A file that cannot be written is waited for, while nobody else has to wait.
-            match recounted {
-                Err(_) if self.books.queue.is_open().is_err() => self.committed(Ok(())).await?,
-                recounted => return recounted,
+        self.memory.recount_from(&change, |sums| {
+            if !change.counters.is_empty() {
+                self.books.queue.flush()?;
+                let meanwhile = reader.events_after(counted).map_err(OpenError::from)?;
+                meanwhile.iter().for_each(|event| tally.count(&change, event));
+                *sums = tally;
             }
-        }
+            Ok(reader.forgotten().map_err(OpenError::from)?)
+        })
     }
 }
 
