@@ -155,6 +155,16 @@ pub(crate) fn not_written(error: &crate::Error) {
     let _ = error;
 }
 
+/// So many requests were running when the process before ended.
+#[cfg(feature = "sqlite")]
+pub(crate) fn ownerless_holds(left: usize) {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.ownerless_holds").increment(left as u64);
+    #[cfg(feature = "tracing")]
+    tracing::warn!(target: "tower_limitry", left, "requests were running when the process ended");
+    let _ = left;
+}
+
 /// How the outbox stands.
 #[cfg(feature = "outbox")]
 #[cfg_attr(not(feature = "metrics"), expect(unused_variables))]

@@ -814,6 +814,8 @@ mod one_hold {
                 lines: std::slice::from_mut(&mut line),
                 balance: None,
                 hold: hold.then_some(terms),
+                event_type: "request",
+                expected: &Usage::new(),
             };
             (block_on(self.store.check(operation)).unwrap(), line.judged)
         }

@@ -113,6 +113,7 @@ impl Store for Waiting {
         let (epoch, now, hold) = (operation.epoch, operation.now.read(), operation.hold);
         let (id, customer) = (operation.id.clone(), operation.customer.clone());
         let attempt = operation.attempt;
+        let (event_type, expected) = (operation.event_type.to_owned(), operation.expected.clone());
         let mut lines: Vec<CheckLine> = operation.lines.to_vec();
         let balance = operation
             .balance
@@ -133,6 +134,8 @@ impl Store for Waiting {
                     lines: &mut lines,
                     balance,
                     hold,
+                    event_type: &event_type,
+                    expected: &expected,
                 }))?;
                 checked.judged = lines.iter().map(|line| line.judged).collect();
                 Ok(checked)

@@ -66,13 +66,14 @@ impl<S: Store> Admin for Engine<S> {
     }
 
     fn put_meter(&self, meter: Meter) -> BoxFuture<'_, Result<(), Error>> {
-        let kept = meter.clone();
+        let (inner, kept) = (Arc::clone(&self.0), meter.clone());
         let change = move |definitions: &mut Definitions| Ok(definitions.put_meter(meter)?);
-        Box::pin(async move { self.0.redefine(|_| None, change, Keep::Meter(&kept)).await })
+        let work = async move { inner.redefine(|_| None, change, Keep::Meter(&kept)).await };
+        Box::pin(self.0.to_the_end(work))
     }
 
     fn remove_meter(&self, id: String) -> BoxFuture<'_, Result<bool, Error>> {
-        let removed = id.clone();
+        let (inner, removed) = (Arc::clone(&self.0), id.clone());
         let change = move |definitions: &mut Definitions| {
             if let Some(limit) = definitions.reader(&id) {
                 let message = format!("meter {id:?} is read by limit {limit:?}; remove that first");
@@ -80,7 +81,8 @@ impl<S: Store> Admin for Engine<S> {
             }
             Ok(definitions.remove_meter(&id))
         };
-        Box::pin(async move { self.0.redefine(|_| None, change, Keep::NoMeter(&removed)).await })
+        let work = async move { inner.redefine(|_| None, change, Keep::NoMeter(&removed)).await };
+        Box::pin(self.0.to_the_end(work))
     }
 
     fn limits(&self) -> BoxFuture<'_, Result<Vec<Limit>, Error>> {
@@ -88,21 +90,25 @@ impl<S: Store> Admin for Engine<S> {
     }
 
     fn put_limit(&self, limit: Limit) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async move {
+        let inner = Arc::clone(&self.0);
+        let work = async move {
             let only =
                 |definitions: &Definitions| only_owner(definitions.limit(limit.id()), Some(&limit));
             let after = limit.clone();
             let change = |definitions: &mut Definitions| Ok(definitions.put_limit(after)?);
-            self.0.redefine(only, change, Keep::Limit(&limit)).await
-        })
+            inner.redefine(only, change, Keep::Limit(&limit)).await
+        };
+        Box::pin(self.0.to_the_end(work))
     }
 
     fn remove_limit(&self, id: String) -> BoxFuture<'_, Result<bool, Error>> {
-        Box::pin(async move {
+        let inner = Arc::clone(&self.0);
+        let work = async move {
             let only = |definitions: &Definitions| only_owner(definitions.limit(&id), None);
             let change = |definitions: &mut Definitions| Ok(definitions.remove_limit(&id));
-            self.0.redefine(only, change, Keep::NoLimit(&id)).await
-        })
+            inner.redefine(only, change, Keep::NoLimit(&id)).await
+        };
+        Box::pin(self.0.to_the_end(work))
     }
 
     fn customer(&self, id: CustomerId) -> BoxFuture<'_, Result<Option<Customer>, Error>> {
@@ -126,17 +132,20 @@ impl<S: Store> Admin for Engine<S> {
     }
 
     fn put_customer(&self, customer: Customer) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(self.0.put_customer(customer))
+        let inner = Arc::clone(&self.0);
+        Box::pin(self.0.to_the_end(async move { inner.put_customer(customer).await }))
     }
 
     fn remove_customer(&self, id: CustomerId) -> BoxFuture<'_, Result<bool, Error>> {
-        Box::pin(async move {
-            let there = self.0.accounts.get(&id).is_some_and(|known| known.customer.is_some());
+        let inner = Arc::clone(&self.0);
+        let work = async move {
+            let there = inner.accounts.get(&id).is_some_and(|known| known.customer.is_some());
             if there {
-                self.0.describe(&id, None, None).await?;
+                inner.describe(&id, None, None).await?;
             }
             Ok(there)
-        })
+        };
+        Box::pin(self.0.to_the_end(work))
     }
 
     fn balances(&self, customer: CustomerId) -> BoxFuture<'_, Result<Vec<Balance>, Error>> {
@@ -477,6 +486,20 @@ impl<S: Store> Inner<S> {
         }
         reading.complete = forgotten.is_none_or(|forgotten| forgotten < start);
         Ok(reading)
+    }
+
+    /// Runs a change of the definitions to its end once it has begun, whoever waits for it: cut off
+    /// in the middle, it would leave counters that nobody counts. Without a runtime it ends with its
+    /// caller.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let Some(runtime) = self.runtime() else { return work.await };
+        runtime.spawn(work).await.unwrap_or_else(|_| {
+            let message = "the runtime ended before the definitions were changed";
+            Err(Error::new(ErrorKind::TimedOut, message))
+        })
     }
 
     /// Changes definitions: the rules, then the plans, then the counters that are new in them.

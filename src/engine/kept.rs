@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
@@ -13,8 +14,11 @@ use super::definitions::Definitions;
 use super::{Engine, Inner};
 use crate::Error;
 use crate::policy::CustomerId;
-use crate::policy::catalog::Rule;
-use crate::store::{Keep, Kept, Store};
+use crate::policy::catalog::{PlanLine, Rule};
+use crate::store::{Keep, Kept, KeptHold, Origin, SettleOperation, SettleOutcome, Store};
+
+/// How many holds of earlier processes are settled together.
+const AT_ONCE: usize = 1_000;
 
 /// Who counts on which counters.
 #[derive(Debug, Default)]
@@ -93,8 +97,12 @@ pub(super) fn counters(rules: &[Rule]) -> BTreeSet<u32> {
 
 impl<S: Store> Engine<S> {
     /// Goes on from what the store has kept. Blocks while counters that are new to it are counted.
-    pub(super) fn take_up(&self, kept: Kept) -> Result<(), Error> {
-        block_on(self.0.take_up(kept))
+    pub(super) fn take_up(&self, mut kept: Kept) -> Result<(), Error> {
+        let holds = std::mem::take(&mut kept.holds);
+        block_on(async {
+            self.0.take_up(kept).await?;
+            self.0.settle_kept(&holds).await
+        })
     }
 }
 
@@ -142,6 +150,43 @@ impl<S: Store> Inner<S> {
         }
         since.extend(after.changes(&both));
         self.store.keep(&since).await
+    }
+
+    /// Settles the holds of which nobody is left, each as it was estimated.
+    async fn settle_kept(&self, holds: &[KeptHold]) -> Result<(), Error> {
+        for some in holds.chunks(AT_ONCE) {
+            let answers: Vec<_> = some.iter().map(|hold| self.settle_one_kept(hold)).collect();
+            for (KeptHold { event, .. }, answer) in some.iter().zip(answers) {
+                let settled = answer.await?;
+                self.tell(&settled, || event.clone());
+                self.settled(&event.customer, &event.event_type, event.at, &settled);
+                if !matches!(settled.outcome, SettleOutcome::Recorded | SettleOutcome::Repeat) {
+                    return Err(settled.outcome.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_one_kept(&self, KeptHold { event, charge }: &KeptHold) -> S::Settle {
+        let known = self.accounts.get(&event.customer);
+        let catalog = self.catalog.load();
+        let plan = Self::plan(known.as_deref(), &catalog, Some(&event.event_type));
+        let window = |_, line: &PlanLine| self.window(known.as_deref(), line, event.at);
+        self.store.settle(SettleOperation {
+            epoch: self.epoch.load(Ordering::Acquire),
+            now: self.moment(),
+            id: &event.id,
+            customer: &event.customer,
+            // Nobody can have settled it, and the id may come again.
+            origin: Origin::Unsure(0),
+            event_type: &event.event_type,
+            usage: &mut event.usage.clone(),
+            at: event.at,
+            lines: &Self::settle_lines(plan, &event.usage, window),
+            charge: charge.as_ref().map(|(balance, amount)| (self.balance(balance), *amount)),
+            reverses: false,
+        })
     }
 }
 

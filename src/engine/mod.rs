@@ -155,8 +155,7 @@ impl<S: Store> Engine<S> {
         &self,
         work: impl Future<Output = Result<(), Error>> + Send + 'static,
     ) -> FinishFuture {
-        let runtime = Handle::try_current().ok().or_else(|| self.0.runtime.clone());
-        let Some(runtime) = runtime else {
+        let Some(runtime) = self.0.runtime() else {
             let message = "a store that waits needs a tokio runtime; build the engine inside one";
             return FinishFuture::done(Err(Error::new(ErrorKind::Unavailable, message)));
         };
@@ -320,6 +319,10 @@ enum Scope {
 }
 
 impl<S: Store> Inner<S> {
+    fn runtime(&self) -> Option<Handle> {
+        Handle::try_current().ok().or_else(|| self.runtime.clone())
+    }
+
     #[inline]
     fn now(&self) -> Timestamp {
         self.steady.steady(&*self.clock)
@@ -443,6 +446,8 @@ impl<S: Store> Inner<S> {
             lines: &mut resolved.lines,
             balance,
             hold: hold.then_some(terms),
+            event_type: ask.recorded_as(),
+            expected: &ask.expected,
         })
     }
 
@@ -550,7 +555,9 @@ impl<S: Store> Inner<S> {
         self.settled(&ask.customer, ask.recorded_as(), hold.at, &settled);
         match settled.outcome {
             SettleOutcome::Recorded | SettleOutcome::Repeat | SettleOutcome::Stale => Ok(()),
-            SettleOutcome::TooOld | SettleOutcome::Full => Err(settled.outcome.into()),
+            SettleOutcome::TooOld | SettleOutcome::Full | SettleOutcome::Unavailable => {
+                Err(settled.outcome.into())
+            }
         }
     }
 
@@ -574,6 +581,7 @@ impl<S: Store> Inner<S> {
             SettleOutcome::Stale => "stale",
             SettleOutcome::TooOld => "too_old",
             SettleOutcome::Full => "full",
+            SettleOutcome::Unavailable => "unavailable",
         });
         if !settled.alerts.is_empty() {
             self.alert(customer, event_type, at, settled);
@@ -619,6 +627,10 @@ impl From<SettleOutcome> for Error {
                 ErrorKind::TooOld,
                 "the event is older than ids are remembered, so a repeat could not be told; \
                  record it without an id of its own",
+            ),
+            SettleOutcome::Unavailable => Self::new(
+                ErrorKind::Unavailable,
+                "the store cannot take the use now; try again under the same id",
             ),
             _ => Self::new(
                 ErrorKind::Unavailable,

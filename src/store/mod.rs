@@ -69,8 +69,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Drops the hold if it is still there, counts the event, charges the balance and keeps the
     /// event.
     ///
-    /// Atomic, and once for each id. Never refuses: counters go over their caps and balances under
-    /// their minimum. Sums that do not fit are held at the largest amount and reported.
+    /// Atomic, and once for each id. Never refuses what has a hold: counters go over their caps and
+    /// balances under their minimum. Sums that do not fit are held at the largest amount and reported.
     fn settle(&self, operation: SettleOperation<'_>) -> Self::Settle;
 
     /// Drops the hold if it is there. For an id that is not known, remembers that it was released.
@@ -201,6 +201,15 @@ pub struct Found {
     pub charge: Option<Transaction>,
 }
 
+/// A hold that was kept: what to record when nobody is left to settle it.
+#[derive(Clone, Debug)]
+pub struct KeptHold {
+    /// The event as estimated, under the id of the hold.
+    pub event: RecordedEvent,
+    /// The balance and the price of the estimate.
+    pub charge: Option<(CompactString, Amount)>,
+}
+
 /// What a store kept of earlier processes.
 #[derive(Debug, Default)]
 pub struct Kept {
@@ -218,6 +227,9 @@ pub struct Kept {
     pub limits: Vec<Limit>,
     /// Customers of whom something is known beyond usage.
     pub customers: Vec<Customer>,
+    /// Holds of earlier processes, to be settled as they were estimated. A store that keeps them
+    /// forgets each in the step that counts its event.
+    pub holds: Vec<KeptHold>,
 }
 
 /// Something to keep for the next process.
@@ -283,6 +295,10 @@ pub struct CheckOperation<'a> {
     pub balance: Option<BalanceAsk<'a>>,
     /// Whether to place a hold; `None` only looks.
     pub hold: Option<HoldTerms>,
+    /// The type of the event that is expected, for a store that keeps holds for the next process.
+    pub event_type: &'a str,
+    /// Its amounts and dimensions as estimated.
+    pub expected: &'a Usage,
 }
 
 /// How long a hold lives, and whether its id is one that a caller may send again.
@@ -510,6 +526,8 @@ pub enum SettleOutcome {
     TooOld,
     /// There is no place for another customer; nothing was counted.
     Full,
+    /// The store cannot take it now, or cannot tell whether it is a repeat; nothing was counted.
+    Unavailable,
 }
 
 /// A change of a balance.

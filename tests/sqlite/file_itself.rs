@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tower_limitry::backend::{MeterQuery, Permit};
 use tower_limitry::policy::Credit;
-use tower_limitry::store::Sqlite;
+use tower_limitry::store::sqlite::{Sqlite, backup, verify};
 use tower_limitry::{Check, ErrorKind, Event, NewBalance};
 
 use crate::file;
@@ -150,4 +150,120 @@ fn shown(value: rusqlite::types::Value) -> String {
         Value::Text(text) => text,
         other => format!("{other:?}"),
     }
+}
+
+/// Closing any handle of a file drops the locks that the process has on it; then whoever closes it
+/// in another process believes to be the last, and removes the log.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_looks_at_a_file_in_use_leaves_its_locks_alone() {
+    use std::os::unix::fs::MetadataExt;
+    let (path, copy) = (file::fresh(), file::fresh());
+    let books = hundred_a_day(&noon()).build_on(Sqlite::open(&path).unwrap()).unwrap().erased();
+    spend(&books, "ada", 5).await;
+    let file = format!(":{} ", path.metadata().unwrap().ino());
+    let is_locked = || std::fs::read_to_string("/proc/locks").unwrap().contains(&file);
+    assert!(is_locked());
+    backup(&path, &copy).unwrap();
+    assert!(is_locked());
+    verify(&path, time(NOON)).unwrap();
+    assert!(is_locked());
+    Sqlite::open(&path).unwrap_err();
+    assert!(is_locked());
+}
+
+/// What happens while the file is away is not taken for new, and no other file is begun in its place.
+#[tokio::test]
+async fn a_file_that_was_moved_away_is_missed_and_welcome_back() {
+    let (clock, path, away) = (noon(), file::fresh(), file::fresh());
+    let open = || {
+        let builder = hundred_a_day(&clock).default_balance(NewBalance::new("credits").initial(9));
+        builder.build_on(Sqlite::open(&path).unwrap()).unwrap().erased()
+    };
+    let event = || Event::new("ada", "chat", total(5)).id("row-1").at(time(NOON));
+    let credit = || Credit::new("ada", "credits", 1).reference("payment");
+    let books = open();
+    books.record(event()).await.unwrap();
+    books.credit(credit()).await.unwrap();
+    drop(books);
+    let books = open();
+    for ending in ["", "-wal", "-shm"] {
+        let of = |path: &std::path::Path| format!("{}{ending}", path.display());
+        std::fs::rename(of(&path), of(&away)).unwrap();
+    }
+    let unavailable = ErrorKind::Unavailable;
+    assert_eq!(books.record(event()).await.unwrap_err().kind(), unavailable);
+    assert_eq!(books.credit(credit()).await.unwrap_err().kind(), unavailable);
+    assert_eq!(failed(&books, ask("ada", 1).id("row-1")).await.kind(), unavailable);
+    // A group that cannot be written: the file is opened anew.
+    let other = rusqlite::Connection::open(&away).unwrap();
+    let refuse = "CREATE TRIGGER no BEFORE INSERT ON event BEGIN SELECT raise(ABORT, 'no'); END";
+    other.execute_batch(refuse).unwrap();
+    let settle = admitted(&books, Check::of("ada")).await.settle(total(7));
+    let mut settling = std::pin::pin!(settle);
+    let soon = tokio::time::timeout(Duration::from_millis(100), &mut settling).await;
+    assert!(soon.is_err() && !path.exists());
+    other.execute_batch("DROP TRIGGER no; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    other.close().unwrap();
+    for ending in ["-wal", "-shm", ""] {
+        let of = |path: &std::path::Path| format!("{}{ending}", path.display());
+        let _it_may_be_gone = std::fs::rename(of(&away), of(&path));
+    }
+    settling.await.unwrap();
+    assert!(!books.record(event()).await.unwrap().recorded);
+    assert!(!books.credit(credit()).await.unwrap().applied);
+    drop(books);
+    assert_eq!(used(&open(), "ada", "daily").await, amount(12));
+}
+
+#[tokio::test]
+async fn a_path_is_a_path_whatever_is_in_it() {
+    let folder = file::fresh();
+    std::fs::create_dir(&folder).unwrap();
+    let path = folder.join("file:a b%20c?mode=memory&x=1#é'\".db");
+    let copy = folder.join("copy's \"of\" it?.db");
+    let books = hundred_a_day(&noon()).open(&format!("sqlite:{}", path.display())).unwrap();
+    spend(&books, "ada", 5).await;
+    backup(&path, &copy).unwrap();
+    drop(books);
+    for path in [&path, &copy] {
+        assert_eq!(verify(path, time(NOON)).unwrap().found, []);
+        let store = Sqlite::open(path).unwrap();
+        let books = hundred_a_day(&noon()).build_on(store).unwrap().erased();
+        assert_eq!(used(&books, "ada", "daily").await, amount(5));
+    }
+    let mut names: Vec<_> =
+        std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names.len(), 4, "{names:?}");
+}
+
+/// A folder in which not even root may write.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_cannot_be_written_is_told() {
+    let error = Sqlite::open("/proc/usage.db").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_names(&error, &["cannot be read or written"]);
+    let error = hundred_a_day(&noon()).open("sqlite:/proc/usage.db").unwrap_err();
+    assert_names(&error, &["backend", "cannot be read or written", "os error"]);
+}
+
+/// Between memory, which forgets it after ten minutes, and the file, which does not have it yet.
+#[tokio::test]
+async fn an_id_is_known_while_its_event_waits_for_the_file() {
+    let (clock, path) = (noon(), file::fresh());
+    let books = hundred_a_day(&clock).build_on(Sqlite::open(&path).unwrap()).unwrap().erased();
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let order = || Check::of("ada").id("order-1");
+    let settling = admitted(&books, order()).await.settle(total(5));
+    clock.advance(11 * MINUTE);
+    // Memory lets go of what is old when it learns of something new.
+    drop(admitted(&books, Check::of("ada").id("order-2")).await.settle(total(1)));
+    assert!(admitted(&books, order()).await.was_settled());
+    other.execute_batch("ROLLBACK").unwrap();
+    settling.await.unwrap();
+    assert!(admitted(&books, order()).await.was_settled());
+    assert_eq!(used(&books, "ada", "daily").await, amount(6));
 }

@@ -8,6 +8,8 @@ mod crash;
 mod disk;
 mod file_itself;
 mod keeping;
+mod ownerless;
+mod places;
 mod reopen;
 mod verify;
 

@@ -244,3 +244,20 @@ async fn a_task_that_has_used_up_its_turn_opens_them_all_the_same() {
     while turns.acquire().now_or_never().is_some() {}
     drop(open(everything(&noon()), &path));
 }
+
+/// Its caller may hang up: a limit that counted only what comes from now on would let everything in.
+#[tokio::test]
+async fn a_limit_is_counted_to_the_end_though_nobody_waits_for_it() {
+    let (clock, path) = (noon(), file::fresh());
+    let books = open(tokens(&clock), &path);
+    books.record(chat("ada", 30)).await.unwrap();
+    let limit = || Limit::per_day("daily", "tokens", 100);
+    assert!(books.put_limit(limit()).now_or_never().is_none());
+    books.put_limit(limit()).await.unwrap();
+    assert_eq!(used(&books, "ada", "daily").await, amount(30));
+    let vienna = || Customer::new("ada").zone("Europe/Vienna");
+    books.record(chat("ada", 7).at(time("2026-02-28T23:30:00Z"))).await.unwrap();
+    assert!(books.put_customer(vienna()).now_or_never().is_none());
+    books.put_customer(vienna()).await.unwrap();
+    assert_eq!(used(&books, "ada", "daily").await, amount(37));
+}

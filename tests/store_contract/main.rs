@@ -207,6 +207,7 @@ macro_rules! store_suite {
                     a_limit_added_later_does_not_count_what_was_taken_back,
                     the_highest_and_the_latest_stay_as_they_were_seen,
                     an_event_that_is_not_there_is_not_found,
+                    what_takes_an_event_back_is_told,
                 ]
             }
         }

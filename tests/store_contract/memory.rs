@@ -238,3 +238,25 @@ async fn many_are_recorded_together_or_not_at_all_though_ids_are_let_go() {
     assert_eq!(error.kind(), ErrorKind::TooOld);
     assert_eq!(used(&books, "ada", "daily").await, amount(16_384));
 }
+
+/// Of an event whose charge may be forgotten, only half would be taken back.
+#[tokio::test]
+async fn an_event_is_not_taken_back_without_its_charge() {
+    use tower_limitry::policy::Credit;
+    let books = hundred_a_day(&noon())
+        .memory(Memory::new().keep_events(2))
+        .default_balance(tower_limitry::NewBalance::new("credits").initial(50))
+        .build()
+        .unwrap()
+        .erased();
+    let charged = Check::of("ada").charge("credits", |usage| usage.value("total_tokens"));
+    let permit = admitted(&books, charged).await;
+    let id = permit.id().unwrap().clone();
+    permit.settle(total(30)).await.unwrap();
+    for _ in 0..2 {
+        books.credit(Credit::new("bob", "credits", 1)).await.unwrap();
+    }
+    let error = books.void("ada", &id).await.unwrap_err();
+    assert_eq!(error.kind(), tower_limitry::ErrorKind::NotFound);
+    assert_eq!(used(&books, "ada", "daily").await, amount(30));
+}

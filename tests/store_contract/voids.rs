@@ -119,3 +119,19 @@ pub(crate) async fn an_event_that_is_not_there_is_not_found(open: Open) {
     }
     assert_eq!(used(&books, "ada", "daily").await, amount(30));
 }
+
+pub(crate) async fn what_takes_an_event_back_is_told(open: Open) {
+    use std::sync::{Arc, Mutex};
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&told);
+    let books = open(hundred_a_day(&noon()).on_event(move |event| {
+        let value = event.usage().value("total_tokens").unwrap();
+        heard.lock().unwrap().push((event.id().to_string(), value, event.is_reversal()));
+    }));
+    let id = books.record(chat("ada", 30).id("wrong").at(time(NOON))).await.unwrap().id;
+    for _ in 0..2 {
+        books.void("ada", &id).await.unwrap();
+    }
+    let void = ("void:wrong".to_owned(), amount(-30), true);
+    assert_eq!(*told.lock().unwrap(), [("wrong".to_owned(), amount(30), false), void]);
+}

@@ -12,10 +12,13 @@ use super::account::{Account, FOREVER, Tag, minute};
 use crate::policy::{
     Aggregation, Balance, CustomerId, EventId, RecordedEvent, Timestamp, Transaction, Window,
 };
-use crate::store::SettleLine;
+use crate::store::{CheckOperation, SettleLine};
 
 /// Takes the place of the journal. Everything is called under the lock of the customer concerned, so
 /// the changes of one customer arrive in the order in which they were made.
+///
+/// Every hold that is placed has a place here already, reserved before: a settlement that finds its
+/// hold uses it, every other end of a hold gives it back.
 pub(crate) trait Archive: fmt::Debug + Send + Sync {
     /// A use was counted.
     fn counted(&self, counted: Counted);
@@ -29,14 +32,23 @@ pub(crate) trait Archive: fmt::Debug + Send + Sync {
     /// Counters were counted again.
     fn recounted(&self, recounted: Recounted);
 
-    /// Whether an event is kept under the id.
-    fn is_settled(&self, customer: &CustomerId, id: &EventId) -> bool;
+    /// Reserves a place for a settlement that has no hold, if there is one.
+    fn reserve(&self) -> bool;
+
+    /// A hold was placed.
+    fn held(&self, operation: &CheckOperation<'_>);
+
+    /// A hold ended without a settlement, or a place that was reserved for one stays empty.
+    fn released(&self, customer: &CustomerId, id: &EventId);
+
+    /// Whether an event is kept under the id; `None` when that cannot be read.
+    fn is_settled(&self, customer: &CustomerId, id: &EventId) -> Option<bool>;
 
     /// Whether an event of that time, and with it its id, may have been let go.
     fn may_have_forgotten(&self, at: Timestamp) -> bool;
 
-    /// Whether a payment was credited.
-    fn is_credited(&self, customer: &CustomerId, balance: &str, reference: &str) -> bool;
+    /// Whether a payment was credited; `None` when that cannot be read.
+    fn is_credited(&self, customer: &CustomerId, balance: &str, reference: &str) -> Option<bool>;
 }
 
 /// An event, and all that it changed.

@@ -115,7 +115,15 @@ impl Journal {
             .iter()
             .rev()
             .find(|transaction| transaction.id == *id && transaction.customer == *customer);
-        Some(Found { event: event?.clone(), charge: charge.cloned() })
+        let event = event?;
+        // A charge that was let go cannot be told from none.
+        let oldest = self.transactions.kept.front();
+        let may_be_gone = self.transactions.count > self.transactions.kept.len() as u64
+            && oldest.is_none_or(|oldest| oldest.at >= event.at);
+        if charge.is_none() && may_be_gone {
+            return None;
+        }
+        Some(Found { event: event.clone(), charge: charge.cloned() })
     }
 
     pub(super) fn transaction(

@@ -14,7 +14,7 @@ use compact_str::CompactString;
 
 use super::{
     BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Moment, Origin,
-    Recount, SettleOperation, Settled, Store,
+    Recount, SettleOperation, SettleOutcome, Settled, Store,
 };
 use crate::policy::{
     Amount, Balance, Credited, CustomerId, Debited, EventId, NewBalance, RecordedEvent, Timestamp,
@@ -173,14 +173,17 @@ impl Memory {
             .reference
             .filter(|_| kind == TransactionKind::Credit)
             .map(|reference| (change.customer.clone(), numbered.number, Box::from(reference)));
-        let credited = |(customer, number, text): &(CustomerId, u32, Box<str>)| {
-            let archive = self.archive.as_ref();
-            shard.references.contains(&(customer.clone(), *number, text.clone()))
-                || archive
-                    .is_some_and(|archive| archive.is_credited(customer, change.balance.name, text))
-        };
-        if reference.as_ref().is_some_and(credited) {
-            return Ok((balance, None));
+        if let Some(reference) = &reference {
+            let credited = match &self.archive {
+                _ if shard.references.contains(reference) => Some(true),
+                Some(archive) => {
+                    archive.is_credited(change.customer, change.balance.name, &reference.2)
+                }
+                None => Some(false),
+            };
+            if credited.ok_or(SettleOutcome::Unavailable)? {
+                return Ok((balance, None));
+            }
         }
         let after = if kind == TransactionKind::Credit {
             balance.current.checked_add(change.amount).ok_or_else(|| {
@@ -230,7 +233,7 @@ impl Store for Memory {
         let hash = hash(operation.customer);
         let numbered = operation.balance.and_then(|ask| self.numbered(ask.balance));
         let checked = locked(self.shard(hash)).check(operation, numbered, self.around(hash));
-        ready(checked.ok_or_else(full))
+        ready(checked)
     }
 
     fn settle(&self, mut operation: SettleOperation<'_>) -> Self::Settle {

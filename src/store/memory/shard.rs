@@ -18,7 +18,8 @@ use super::archive::{Archive, Counted, CounterState, counters, ends_of};
 use super::customers::Customers;
 use super::ids::{Fate, HORIZON, Ids, LATE};
 use super::journal::Journal;
-use super::locked;
+use super::{full, locked};
+use crate::Error;
 use crate::policy::{
     Aggregation, Amount, Balance, CustomerId, EventId, NewBalance, RecordedEvent, Timestamp,
     Transaction, TransactionKind, Verdict, judge_balance, judge_limit,
@@ -67,6 +68,19 @@ pub(super) struct Around<'a> {
     pub(super) archive: Option<&'a dyn Archive>,
 }
 
+impl Around<'_> {
+    /// Reserves a place for a settlement where it is to be kept.
+    fn reserve(&self) -> bool {
+        self.archive.is_none_or(|archive| archive.reserve())
+    }
+
+    fn released(&self, customer: &CustomerId, id: &EventId) {
+        if let Some(archive) = self.archive {
+            archive.released(customer, id);
+        }
+    }
+}
+
 /// A balance's number, and its terms where the customer has none of their own.
 #[derive(Clone, Copy)]
 pub(super) struct Numbered<'a> {
@@ -99,25 +113,25 @@ impl Default for Shard {
 }
 
 impl Shard {
-    /// Judges, and places the hold. `None` when there is no place for another customer.
+    /// Judges, and places the hold.
     pub(super) fn check(
         &mut self,
         operation: CheckOperation<'_>,
         numbered: Option<Numbered<'_>>,
         around: Around<'_>,
-    ) -> Option<Checked> {
+    ) -> Result<Checked, Error> {
         let mut checked =
             Checked { outcome: Outcome::Stale, place: None, judged: Vec::new(), balance: None };
         if operation.epoch < self.epoch {
-            return Some(checked);
+            return Ok(checked);
         }
         self.expire(operation.now, around);
         let now = minute_now(operation.now.wall());
         self.walk(now, around);
         let slot = self.customers.find(around.hash, operation.customer);
-        if let Some(outcome) = self.met_before(&operation, slot, around) {
+        if let Some(outcome) = self.met_before(&operation, slot, around)? {
             checked.outcome = outcome;
-            return Some(checked);
+            return Ok(checked);
         }
 
         let account = slot.and_then(|slot| self.customers.get(slot));
@@ -142,16 +156,16 @@ impl Shard {
             checked.balance = Some(JudgedBalance { verdict, balance });
         }
         let Some(terms) = operation.hold.filter(|_| checked.outcome == Outcome::Allowed) else {
-            return Some(checked);
+            return Ok(checked);
         };
 
         let slot = match slot {
             Some(slot) => slot,
-            None => self.admit(operation.customer, around)?,
+            None => self.admit(operation.customer, around).ok_or_else(full)?,
         };
         self.serial = self.serial.wrapping_add(1);
         let serial = self.serial;
-        let account = self.customers.get_mut(slot)?;
+        let account = self.customers.get_mut(slot).ok_or_else(full)?;
         let mut hold = Hold {
             id: operation.id.clone(),
             serial,
@@ -167,7 +181,7 @@ impl Shard {
             account.cells.reserve_exact(operation.lines.len() + balance);
         }
         let mut hint = 0;
-        for line in operation.lines {
+        for line in operation.lines.iter_mut() {
             let amount = line.holds();
             if amount == Amount::ZERO {
                 continue;
@@ -198,8 +212,11 @@ impl Shard {
         if let Some(expires) = expires {
             self.expire_at(expires, slot, operation.id);
         }
+        if let Some(archive) = around.archive {
+            archive.held(&operation);
+        }
         checked.place = Some(place_of(slot, at, serial));
-        Some(checked)
+        Ok(checked)
     }
 
     /// Counts a use, and takes its usage.
@@ -318,10 +335,16 @@ impl Shard {
         if operation.epoch < self.epoch {
             return Some(SettleOutcome::Stale);
         }
-        let given = operation.origin == Origin::Given;
-        let known = || self.is_finished(operation.customer, operation.id, around);
-        (given && self.may_have_forgotten(operation, around) && !known())
-            .then_some(SettleOutcome::TooOld)
+        if operation.origin != Origin::Given {
+            return None;
+        }
+        match self.is_finished(operation.customer, operation.id, around) {
+            None => Some(SettleOutcome::Unavailable),
+            Some(false) if self.may_have_forgotten(operation, around) => {
+                Some(SettleOutcome::TooOld)
+            }
+            Some(_) => None,
+        }
     }
 
     /// So that no id is let go while so many are recorded together: one of them could then be too old.
@@ -346,10 +369,14 @@ impl Shard {
         state
     }
 
-    /// Whether a settlement is known under the id, here or where it is archived.
-    fn is_finished(&self, customer: &CustomerId, id: &EventId, around: Around<'_>) -> bool {
-        self.finished.knows(customer, id, Fate::Finished)
-            || around.archive.is_some_and(|archive| archive.is_settled(customer, id))
+    /// Whether a settlement is known under the id, here or where it is archived; `None` when that
+    /// cannot be told.
+    fn is_finished(&self, customer: &CustomerId, id: &EventId, around: Around<'_>) -> Option<bool> {
+        match around.archive {
+            _ if self.finished.knows(customer, id, Fate::Finished) => Some(true),
+            Some(archive) => archive.is_settled(customer, id),
+            None => Some(false),
+        }
     }
 
     /// Whether a repeat might not be told from a new event. An archive forgets no id before its
@@ -363,12 +390,16 @@ impl Shard {
 
     pub(super) fn release(&mut self, key: HoldKey<'_>, now: Moment<'_>, around: Around<'_>) {
         match self.end_hold(key.customer, key.id, key.place, key.attempt, around) {
-            Some((slot, _)) => self.close(slot, now, around),
+            Some((slot, _)) => {
+                around.released(key.customer, key.id);
+                self.close(slot, now, around);
+            }
             // It had a hold, which has ended already. Of an id that a caller gave, one that expired may
             // be another check's, which is still to be settled.
             _ if key.attempt.is_none_or(|attempt| attempt == 0)
                 && self.expired.take(key.customer, key.id, Fate::Expired) => {}
-            _ if key.place.is_some() || self.is_finished(key.customer, key.id, around) => {}
+            _ if key.place.is_some()
+                || self.is_finished(key.customer, key.id, around) == Some(true) => {}
             _ => {
                 let fate = Fate::Released(key.attempt.unwrap_or_default());
                 self.finished.remember(key.customer, key.id, fate, None, now);
@@ -434,25 +465,26 @@ impl Shard {
         operation: &CheckOperation<'_>,
         slot: Option<u32>,
         around: Around<'_>,
-    ) -> Option<Outcome> {
+    ) -> Result<Option<Outcome>, Error> {
         let (customer, id) = (operation.customer, operation.id);
         if self.finished.knows(customer, id, Fate::Finished) {
-            return Some(Outcome::Finished);
+            return Ok(Some(Outcome::Finished));
         }
         if self.finished.knows(customer, id, Fate::Released(operation.attempt)) {
-            return Some(Outcome::Released);
+            return Ok(Some(Outcome::Released));
         }
         // Only an id that a caller gave can come twice.
         if !operation.hold.is_some_and(|hold| hold.remember) {
-            return None;
+            return Ok(None);
         }
-        let archived = |archive: &dyn Archive| archive.is_settled(operation.customer, operation.id);
-        if around.archive.is_some_and(archived) {
-            return Some(Outcome::Finished);
+        match self.is_finished(operation.customer, operation.id, around) {
+            None => return Err(SettleOutcome::Unavailable.into()),
+            Some(true) => return Ok(Some(Outcome::Finished)),
+            Some(false) => {}
         }
-        let open = self.customers.get(slot?)?.open.as_ref()?;
-        let is_open = open.holds.iter().flatten().any(|hold| hold.id == *id);
-        is_open.then_some(Outcome::Open)
+        let open = slot.and_then(|slot| self.customers.get(slot)?.open.as_ref());
+        let mut holds = open.iter().flat_map(|open| open.holds.iter().flatten());
+        Ok(holds.any(|hold| hold.id == *id).then_some(Outcome::Open))
     }
 
     /// Ends a hold. Says where its customer is, and whether the id is to be remembered.
@@ -490,22 +522,32 @@ impl Shard {
         if let Some((slot, remember)) = hold {
             // Of an id that a caller gave, an earlier attempt may have been settled after its own
             // hold had expired.
-            if remember && self.is_finished(customer, id, around) {
+            if remember && self.is_finished(customer, id, around) == Some(true) {
+                around.released(customer, id);
                 self.close(slot, operation.now, around);
                 return Err(SettleOutcome::Repeat);
             }
             let unsure = matches!(operation.origin, Origin::Unsure(_));
             return Ok((slot, remember || unsure));
         }
+        if operation.origin != Origin::Fresh {
+            match self.is_finished(customer, id, around) {
+                None => return Err(SettleOutcome::Unavailable),
+                Some(true) => return Err(SettleOutcome::Repeat),
+                Some(false) => {}
+            }
+        }
         match operation.origin {
             Origin::Fresh => {}
-            Origin::Held(_) | Origin::Unsure(_) | Origin::Given
-                if self.is_finished(customer, id, around) =>
-            {
+            Origin::Held(_) if !self.expired.knows(customer, id, Fate::Expired) => {
                 return Err(SettleOutcome::Repeat);
             }
-            Origin::Held(_) if self.expired.take(customer, id, Fate::Expired) => {}
-            Origin::Held(_) => return Err(SettleOutcome::Repeat),
+            Origin::Held(_) | Origin::Unsure(_) if !around.reserve() => {
+                return Err(SettleOutcome::Unavailable);
+            }
+            Origin::Held(_) => {
+                self.expired.take(customer, id, Fate::Expired);
+            }
             Origin::Unsure(_) => {}
             Origin::Given => {
                 if self.may_have_forgotten(operation, around) {
@@ -522,7 +564,12 @@ impl Shard {
         match slot.or_else(|| self.admit(customer, Around { most, ..around })) {
             // The id of an expired hold may be a caller's, who may send it again.
             Some(slot) => Ok((slot, operation.origin != Origin::Fresh)),
-            None => Err(SettleOutcome::Full),
+            None => {
+                if matches!(operation.origin, Origin::Unsure(_)) {
+                    around.released(customer, id);
+                }
+                Err(SettleOutcome::Full)
+            }
         }
     }
 
@@ -582,6 +629,7 @@ impl Shard {
             });
             if still_due && account.end_hold(&id, None, None).is_some() {
                 let customer = account.id.clone();
+                around.released(&customer, &id);
                 self.expired.remember(&customer, &id, Fate::Expired, None, now);
                 let hash = super::hash_in_shard(&customer);
                 self.close(slot, now, Around { hash, ..around });

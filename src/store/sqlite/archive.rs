@@ -7,18 +7,26 @@ use super::OpenError;
 use super::queue::{Change, Queue};
 use super::read::Reader;
 use crate::observe;
-use crate::policy::{CustomerId, EventId, Timestamp, Transaction};
+use crate::policy::{CustomerId, EventId, RecordedEvent, Timestamp, Transaction};
 use crate::store::memory::archive::{Archive, Counted, Opened, Recounted};
+use crate::store::{BalanceAsk, CheckOperation, KeptHold};
 
 #[derive(Debug)]
 pub(super) struct Books {
     pub(super) queue: Arc<Queue>,
     pub(super) reader: Reader,
+    /// Holds are written, too.
+    pub(super) keeps_holds: bool,
 }
 
 impl Books {
-    pub(super) fn new(path: &Path) -> Self {
-        Self { queue: Arc::default(), reader: Reader::new(path) }
+    pub(super) fn new(path: &Path, keeps_holds: bool) -> Self {
+        Self { queue: Arc::default(), reader: Reader::new(path), keeps_holds }
+    }
+
+    /// How many places a hold takes: for what ends it, and for itself.
+    pub(super) fn places_of_a_hold(&self) -> usize {
+        1 + usize::from(self.keeps_holds)
     }
 }
 
@@ -36,12 +44,32 @@ impl Archive for Books {
     }
 
     fn recounted(&self, recounted: Recounted) {
-        self.queue.put(Change::Recounted(recounted));
+        self.queue.put_beyond(Change::Recounted(recounted));
     }
 
-    fn is_settled(&self, customer: &CustomerId, id: &EventId) -> bool {
-        self.queue.is_given(customer, id)
-            || or_unknown(self.reader.has_event(customer, id)).unwrap_or_default()
+    fn reserve(&self) -> bool {
+        self.queue.reserve(1)
+    }
+
+    fn held(&self, operation: &CheckOperation<'_>) {
+        if self.keeps_holds {
+            self.queue.put(Change::Held(kept(operation)));
+        }
+    }
+
+    fn released(&self, customer: &CustomerId, id: &EventId) {
+        if self.keeps_holds {
+            self.queue.put(Change::Released(customer.clone(), id.clone()));
+        } else {
+            self.queue.give_back(1);
+        }
+    }
+
+    fn is_settled(&self, customer: &CustomerId, id: &EventId) -> Option<bool> {
+        if self.queue.is_given(customer, id) {
+            return Some(true);
+        }
+        or_unknown(self.reader.has_event(customer, id))
     }
 
     fn may_have_forgotten(&self, at: Timestamp) -> bool {
@@ -51,14 +79,30 @@ impl Archive for Books {
         }
     }
 
-    fn is_credited(&self, customer: &CustomerId, balance: &str, reference: &str) -> bool {
+    fn is_credited(&self, customer: &CustomerId, balance: &str, reference: &str) -> Option<bool> {
         let credit = or_unknown(self.reader.credit(customer, balance, reference));
-        credit.flatten().is_some()
+        credit.map(|credit| credit.is_some())
     }
 }
 
-/// What could not be read is not there, as far as memory can tell. The file says the last word: it
-/// takes no id and no payment twice, and its writer fails rather than count one again.
+fn kept(operation: &CheckOperation<'_>) -> KeptHold {
+    let price = |ask: BalanceAsk<'_>| Some((ask.balance.name.into(), ask.asked?));
+    KeptHold {
+        event: RecordedEvent {
+            id: operation.id.clone(),
+            customer: operation.customer.clone(),
+            event_type: operation.event_type.into(),
+            usage: operation.expected.clone(),
+            at: operation.now.wall(),
+            sequence: 0,
+            reverses: false,
+        },
+        charge: operation.balance.and_then(price),
+    }
+}
+
+/// What could not be read may be there: counted again, it would stop the writer, for the file takes
+/// no id and no payment twice.
 fn or_unknown<T>(read: rusqlite::Result<T>) -> Option<T> {
     read.inspect_err(|error| observe::not_written(&OpenError::Sqlite(clone(error)).into())).ok()
 }

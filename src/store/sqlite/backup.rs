@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::Path;
 
+use rusqlite::Connection;
 use rusqlite::types::FromSqlError;
 
 use super::{OpenError, schema};
@@ -23,7 +24,7 @@ use crate::{Error, ErrorKind};
 /// was written by then is not under the name given.
 pub fn backup(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), Error> {
     let (from, to) = (from.as_ref(), to.as_ref());
-    schema::look(from)?;
+    let file = schema::open_ours(from)?;
     if fs::symlink_metadata(to).is_ok() {
         let message = "there is a file at the path of the backup already; give another";
         return Err(Error::new(ErrorKind::Conflict, message));
@@ -31,7 +32,7 @@ pub fn backup(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), Error>
     let mut part: OsString = to.as_os_str().to_owned();
     part.push("-part");
     let part = Path::new(&part);
-    let copied = copy(from, part, to);
+    let copied = copy(&file, part, to);
     if copied.is_err() {
         // What went wrong is told; what is left of it is of no use.
         let _ = fs::remove_file(part);
@@ -39,8 +40,7 @@ pub fn backup(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), Error>
     Ok(copied?)
 }
 
-fn copy(from: &Path, part: &Path, to: &Path) -> Result<(), OpenError> {
-    let file = schema::open_to_read(from)?;
+fn copy(file: &Connection, part: &Path, to: &Path) -> Result<(), OpenError> {
     let target = part.to_str().ok_or(rusqlite::Error::from(FromSqlError::InvalidType))?;
     file.execute("VACUUM INTO ?1", [target])?;
     // SQLite does not sync what it vacuums into.

@@ -30,8 +30,8 @@
 //! Checks are decided in memory, which is filled from the file when it is opened. What they lead to
 //! is written by one thread that commits everything that waits together, so that one sync of the
 //! disk serves many requests; a settlement is answered when its commit is as durable as
-//! [`Durability`] says. Holds are not written: they end with the process that placed them, and what
-//! they set aside is free again when the file is opened.
+//! [`Durability`] says. Holds end with the process that placed them, and what they set aside is free
+//! again when the file is opened; what they cost then is said by [`OwnerlessHolds`].
 //!
 //! # When the file cannot be written
 //!
@@ -39,6 +39,11 @@
 //! same changes under the same ids. Until then new checks are answered
 //! [`Unavailable`](crate::ErrorKind::Unavailable), and no settlement is acknowledged: each waits,
 //! as long as its caller does.
+//!
+//! 65,536 requests may run or wait to be written at a time. Each that is admitted has its place for
+//! the settlement from its check on; who finds none is answered
+//! [`Unavailable`](crate::ErrorKind::Unavailable), as is what has no request behind it: events,
+//! credits and debits.
 //!
 //! [`backup`] copies the books while they are in use. [`verify`] works out every counter and balance
 //! anew and tells where the file differs.
@@ -75,8 +80,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rusqlite::Connection;
+
 use crate::store::Memory;
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, observe};
 
 mod archive;
 mod backup;
@@ -106,6 +113,7 @@ pub struct Sqlite {
     books: Arc<Books>,
     writer: Option<JoinHandle<()>>,
     path: PathBuf,
+    ownerless: usize,
     _lock: Lock,
 }
 
@@ -129,8 +137,15 @@ impl Sqlite {
             durability: Durability::Full,
             open_wait: Duration::ZERO,
             keep_events_for: None,
+            ownerless_holds: OwnerlessHolds::default(),
             memory: Memory::new(),
         }
+    }
+
+    /// How many requests were running when the process before ended, as far as their holds were
+    /// written. What they cost is said by [`OwnerlessHolds`].
+    pub fn ownerless(&self) -> usize {
+        self.ownerless
     }
 }
 
@@ -165,6 +180,32 @@ pub enum Durability {
     },
 }
 
+/// What the holds of a process that was killed cost, when the file is opened again.
+///
+/// A hold that expires while the process lives costs nothing in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OwnerlessHolds {
+    /// Nothing: the requests may never have been answered. Holds are not written, and so cannot be
+    /// counted, either; those that are in the file, because an earlier process wrote them, are
+    /// counted and dropped. The default: nobody pays for what was not measured.
+    #[default]
+    CostNothing,
+    /// Their estimate, and its price. Each is recorded once, when the file is opened, as an event
+    /// under the id and at the time of its check; a later settlement under the id is a repeat.
+    ///
+    /// Every hold is written, and removed in the transaction that settles or releases it. A check
+    /// does not wait for that: one of the last few milliseconds before the end may be missing, and
+    /// costs nothing. A request takes two places while its hold is not written.
+    CostTheirEstimate,
+}
+
+impl OwnerlessHolds {
+    fn are_kept(self) -> bool {
+        self == Self::CostTheirEstimate
+    }
+}
+
 /// Opens a file in another way than [`Sqlite::open`].
 ///
 /// ```
@@ -182,6 +223,7 @@ pub struct SqliteOptions {
     durability: Durability,
     open_wait: Duration,
     keep_events_for: Option<Duration>,
+    ownerless_holds: OwnerlessHolds,
     memory: Memory,
 }
 
@@ -207,6 +249,11 @@ impl SqliteOptions {
         Self { keep_events_for: Some(time), ..self }
     }
 
+    /// What the holds of a process that was killed cost; nothing unless set.
+    pub fn ownerless_holds(self, cost: OwnerlessHolds) -> Self {
+        Self { ownerless_holds: cost, ..self }
+    }
+
     /// Takes so many customers at once, as [`Memory::max_customers`] does. Those that are in the file
     /// already have their place.
     pub fn max_customers(self, most: usize) -> Self {
@@ -229,17 +276,29 @@ impl SqliteOptions {
     }
 
     fn open_at(self, path: PathBuf) -> Result<Sqlite, OpenError> {
-        schema::look(&path)?;
         let lock = Lock::take(&path, self.open_wait)?;
+        schema::look(&path)?;
         let file = schema::open(&path, self.durability)?;
-        let books = Arc::new(Books::new(&path));
+        let ownerless = ownerless(&file, self.ownerless_holds)?;
+        let books = Arc::new(Books::new(&path, self.ownerless_holds.are_kept()));
         books.queue.number_from(row::place(&file, "event")?, row::place(&file, "transaction")?);
         let queue = Arc::clone(&books.queue);
-        let kept = (self.durability, self.keep_events_for);
-        let writer = Some(Writer::start(path.clone(), kept, queue, file)?);
+        let writer = Some(Writer::start(path.clone(), &self, queue, file)?);
         let memory = self.memory.archived(Arc::clone(&books) as _);
-        Ok(Sqlite { memory, books, writer, path, _lock: lock })
+        Ok(Sqlite { memory, books, writer, path, ownerless, _lock: lock })
     }
+}
+
+/// Counts the holds that were left, and drops them if they cost nothing.
+fn ownerless(file: &Connection, cost: OwnerlessHolds) -> rusqlite::Result<usize> {
+    let left = file.query_row("SELECT count(*) FROM hold", [], |row| row.get(0))?;
+    if left > 0 {
+        observe::ownerless_holds(left);
+        if !cost.are_kept() {
+            file.execute("DELETE FROM hold", [])?;
+        }
+    }
+    Ok(left)
 }
 
 /// Why a file is not opened or cannot be read or written.

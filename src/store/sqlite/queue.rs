@@ -9,12 +9,13 @@ use tokio::sync::oneshot;
 
 use super::definition::Note;
 use crate::policy::{CustomerId, EventId, Timestamp, Transaction};
+use crate::store::KeptHold;
 use crate::store::memory::archive::{Counted, Opened, Recounted};
 use crate::{Error, ErrorKind};
 
-/// How many changes may wait before new requests are turned away. Those of requests that run
-/// already have their place beyond it.
-pub(super) const MOST: usize = 65_536;
+/// How many places there are: for changes that are not committed yet, and for those that running
+/// requests will make.
+pub(super) const PLACES: usize = 65_536;
 
 /// How many changes are committed together at most.
 const GROUP: usize = 4_096;
@@ -27,6 +28,8 @@ pub(super) enum Change {
     Opened(Opened),
     Recounted(Recounted),
     Noted(Vec<Note>),
+    Held(KeptHold),
+    Released(CustomerId, EventId),
 }
 
 #[derive(Debug, Default)]
@@ -38,7 +41,8 @@ pub(super) struct Queue {
     done: Condvar,
     /// The last commit failed: nothing new is taken until one succeeds.
     failing: AtomicBool,
-    length: AtomicUsize,
+    /// How many places are taken.
+    taken: AtomicUsize,
     /// The time of the newest step, in nanoseconds.
     now: AtomicI64,
 }
@@ -76,16 +80,21 @@ impl Queue {
         waiting.transactions = transactions;
     }
 
-    /// Whether new requests may be taken.
+    /// Whether anything new is taken.
     pub(super) fn is_open(&self) -> Result<(), Error> {
-        if self.failing.load(Ordering::Relaxed) {
-            return Err(unavailable());
-        }
-        if self.length.load(Ordering::Relaxed) >= MOST {
-            let message = "the file takes changes more slowly than they come";
-            return Err(Error::new(ErrorKind::Unavailable, message));
-        }
-        Ok(())
+        if self.failing.load(Ordering::Relaxed) { Err(unavailable()) } else { Ok(()) }
+    }
+
+    /// Reserves places for changes that are about to be made, for all of them or none. Each is taken
+    /// until its change is committed, or until it is given back.
+    pub(super) fn reserve(&self, places: usize) -> bool {
+        let more = |taken: usize| taken.checked_add(places).filter(|taken| *taken <= PLACES);
+        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// Nothing will come into these places.
+    pub(super) fn give_back(&self, places: usize) {
+        self.taken.fetch_sub(places, Ordering::Relaxed);
     }
 
     /// A step was taken at that time. There is no other clock here.
@@ -97,6 +106,7 @@ impl Queue {
         Timestamp::from_nanos(self.now.load(Ordering::Relaxed))
     }
 
+    /// Puts a counted use into the place that was reserved for it.
     pub(super) fn count(&self, mut counted: Counted) {
         let mut waiting = self.lock();
         waiting.events += 1;
@@ -112,6 +122,7 @@ impl Queue {
         self.push(waiting, Change::Counted(counted));
     }
 
+    /// Puts a transaction into the place that was reserved for it.
     pub(super) fn transact(&self, mut transaction: Transaction) -> u64 {
         let mut waiting = self.lock();
         waiting.transactions += 1;
@@ -121,15 +132,22 @@ impl Queue {
         sequence
     }
 
+    /// Puts a change into the place that was reserved for it.
     pub(super) fn put(&self, change: Change) {
         self.push(self.lock(), change);
+    }
+
+    /// Puts a change of the definitions, of which there is one at a time, whether or not there is a
+    /// place.
+    pub(super) fn put_beyond(&self, change: Change) {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        self.put(change);
     }
 
     fn push(&self, mut waiting: MutexGuard<'_, Waiting>, change: Change) {
         let was_idle = waiting.changes.is_empty();
         waiting.changes.push_back(change);
         waiting.pushed += 1;
-        self.length.store(waiting.changes.len(), Ordering::Relaxed);
         drop(waiting);
         if was_idle {
             self.work.notify_one();
@@ -198,7 +216,6 @@ impl Queue {
         }
         let length = waiting.changes.len().min(GROUP);
         group.extend(waiting.changes.drain(..length));
-        self.length.store(waiting.changes.len(), Ordering::Relaxed);
         Some(())
     }
 
@@ -208,6 +225,7 @@ impl Queue {
         let mut waiting = self.lock();
         self.failing.store(false, Ordering::Relaxed);
         waiting.committed += group.len() as u64;
+        self.give_back(group.len());
         for change in group.drain(..) {
             if let Change::Counted(Counted { event, given: true, .. }) = change {
                 waiting.given.remove(&(event.customer, event.id));

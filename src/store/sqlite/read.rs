@@ -13,7 +13,7 @@ use super::row::{self, Kinds};
 use super::{OpenError, schema};
 use crate::policy::{Amount, CustomerId, EventId, RecordedEvent, Timestamp, Transaction};
 use crate::store::memory::archive::{CounterState, WindowEnd};
-use crate::store::{Found, Memory};
+use crate::store::{Found, KeptHold, Memory};
 
 /// How many events a reader takes at once.
 const CHUNK: usize = 512;
@@ -62,6 +62,23 @@ pub(super) fn fill(file: &Connection, memory: &Memory, now: Timestamp) -> rusqli
         memory.restore_alert(&row.get(0)?, row.get_ref(1)?.as_str()?, end, percent);
     }
     Ok(())
+}
+
+/// The holds that earlier processes left, oldest first.
+pub(super) fn holds(file: &Connection) -> rusqlite::Result<Vec<KeptHold>> {
+    let mut holds = file.prepare(
+        "SELECT 0, h.id, c.name, h.kind, h.at, h.amounts, h.texts, h.balance, h.charge \
+         FROM hold h JOIN customer c ON c.id = h.customer ORDER BY h.at",
+    )?;
+    let mut kinds = Kinds::default();
+    let hold = |row: &Row<'_>| {
+        let charge = match row.get::<_, Option<String>>(7)? {
+            Some(balance) => Some((balance.into(), row.get(8)?)),
+            None => None,
+        };
+        Ok(KeptHold { event: row::event(file, &mut kinds, row)?, charge })
+    };
+    holds.query_map([], hold)?.collect()
 }
 
 /// Reads beside the writer.

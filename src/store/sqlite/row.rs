@@ -171,7 +171,7 @@ struct Kind {
 pub(super) const EVENTS: &str = "SELECT e.sequence, e.id, c.name, e.kind, e.at, e.amounts, e.texts \
                                  FROM event e JOIN customer c ON c.id = e.customer";
 
-/// Reads a row of [`EVENTS`].
+/// Reads a row that begins as those of [`EVENTS`].
 pub(super) fn event(
     file: &Connection,
     kinds: &mut Kinds,

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use super::{Durability, OpenError};
 
@@ -19,7 +19,8 @@ const STEPS: [&str; 1] = [include_str!("schema.sql")];
 /// Refuses a file that is not ours to write, before anything could be written to it.
 ///
 /// Reads SQLite's own header (<https://sqlite.org/fileformat2.html>, section 1.3): the version at
-/// offset 60, the application at 68.
+/// offset 60, the application at 68. Only for a file that this process does not have open: closing
+/// any handle of it would drop the locks that SQLite has on it.
 pub(super) fn look(path: &Path) -> Result<(), OpenError> {
     let mut header = [0; 100];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
@@ -50,7 +51,6 @@ fn judge(application: i32, version: i32) -> Result<(), OpenError> {
 
 /// Opens the file for writing and brings it up to date.
 pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, OpenError> {
-    look(path)?;
     let mut file =
         connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     let (application, tables) = (number(&file, "application_id")?, tables(&file)?);
@@ -71,6 +71,18 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, Op
     file.pragma_update(None, "cache_size", -65_536)?;
     file.set_prepared_statement_cache_capacity(64);
     migrate(&mut file)?;
+    Ok(file)
+}
+
+/// Opens a file for reading, in use or not, if it is ours.
+pub(super) fn open_ours(path: &Path) -> Result<Connection, OpenError> {
+    let file = open_to_read(path)?;
+    let application =
+        number(&file, "application_id").map_err(|error| match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => OpenError::Foreign,
+            _ => error.into(),
+        })?;
+    judge(application, number(&file, "user_version")?)?;
     Ok(file)
 }
 

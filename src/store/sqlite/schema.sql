@@ -93,6 +93,20 @@ CREATE TABLE ledger (
 CREATE UNIQUE INDEX ledger_payment ON ledger (balance, reference)
 WHERE reference IS NOT NULL AND amount > 0;
 
+-- What is recorded of a request that nobody is left to settle, where that is asked for: as an event,
+-- with its charge. A row is there while the request runs.
+CREATE TABLE hold (
+    id          ANY NOT NULL,
+    customer    INTEGER NOT NULL,
+    kind        INTEGER NOT NULL,
+    at          INTEGER NOT NULL,
+    amounts     TEXT NOT NULL,
+    texts       TEXT NOT NULL,
+    balance     TEXT,
+    charge      INTEGER,
+    PRIMARY KEY (id, customer)
+) STRICT, WITHOUT ROWID;
+
 -- What events came to, by quarters of an hour, that were let go since: the names are those of the
 -- kind.
 CREATE TABLE rollup (

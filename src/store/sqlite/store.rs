@@ -15,7 +15,7 @@ use crate::policy::{
 use crate::store::memory::recount::Tally;
 use crate::store::{
     BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Keep, Kept,
-    Moment, Recount, SettleOperation, SettleOutcome, Settled, Store,
+    Moment, Origin, Recount, SettleOperation, SettleOutcome, Settled, Store,
 };
 use crate::{Error, ErrorKind};
 
@@ -62,11 +62,28 @@ impl Sqlite {
         }
     }
 
-    /// Changes something if the file can be written, and resolves when it is.
-    async fn change<T>(&self, change: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        self.books.queue.is_open()?;
+    /// Changes something if the file can be written, and resolves when it is. `used` says how many
+    /// of the places reserved for it are taken up.
+    async fn change<T>(
+        &self,
+        places: usize,
+        change: impl Future<Output = Result<T, Error>>,
+        used: impl FnOnce(&T) -> usize,
+    ) -> Result<T, Error> {
+        self.reserve(places)?;
         let answer = change.await;
+        self.books.queue.give_back(places.saturating_sub(answer.as_ref().map_or(0, used)));
         self.committed(answer).await
+    }
+
+    /// Reserves places for changes, if the file takes any.
+    fn reserve(&self, places: usize) -> Result<(), Error> {
+        self.books.queue.is_open()?;
+        if !self.books.queue.reserve(places) {
+            let message = "changes come faster than they are written; try again";
+            return Err(Error::new(ErrorKind::Unavailable, message));
+        }
+        Ok(())
     }
 
     async fn visit(
@@ -118,19 +135,35 @@ impl Store for Sqlite {
     type Release = Ready<Result<(), Error>>;
 
     fn check(&self, operation: CheckOperation<'_>) -> Self::Check {
-        if operation.hold.is_some()
-            && let Err(error) = self.books.queue.is_open()
-        {
+        if operation.hold.is_none() {
+            return self.memory.check(operation);
+        }
+        let places = self.books.places_of_a_hold();
+        if let Err(error) = self.reserve(places) {
             return ready(Err(error));
         }
-        self.memory.check(operation)
+        let checked = self.memory.check(operation).into_inner();
+        if !checked.as_ref().is_ok_and(|checked| checked.place.is_some()) {
+            self.books.queue.give_back(places);
+        }
+        ready(checked)
     }
 
     fn settle(&self, operation: SettleOperation<'_>) -> Self::Settle {
         self.books.queue.saw(operation.now.wall());
+        let held = matches!(operation.origin, Origin::Held(_) | Origin::Unsure(_));
+        if !held && let Err(unavailable) = self.reserve(1) {
+            return Acknowledged { settled: Some(Err(unavailable)), commit: None };
+        }
         let settled = self.memory.settle(operation).into_inner();
-        let stale = matches!(&settled, Ok(settled) if settled.outcome == SettleOutcome::Stale);
-        let commit = if stale { None } else { self.books.queue.committed() };
+        if !held && !settled.as_ref().is_ok_and(is_new) {
+            self.books.queue.give_back(1);
+        }
+        let nothing = |settled: &Settled| {
+            matches!(settled.outcome, SettleOutcome::Stale | SettleOutcome::Unavailable)
+        };
+        let waits = !settled.as_ref().is_ok_and(nothing);
+        let commit = if waits { self.books.queue.committed() } else { None };
         Acknowledged { settled: Some(settled), commit }
     }
 
@@ -143,7 +176,13 @@ impl Store for Sqlite {
         operations: Vec<SettleOperation<'a>>,
     ) -> BoxFuture<'a, Result<Vec<Settled>, Error>> {
         operations.iter().for_each(|operation| self.books.queue.saw(operation.now.wall()));
-        Box::pin(self.change(async { self.memory.record(operations).await }))
+        let used =
+            |settled: &Vec<Settled>| settled.iter().filter(|settled| is_new(settled)).count();
+        Box::pin(self.change(
+            operations.len(),
+            async { self.memory.record(operations).await },
+            used,
+        ))
     }
 
     fn renew<'a>(
@@ -161,12 +200,15 @@ impl Store for Sqlite {
         terms: &'a NewBalance,
         at: Timestamp,
     ) -> BoxFuture<'a, Result<Balance, Error>> {
-        Box::pin(self.change(async move { self.memory.create_balance(customer, terms, at).await }))
+        let create = async move { self.memory.create_balance(customer, terms, at).await };
+        Box::pin(self.change(1, create, |_| 1))
     }
 
     fn credit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Credited, Error>> {
         Box::pin(async move {
-            let mut credited = self.change(async { self.memory.credit(change).await }).await?;
+            let credit = async { self.memory.credit(change).await };
+            let used = |credited: &Credited| usize::from(credited.applied);
+            let mut credited = self.change(1, credit, used).await?;
             if let (None, Some(reference)) = (&credited.transaction, change.reference) {
                 let earlier =
                     self.books.reader.credit(change.customer, change.balance.name, reference);
@@ -177,7 +219,8 @@ impl Store for Sqlite {
     }
 
     fn debit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Debited, Error>> {
-        Box::pin(self.change(async move { self.memory.debit(change).await }))
+        let debit = async move { self.memory.debit(change).await };
+        Box::pin(self.change(1, debit, |debited| usize::from(debited.is_taken())))
     }
 
     fn balances<'a>(
@@ -260,15 +303,19 @@ impl Store for Sqlite {
         self.books.queue.saw(now.wall());
         let file = schema::open_to_read(&self.path).map_err(OpenError::from)?;
         read::fill(&file, &self.memory, now.wall()).map_err(OpenError::from)?;
-        Ok(Some(definition::load(&file).map_err(OpenError::from)?))
+        let mut kept = definition::load(&file).map_err(OpenError::from)?;
+        kept.holds = read::holds(&file).map_err(OpenError::from)?;
+        Ok(Some(kept))
     }
 
     fn keep<'a>(&'a self, changes: &[Keep<'_>]) -> BoxFuture<'a, Result<(), Error>> {
         let notes: Result<Vec<_>, _> =
             changes.iter().filter_map(|keep| Note::of(keep).transpose()).collect();
         let noted = match notes {
+            // Only asks whether there could be any.
+            Ok(notes) if notes.is_empty() => self.books.queue.is_open(),
             Ok(notes) => {
-                self.books.queue.put(Change::Noted(notes));
+                self.books.queue.put_beyond(Change::Noted(notes));
                 Ok(())
             }
             Err(error) => {
@@ -285,6 +332,10 @@ impl Store for Sqlite {
     fn flush(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(self.committed(Ok(())))
     }
+}
+
+fn is_new(settled: &Settled) -> bool {
+    settled.outcome == SettleOutcome::Recorded
 }
 
 /// A ledger led by what the balance held before its first row, unless that was nothing.

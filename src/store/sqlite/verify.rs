@@ -54,13 +54,11 @@ impl fmt::Display for Difference {
 ///
 /// [`Unavailable`](crate::ErrorKind::Unavailable) when the file cannot be read.
 pub fn verify(path: impl AsRef<Path>, now: Timestamp) -> Result<Differences, Error> {
-    let path = path.as_ref();
-    schema::look(path)?;
-    Ok(compare(path, now)?)
+    Ok(compare(path.as_ref(), now)?)
 }
 
 fn compare(path: &Path, now: Timestamp) -> Result<Differences, OpenError> {
-    let mut file = schema::open_to_read(path)?;
+    let mut file = schema::open_ours(path)?;
     let moment = file.transaction()?;
     let mut differences = Differences::default();
     pages(&moment, &mut differences)?;

@@ -8,7 +8,10 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, TransactionBehavi
 use super::definition::Note;
 use super::queue::Change;
 use super::row::{self, KindText};
-use crate::policy::{Amount, CustomerId, RecordedEvent, Transaction, TransactionKind};
+use crate::policy::{
+    Amount, CustomerId, EventId, RecordedEvent, Transaction, TransactionKind, Usage,
+};
+use crate::store::KeptHold;
 use crate::store::memory::archive::{Counted, CounterState, Opened, Recounted, WindowEnd};
 
 /// How many names are remembered before they are looked up anew.
@@ -37,10 +40,11 @@ pub(super) fn write(
     names: &mut Names,
     group: &[Change],
     number: i64,
+    keeps_holds: bool,
 ) -> rusqlite::Result<()> {
     names.bound();
     let step = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut rows = Rows::new(&step, names)?;
+    let mut rows = Rows::new(&step, names, keeps_holds)?;
     for change in group {
         rows.put(change)?;
     }
@@ -53,6 +57,7 @@ pub(super) fn write(
 struct Rows<'a> {
     file: &'a Connection,
     names: &'a mut Names,
+    keeps_holds: bool,
     counters: HashMap<(i64, u32, WindowEnd), &'a CounterState>,
     balances: HashMap<i64, Amount>,
     newest_event: Option<u64>,
@@ -64,10 +69,15 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn new(file: &'a Connection, names: &'a mut Names) -> rusqlite::Result<Self> {
+    fn new(
+        file: &'a Connection,
+        names: &'a mut Names,
+        keeps_holds: bool,
+    ) -> rusqlite::Result<Self> {
         Ok(Self {
             file,
             names,
+            keeps_holds,
             counters: HashMap::new(),
             balances: HashMap::new(),
             newest_event: None,
@@ -95,6 +105,11 @@ impl<'a> Rows<'a> {
             Change::Opened(opened) => self.open(opened),
             Change::Recounted(recounted) => self.recount(recounted),
             Change::Noted(notes) => notes.iter().try_for_each(|note| self.note(note)),
+            Change::Held(hold) => self.hold(hold),
+            Change::Released(customer, id) => {
+                let customer = self.customer(customer)?;
+                self.release(customer, id)
+            }
         }
     }
 
@@ -102,14 +117,7 @@ impl<'a> Rows<'a> {
         let event = &counted.event;
         let customer = self.customer(&event.customer)?;
         let kind = self.kind(event)?;
-        self.amounts.clear();
-        row::write_amounts(
-            &mut self.amounts,
-            event.usage.values().iter().map(|(_, amount)| amount),
-        );
-        self.texts.clear();
-        row::write_list(&mut self.texts, event.usage.dimensions().iter().map(|(_, text)| text))
-            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+        self.write_usage(&event.usage)?;
         self.add_event.execute(params![
             event.sequence,
             event.id,
@@ -120,6 +128,9 @@ impl<'a> Rows<'a> {
             self.texts,
         ])?;
         self.newest_event = Some(event.sequence);
+        if self.keeps_holds {
+            self.release(customer, &event.id)?;
+        }
         for state in &counted.counters {
             self.counters.insert((customer, state.counter, state.end), state);
         }
@@ -134,6 +145,32 @@ impl<'a> Rows<'a> {
             Some(transaction) => self.transact(customer, transaction),
             None => Ok(()),
         }
+    }
+
+    /// Writes amounts and texts as rows have them.
+    fn write_usage(&mut self, usage: &Usage) -> rusqlite::Result<()> {
+        self.amounts.clear();
+        row::write_amounts(&mut self.amounts, usage.values().iter().map(|(_, amount)| amount));
+        self.texts.clear();
+        row::write_list(&mut self.texts, usage.dimensions().iter().map(|(_, text)| text))
+            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+    }
+
+    fn hold(&mut self, KeptHold { event, charge }: &KeptHold) -> rusqlite::Result<()> {
+        let customer = self.customer(&event.customer)?;
+        let kind = self.kind(event)?;
+        self.write_usage(&event.usage)?;
+        let (balance, charge) = charge.as_ref().map(|(name, price)| (name.as_str(), price)).unzip();
+        self.execute(
+            "INSERT OR REPLACE INTO hold \
+             (id, customer, kind, at, amounts, texts, balance, charge) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![event.id, customer, kind, event.at, self.amounts, self.texts, balance, charge],
+        )
+    }
+
+    fn release(&self, customer: i64, id: &EventId) -> rusqlite::Result<()> {
+        self.execute("DELETE FROM hold WHERE id = ?1 AND customer = ?2", params![id, customer])
     }
 
     fn transact(&mut self, customer: i64, transaction: &Transaction) -> rusqlite::Result<()> {

@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use super::queue::{Change, Queue};
 use super::retain::Retention;
 use super::write::{self, Names};
-use super::{Durability, OpenError, row, schema};
+use super::{Durability, OpenError, SqliteOptions, row, schema};
 use crate::{Error, observe};
 
 /// How long a commit that failed waits to be tried again, at first and at most.
@@ -21,6 +21,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_s
 pub(super) struct Writer {
     path: PathBuf,
     durability: Durability,
+    keeps_holds: bool,
     queue: Arc<Queue>,
     /// `None` after something failed.
     file: Option<Connection>,
@@ -36,7 +37,7 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn start(
         path: PathBuf,
-        (durability, keep_events_for): (Durability, Option<Duration>),
+        SqliteOptions { durability, keep_events_for, ownerless_holds, .. }: &SqliteOptions,
         queue: Arc<Queue>,
         file: Connection,
     ) -> Result<thread::JoinHandle<()>, OpenError> {
@@ -44,8 +45,10 @@ impl Writer {
         let names = Names::default();
         let file = Some(file);
         let retention = keep_events_for.map(Retention::new);
+        let (durability, keeps_holds) = (*durability, ownerless_holds.are_kept());
+        let unsynced = None;
         let mut writer =
-            Self { path, durability, queue, file, names, number, retention, unsynced: None };
+            Self { path, durability, keeps_holds, queue, file, names, number, retention, unsynced };
         let thread = thread::Builder::new().name("limitry-sqlite".into());
         thread.spawn(move || writer.run()).map_err(OpenError::Io)
     }
@@ -86,6 +89,11 @@ impl Writer {
                 let file = reopen(&self.path, self.durability)?;
                 let number = row::state(&file, "group")?.unwrap_or_default();
                 let file = closed.insert(file);
+                // Somebody has put another in its place.
+                if number < self.number - 1 {
+                    self.file = None;
+                    return Err(OpenError::Foreign);
+                }
                 // It failed only after it was written.
                 if number >= self.number {
                     self.unsynced = None;
@@ -95,7 +103,7 @@ impl Writer {
             }
         };
         if !group.is_empty() {
-            write::write(file, &mut self.names, group, self.number)?;
+            write::write(file, &mut self.names, group, self.number, self.keeps_holds)?;
         }
         if let Durability::Relaxed { .. } = self.durability {
             let since = *self.unsynced.get_or_insert_with(Instant::now);
@@ -148,6 +156,8 @@ impl Durability {
 /// reads well: a sync that failed is not repeated by the operating system. So it is all written once
 /// more, into the file itself.
 fn reopen(path: &Path, durability: Durability) -> Result<Connection, OpenError> {
+    // It is not made anew where somebody has moved it away.
+    std::fs::metadata(path).map_err(OpenError::Io)?;
     let file = schema::open(path, durability)?;
     if checkpoint(&file)? { Ok(file) } else { Err(OpenError::InUse) }
 }
