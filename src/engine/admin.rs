@@ -355,6 +355,7 @@ impl<S: Store> Inner<S> {
             lines,
             charge: None,
             reverses: false,
+            mark: None,
         });
         self.store.record(operations.collect()).await
     }

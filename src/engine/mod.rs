@@ -18,6 +18,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use smallvec::SmallVec;
@@ -25,7 +26,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify, oneshot};
 
 use crate::backend::{
-    Admin, Admission, Answer, Backend, BalanceState, Check, Decision, Hold, Settlement, Ticket,
+    Admin, Admission, Answer, Backend, BalanceState, Check, Decision, Delivery, Hold, Receipt,
+    Settlement, Ticket,
 };
 use crate::clock::Steady;
 use crate::policy::catalog::{Catalog, Given, Plan, PlanLine};
@@ -33,8 +35,8 @@ use crate::policy::{
     Calendar, Crossing, CustomerId, EventId, NewBalance, RecordedEvent, Timestamp, Usage, Window,
 };
 use crate::store::{
-    BalanceAsk, BalanceRef, CheckLine, CheckOperation, Checked, HoldKey, HoldTerms, Memory, Moment,
-    Origin, Outcome, SettleLine, SettleOperation, SettleOutcome, Settled, Store,
+    BalanceAsk, BalanceRef, BoxFuture, CheckLine, CheckOperation, Checked, HoldKey, HoldTerms,
+    Memory, Moment, Origin, Outcome, SettleLine, SettleOperation, SettleOutcome, Settled, Store,
 };
 use crate::{Error, ErrorKind, hook, observe};
 
@@ -42,6 +44,7 @@ mod accounts;
 mod admin;
 mod builder;
 mod definitions;
+mod deliver;
 mod ids;
 mod kept;
 mod void;
@@ -221,6 +224,14 @@ impl<S: Store> Backend for Engine<S> {
                 Poll::Pending => return self.hand_over(settlement, future),
             }
         }
+    }
+
+    fn settle_many(
+        &self,
+        batch: Vec<Delivery>,
+        within: Duration,
+    ) -> BoxFuture<'static, Vec<Result<Receipt, Error>>> {
+        Box::pin(self.clone().deliver(batch, within))
     }
 
     fn release(&self, ticket: Ticket) -> Self::Finish {
@@ -476,6 +487,7 @@ impl<S: Store> Inner<S> {
             lines: &[],
             charge: charge.map(|(charge, amount)| (self.balance(&charge.balance), amount)),
             reverses: false,
+            mark: None,
         };
         let answer = check.answer().filter(|answer| answer.epoch == epoch);
         let (known, catalog);
@@ -555,9 +567,10 @@ impl<S: Store> Inner<S> {
         self.settled(&ask.customer, ask.recorded_as(), hold.at, &settled);
         match settled.outcome {
             SettleOutcome::Recorded | SettleOutcome::Repeat | SettleOutcome::Stale => Ok(()),
-            SettleOutcome::TooOld | SettleOutcome::Full | SettleOutcome::Unavailable => {
-                Err(settled.outcome.into())
-            }
+            SettleOutcome::TooOld
+            | SettleOutcome::Full
+            | SettleOutcome::Unavailable
+            | SettleOutcome::Behind => Err(settled.outcome.into()),
         }
     }
 
@@ -582,6 +595,7 @@ impl<S: Store> Inner<S> {
             SettleOutcome::TooOld => "too_old",
             SettleOutcome::Full => "full",
             SettleOutcome::Unavailable => "unavailable",
+            SettleOutcome::Behind => "behind",
         });
         if !settled.alerts.is_empty() {
             self.alert(customer, event_type, at, settled);
@@ -631,6 +645,10 @@ impl From<SettleOutcome> for Error {
             SettleOutcome::Unavailable => Self::new(
                 ErrorKind::Unavailable,
                 "the store cannot take the use now; try again under the same id",
+            ),
+            SettleOutcome::Behind => Self::new(
+                ErrorKind::Unavailable,
+                "the store has forgotten what it had taken before; deliver that again first",
             ),
             _ => Self::new(
                 ErrorKind::Unavailable,
