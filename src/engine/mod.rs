@@ -28,6 +28,7 @@ use crate::backend::{
     Admin, Admission, Answer, Backend, BalanceState, Check, Decision, Hold, Settlement, Ticket,
 };
 use crate::clock::Steady;
+use crate::ids::Ids;
 use crate::policy::catalog::{Catalog, Given, Plan, PlanLine};
 use crate::policy::{
     Calendar, Crossing, CustomerId, EventId, NewBalance, RecordedEvent, Timestamp, Usage, Window,
@@ -42,7 +43,6 @@ mod accounts;
 mod admin;
 mod builder;
 mod definitions;
-mod ids;
 mod kept;
 mod void;
 mod windows;
@@ -55,7 +55,6 @@ pub use builder::EngineBuilder;
 use accounts::{Accounts, Known};
 use builder::{OnAlert, OnEvent};
 use definitions::Definitions;
-use ids::Ids;
 use windows::Windows;
 
 /// Decides in this process, and keeps its books in a [`Store`].
