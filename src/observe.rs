@@ -222,3 +222,24 @@ pub(crate) fn outbox_recovered() {
     #[cfg(feature = "tracing")]
     tracing::info!(target: "tower_limitry", "the outbox writes its file again");
 }
+
+/// A call of the API failed in a way that may pass, and goes again.
+#[cfg(feature = "client")]
+pub(crate) fn api_repeated() {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.client_retries").increment(1);
+}
+
+/// The circuit breaker before the API changed: 0 is closed, 1 half-open, 2 open.
+#[cfg(feature = "client")]
+pub(crate) fn api_breaker(state: &'static str) {
+    #[cfg(feature = "metrics")]
+    metrics::gauge!("limitry.client_breaker").set(match state {
+        "closed" => 0.0,
+        "half-open" => 1.0,
+        _ => 2.0,
+    });
+    #[cfg(feature = "tracing")]
+    tracing::warn!(target: "tower_limitry", state, "the circuit breaker before the API changed");
+    let _ = state;
+}

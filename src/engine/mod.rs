@@ -30,6 +30,7 @@ use crate::backend::{
     Settlement, Ticket,
 };
 use crate::clock::Steady;
+use crate::ids::Ids;
 use crate::policy::catalog::{Catalog, Given, Plan, PlanLine};
 use crate::policy::{
     Calendar, Crossing, CustomerId, EventId, NewBalance, RecordedEvent, Timestamp, Usage, Window,
@@ -45,7 +46,6 @@ mod admin;
 mod builder;
 mod definitions;
 mod deliver;
-mod ids;
 mod kept;
 mod void;
 mod windows;
@@ -58,7 +58,6 @@ pub use builder::EngineBuilder;
 use accounts::{Accounts, Known};
 use builder::{OnAlert, OnEvent};
 use definitions::Definitions;
-use ids::Ids;
 use windows::Windows;
 
 /// Decides in this process, and keeps its books in a [`Store`].

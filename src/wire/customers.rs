@@ -1,3 +1,4 @@
+#[cfg(feature = "server")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -5,7 +6,8 @@ use serde_json::{Map, Value};
 use super::present;
 use crate::policy::Timestamp;
 
-#[derive(Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NewCustomer {
     pub(crate) external_id: String,
@@ -39,7 +41,8 @@ impl From<NewCustomer> for CustomerTerms {
 }
 
 /// What is absent stays as it is.
-#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct CustomerChange {
     #[serde(default, deserialize_with = "present")]
@@ -52,7 +55,8 @@ pub(crate) struct CustomerChange {
     pub(crate) metadata: Option<Map<String, Value>>,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct CustomerBody {
     pub(crate) id: String,
@@ -67,7 +71,8 @@ pub(crate) struct CustomerBody {
     pub(crate) updated_at: Timestamp,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 pub(crate) struct ProjectBody {
     pub(crate) id: String,
     pub(crate) name: String,

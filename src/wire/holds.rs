@@ -1,5 +1,6 @@
 //! Our own routes: check with a hold, settle, release, renew.
 
+#[cfg(feature = "server")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +9,8 @@ use crate::policy::{Amount, Timestamp};
 
 /// One request to decide about. The id names it from here to its end; sending the check again under
 /// it asks for the same answer.
-#[derive(Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HoldCheck {
     pub(crate) id: String,
@@ -25,13 +27,15 @@ pub(crate) struct HoldCheck {
 }
 
 /// What a balance is charged. In a check without an amount something must be left.
-#[derive(Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 pub(crate) struct ChargeBody {
     pub(crate) balance: String,
     pub(crate) amount: Option<Number>,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HoldCheckBody {
     pub(crate) id: String,
@@ -50,7 +54,8 @@ pub(crate) struct HoldCheckBody {
     pub(crate) balance: Option<HeldBalance>,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HeldLimit {
     pub(crate) id: String,
@@ -66,7 +71,8 @@ pub(crate) struct HeldLimit {
     pub(crate) private: bool,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HeldBalance {
     pub(crate) name: String,
@@ -76,13 +82,15 @@ pub(crate) struct HeldBalance {
     pub(crate) available_balance: Option<Amount>,
 }
 
-#[derive(Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 pub(crate) struct SettleBody {
     pub(crate) settlements: Vec<SettlementBody>,
 }
 
 /// What a request used.
-#[derive(Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SettlementBody {
     pub(crate) id: String,
@@ -101,7 +109,8 @@ pub(crate) struct SettlementBody {
 }
 
 /// Names holds.
-#[derive(Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HoldsBody {
     pub(crate) holds: Vec<HoldName>,
@@ -109,7 +118,8 @@ pub(crate) struct HoldsBody {
     pub(crate) hold_seconds: Option<u32>,
 }
 
-#[derive(Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HoldName {
     pub(crate) id: String,
@@ -117,12 +127,14 @@ pub(crate) struct HoldName {
 }
 
 /// One answer for each, in their order.
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 pub(crate) struct ResultsBody<T> {
     pub(crate) results: Vec<T>,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 pub(crate) struct EndedBody {
     pub(crate) id: String,
     pub(crate) done: bool,
@@ -130,7 +142,8 @@ pub(crate) struct EndedBody {
     pub(crate) error: Option<super::ErrorDetail>,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 pub(crate) struct RenewedBody {
     pub(crate) id: String,
     /// Whether the hold still lives.

@@ -1,3 +1,4 @@
+#[cfg(feature = "server")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -5,7 +6,8 @@ use super::{Number, Texts, present};
 use crate::policy::{Amount, Timestamp};
 
 /// Asks where a customer stands on the limits that match.
-#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LimitsCheck {
     pub(crate) customer_id: Option<String>,
@@ -13,14 +15,16 @@ pub(crate) struct LimitsCheck {
     pub(crate) dimensions: Texts,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 pub(crate) struct LimitsCheckBody {
     pub(crate) allowed: bool,
     pub(crate) limits: Vec<LimitStanding>,
 }
 
 /// One limit that was looked at.
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LimitStanding {
     pub(crate) id: String,
@@ -35,7 +39,8 @@ pub(crate) struct LimitStanding {
     pub(crate) reset: Option<i64>,
 }
 
-#[derive(Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NewLimit {
     pub(crate) name: String,
@@ -49,7 +54,8 @@ pub(crate) struct NewLimit {
 }
 
 /// What is absent stays as it is.
-#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LimitChange {
     pub(crate) name: Option<String>,
@@ -63,7 +69,8 @@ pub(crate) struct LimitChange {
     pub(crate) alert_thresholds: Option<Option<Vec<u8>>>,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LimitBody {
     pub(crate) id: String,

@@ -1,10 +1,12 @@
+#[cfg(feature = "server")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Texts, present};
 use crate::policy::{Amount, Timestamp};
 
-#[derive(Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NewMeter {
     pub(crate) name: String,
@@ -15,7 +17,8 @@ pub(crate) struct NewMeter {
 }
 
 /// Which events a meter reads; an absent part lets all pass.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EventFilter {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -25,7 +28,8 @@ pub(crate) struct EventFilter {
 }
 
 /// What is absent stays as it is.
-#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MeterChange {
     pub(crate) name: Option<String>,
@@ -36,7 +40,8 @@ pub(crate) struct MeterChange {
     pub(crate) event_filter: Option<EventFilter>,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MeterBody {
     pub(crate) id: String,
@@ -51,7 +56,8 @@ pub(crate) struct MeterBody {
 }
 
 /// From the start up to, but not including, the end.
-#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MeterReadingQuery {
     pub(crate) customer_id: Option<String>,
@@ -61,7 +67,8 @@ pub(crate) struct MeterReadingQuery {
     pub(crate) end_date: Option<Timestamp>,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MeterReadingBody {
     pub(crate) meter_id: String,
