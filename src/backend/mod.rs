@@ -18,6 +18,7 @@ pub(crate) mod permit;
 mod settlement;
 
 pub use crate::policy::{Customer, Producer};
+pub(crate) use admin::sound_event;
 pub use admin::{
     Admin, EventQuery, MeterQuery, MeterReading, Page, PageRequest, Recorded, TransactionQuery,
 };

@@ -23,11 +23,13 @@ mod builder;
 mod call;
 mod error;
 mod http;
+mod remote;
 mod retry;
 mod tls;
 
 pub use builder::ClientBuilder;
 pub use error::{ApiError, BreakerOpen};
+pub use remote::{Remote, RemoteBuilder, RemoteCheck, RemoteFinish};
 
 pub(crate) use call::Call;
 pub(crate) use http::Http;

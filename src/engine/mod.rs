@@ -377,21 +377,7 @@ impl<S: Store> Inner<S> {
     /// The check, if it makes sense, with its id.
     fn validate(&self, check: Check) -> Result<Check, Error> {
         let ask = check.ask();
-        if let Some((field, problem)) = ask.problem {
-            return Err(Error::invalid(field, problem));
-        }
-        if ask.event_type.as_ref().is_some_and(|named| !(1..=256).contains(&named.len())) {
-            let problem = "is empty or too long; give 1 to 256 bytes";
-            return Err(Error::invalid("event_type", problem));
-        }
-        if let Some(problem) = ask.expected.problem() {
-            return Err(Error::invalid("estimate", problem));
-        }
-        let negative = ask.expected.values().iter().find(|(_, amount)| amount.is_negative());
-        if let Some((name, amount)) = negative {
-            let problem = format_args!("value {name:?} is {amount}; give 0 or more");
-            return Err(Error::invalid("estimate", problem));
-        }
+        ask.validate()?;
         if !ask.expected.is_empty() && ask.charge.is_none() {
             let catalog = self.catalog.load();
             if !catalog.reads_any(ask.expected.values()) {
