@@ -15,7 +15,7 @@ use super::{App, Shared};
 use crate::backend::{Admission, Backend, Ticket};
 use crate::policy::{Amount, EventId};
 use crate::wire::{
-    ChargeBody, EndedBody, HoldCheck, HoldName, HoldsBody, RenewedBody, ResultsBody, usage,
+    ChargeBody, EndedBody, HoldCheck, HoldName, HoldsBody, RenewedBody, ResultsBody, fits, usage,
 };
 use crate::{Check, Error, ErrorKind};
 
@@ -96,8 +96,9 @@ async fn repeated(app: &App, id: &str, check: Check) -> Result<Answer, Problem> 
 
 /// What is asked, without an id.
 pub(super) fn question(asked: &HoldCheck) -> Result<Check, Problem> {
-    let mut check =
-        Check::of(customer(&asked.customer_id)?).expect(usage(&asked.values, &asked.dimensions));
+    let expected = usage(&asked.values, &asked.dimensions);
+    fits(&expected).map_err(|problem| Problem::field("values", problem))?;
+    let mut check = Check::of(customer(&asked.customer_id)?).expect(expected);
     if let Some(event_type) = &asked.event_type {
         named("eventType", event_type)?;
         check = check.event_type(event_type);

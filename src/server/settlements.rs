@@ -12,7 +12,7 @@ use super::request::{Json, customer, named};
 use super::{App, Shared};
 use crate::backend::{Backend, Delivery, Hold, Producer, Receipt, Settlement, Ticket};
 use crate::policy::Timestamp;
-use crate::wire::{EndedBody, MarkBody, ResultsBody, SettleBody, SettlementBody, usage};
+use crate::wire::{EndedBody, MarkBody, ResultsBody, SettleBody, SettlementBody, fits, usage};
 use crate::{Check, Error, ErrorKind};
 
 /// How early a settlement may come, as the processes' clocks differ.
@@ -108,10 +108,12 @@ fn settlement(app: &App, body: &SettlementBody) -> Result<Settlement, Problem> {
         }
         check = check.charge(&charge.balance, move |_| charged);
     }
+    let used = usage(&body.values, &body.dimensions);
+    fits(&used).map_err(|problem| Problem::field("values", problem))?;
     let ticket = Ticket { check, place: None };
     Ok(Settlement {
         hold: Hold { ticket, at: body.at },
-        usage: usage(&body.values, &body.dimensions),
+        usage: used,
         charge: charged,
         // A hold from before this process may have ended with the one before it.
         unsure: body.unsure || is_earlier(body.at, app.started),

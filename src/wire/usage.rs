@@ -111,9 +111,9 @@ fn admit<E: serde::de::Error>(field: &str, count: &mut usize, name: &str) -> Res
     if *count > MOST_ENTRIES {
         return Err(E::custom(format_args!("{field}: are more than {MOST_ENTRIES}; give fewer")));
     }
-    if !(1..=LONGEST_NAME).contains(&name.len()) {
+    if name.len() > LONGEST_NAME {
         return Err(E::custom(format_args!(
-            "{field}: has a name that is empty or too long; give 1 to 256 bytes"
+            "{field}: has a name that is too long; give 1 to 256 bytes"
         )));
     }
     Ok(())
