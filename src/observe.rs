@@ -7,9 +7,10 @@ use metrics::counter;
 use crate::backend::{Check, Decision};
 use crate::reject::Refusal;
 
-/// The span of one metered request, from its check to its record. Nothing without `tracing`.
+/// The span of one metered request, from its check to its record. Nothing without `tracing`, and
+/// nothing to enter while nobody listens.
 #[derive(Clone, Debug)]
-pub(crate) struct Span(#[cfg(feature = "tracing")] tracing::Span);
+pub(crate) struct Span(#[cfg(feature = "tracing")] Option<tracing::Span>);
 
 impl Span {
     /// For what is asked by this check, in the span of now.
@@ -18,12 +19,14 @@ impl Span {
         let _ = check;
         Self(
             #[cfg(feature = "tracing")]
-            tracing::info_span!(
-                target: "tower_limitry",
-                "limitry",
-                customer = %check.ask().customer,
-                event_type = check.ask().recorded_as(),
-            ),
+            listened_to().then(|| {
+                tracing::info_span!(
+                    target: "tower_limitry",
+                    "limitry",
+                    customer = %check.ask().customer,
+                    event_type = check.ask().recorded_as(),
+                )
+            }),
         )
     }
 
@@ -32,7 +35,7 @@ impl Span {
     pub(crate) fn current() -> Self {
         Self(
             #[cfg(feature = "tracing")]
-            tracing::Span::current(),
+            listened_to().then(tracing::Span::current),
         )
     }
 
@@ -40,9 +43,18 @@ impl Span {
     #[inline]
     pub(crate) fn run<T>(&self, work: impl FnOnce() -> T) -> T {
         #[cfg(feature = "tracing")]
-        let work = || self.0.in_scope(work);
+        if let Some(span) = &self.0 {
+            return span.in_scope(work);
+        }
         work()
     }
+}
+
+/// Whether any subscriber wants spans of this level.
+#[cfg(feature = "tracing")]
+#[inline]
+fn listened_to() -> bool {
+    tracing::level_filters::LevelFilter::current() >= tracing::Level::INFO
 }
 
 /// Usage could not be measured, or a price not be told.
@@ -62,12 +74,16 @@ pub(crate) fn hook_panicked() {
 }
 
 /// A settlement did not fit its counter, or could not be taken.
-#[cfg_attr(not(any(feature = "metrics", feature = "tracing")), expect(unused_variables))]
+#[inline]
 pub(crate) fn settlement(result: &'static str) {
-    #[cfg(feature = "metrics")]
-    counter!("limitry.settlements", "result" => result).increment(1);
-    #[cfg(feature = "tracing")]
-    if result != "recorded" {
+    if result == "recorded" {
+        // A constant label makes a constant key.
+        #[cfg(feature = "metrics")]
+        counter!("limitry.settlements", "result" => "recorded").increment(1);
+    } else {
+        #[cfg(feature = "metrics")]
+        counter!("limitry.settlements", "result" => result).increment(1);
+        #[cfg(feature = "tracing")]
         tracing::warn!(target: "tower_limitry", result, "a settlement was not counted as usual");
     }
 }
