@@ -5,7 +5,9 @@ CREATE TABLE customer (
     id       INTEGER PRIMARY KEY,
     name     TEXT NOT NULL UNIQUE,
     -- What is known of the customer beyond usage; null when nothing is.
-    about    TEXT
+    about    TEXT,
+    -- Since when the counters of some periods are whole, where the customer's windows have moved.
+    since    TEXT
 ) STRICT;
 
 -- What events of one kind have in common: their type, and the names of their values and dimensions.

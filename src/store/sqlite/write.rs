@@ -254,6 +254,13 @@ impl<'a> Rows<'a> {
                     params![customer, about],
                 )
             }
+            Note::CustomerSince { id, since } => {
+                let customer = self.customer(id)?;
+                self.execute(
+                    "UPDATE customer SET since = ?2 WHERE id = ?1",
+                    params![customer, since],
+                )
+            }
         }
     }
 
