@@ -115,6 +115,14 @@ impl<S: Store> Inner<S> {
             let known = known.map(|known| Known::clone(&known)).unwrap_or_default();
             self.accounts.put(&id, Known { customer: Some(customer), windows, ..known });
         }
+        for (id, periods) in kept.customers_since {
+            let known = self.accounts.get(&id);
+            let mut known = known.map(|known| Known::clone(&known)).unwrap_or_default();
+            for (period, since) in periods {
+                known.since[period.index()] = Some(since);
+            }
+            self.accounts.put(&id, known);
+        }
         let zone = self.windows.calendar().zone();
         let same_days = kept.zone.as_deref() == Some(zone);
         let stored = Counted::of(kept.counted);

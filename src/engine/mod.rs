@@ -44,6 +44,7 @@ mod builder;
 mod definitions;
 mod ids;
 mod kept;
+mod redefine;
 mod void;
 mod windows;
 

@@ -3,11 +3,14 @@
 #![cfg(feature = "sqlite")]
 #![allow(clippy::unwrap_used)]
 
+mod changes;
+mod corrections;
 mod crash;
 #[cfg(target_os = "linux")]
 mod disk;
 mod file_itself;
 mod keeping;
+mod load;
 mod ownerless;
 mod places;
 mod reopen;

@@ -9,7 +9,7 @@ use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, Row};
 use serde::Deserialize;
 
-use super::read::each_event;
+use super::read::{Select, each_event};
 use super::{OpenError, schema};
 use crate::Error;
 use crate::policy::{Amount, CustomerId, Dimensions, Meter, RecordedEvent, Timestamp};
@@ -204,7 +204,7 @@ fn counters(
         let counter = counter?;
         counters.entry(counter.customer.clone()).or_default().push(counter);
     }
-    each_event(file, Some(0), |event| {
+    each_event(file, &Select::After(0), |event| {
         let counted = counters.get_mut(&event.customer).into_iter().flatten();
         counted.for_each(|counter| counter.count(&event));
         true

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::queue::{Change, Queue};
+use super::queue::{Group, Queue};
 use super::retain::Retention;
 use super::write::{self, Names};
 use super::{Durability, OpenError, SqliteOptions, row, schema};
@@ -55,7 +55,7 @@ impl Writer {
 
     fn run(&mut self) {
         let _ending = Ending(Arc::clone(&self.queue));
-        let mut group = Vec::new();
+        let mut group = Group::default();
         while self.queue.next_group(&mut group, self.due()).is_some() {
             self.number += i64::from(!group.is_empty());
             let mut pause = PAUSE.0;
@@ -82,7 +82,7 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, group: &[Change]) -> Result<(), OpenError> {
+    fn commit(&mut self, group: &Group) -> Result<(), OpenError> {
         let file = match &mut self.file {
             Some(file) => file,
             closed => {
