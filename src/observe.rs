@@ -248,8 +248,12 @@ pub(crate) fn webhook_attempt(id: &str, host: &str, result: &'static str) {
     #[cfg(feature = "tracing")]
     match result {
         "delivered" => tracing::debug!(target: "tower_limitry", id, host, "webhook delivered"),
-        "failed" => tracing::warn!(target: "tower_limitry", id, host, "webhook failed; it is sent again"),
-        "gone" => tracing::error!(target: "tower_limitry", host, "webhook endpoint answered 410; it is disabled"),
+        "failed" => {
+            tracing::warn!(target: "tower_limitry", id, host, "webhook failed; it is sent again")
+        }
+        "gone" => {
+            tracing::error!(target: "tower_limitry", host, "webhook endpoint answered 410; it is disabled")
+        }
         _ => tracing::error!(target: "tower_limitry", id, host, "webhook given up"),
     }
     let _ = (id, host, result);

@@ -15,7 +15,9 @@ use super::definitions::Definitions;
 use super::{Engine, Inner};
 use crate::policy::CustomerId;
 use crate::policy::catalog::{PlanLine, Rule};
-use crate::store::{Keep, Kept, KeptAlert, KeptHold, Origin, SettleOperation, SettleOutcome, Store};
+use crate::store::{
+    Keep, Kept, KeptAlert, KeptHold, Origin, SettleOperation, SettleOutcome, Store,
+};
 use crate::{Error, hook};
 
 /// How many holds of earlier processes are settled together.

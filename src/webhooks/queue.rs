@@ -189,12 +189,8 @@ impl Queue {
     pub(super) fn is_idle(&self) -> bool {
         let now = self.now();
         let state = self.state();
-        let is_due = |endpoint: &i64| {
-            !matches!(state.file.first(*endpoint, &[]), Ok(first) if first.is_none_or(|(_, due)| due > now))
-        };
-        state.unwritten.is_empty()
-            && state.taken.is_empty()
-            && !self.listening().iter().any(is_due)
+        let is_due = |endpoint: &i64| !matches!(state.file.first(*endpoint, &[]), Ok(first) if first.is_none_or(|(_, due)| due > now));
+        state.unwritten.is_empty() && state.taken.is_empty() && !self.listening().iter().any(is_due)
     }
 
     pub(super) fn enable(&self, endpoint: &Endpoint) -> rusqlite::Result<()> {

@@ -51,9 +51,9 @@ impl Secrets {
     /// Whether one of the signatures is by one of the secrets. Takes the same time wherever a
     /// signature differs.
     pub(super) fn signed(&self, id: &str, timestamp: &str, body: &[u8], signatures: &str) -> bool {
-        let known = signatures.split(' ').filter_map(|signature| {
-            STANDARD.decode(signature.strip_prefix("v1,")?).ok()
-        });
+        let known = signatures
+            .split(' ')
+            .filter_map(|signature| STANDARD.decode(signature.strip_prefix("v1,")?).ok());
         let known: Vec<_> = known.take(MOST_SIGNATURES).collect();
         self.0.iter().any(|key| {
             let content = content(key, id, timestamp, body);

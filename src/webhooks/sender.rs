@@ -159,13 +159,24 @@ mod tests {
 
     #[test]
     fn only_https_to_what_anybody_reaches() {
-        for sound in ["https://example.com/hook?key=1", "https://8.8.8.8", "https://[2606::1]:8443/"] {
+        for sound in
+            ["https://example.com/hook?key=1", "https://8.8.8.8", "https://[2606::1]:8443/"]
+        {
             assert!(url(sound, false).is_ok(), "{sound}");
         }
         for unsound in [
-            "http://example.com", "ftp://example.com", "https://", "example.com", "",
-            "https://127.0.0.1", "https://2130706433", "https://0x7f.1", "https://127.1",
-            "https://[::1]", "https://[::ffff:10.0.0.1]/", "https://169.254.169.254/latest",
+            "http://example.com",
+            "ftp://example.com",
+            "https://",
+            "example.com",
+            "",
+            "https://127.0.0.1",
+            "https://2130706433",
+            "https://0x7f.1",
+            "https://127.1",
+            "https://[::1]",
+            "https://[::ffff:10.0.0.1]/",
+            "https://169.254.169.254/latest",
         ] {
             assert!(url(unsound, false).is_err(), "{unsound}");
         }
