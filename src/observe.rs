@@ -238,3 +238,49 @@ pub(crate) fn outbox_recovered() {
     #[cfg(feature = "tracing")]
     tracing::info!(target: "tower_limitry", "the outbox writes its file again");
 }
+
+/// So many webhooks wait.
+#[cfg(feature = "webhooks")]
+#[cfg_attr(not(feature = "metrics"), expect(unused_variables))]
+pub(crate) fn webhooks_waiting(waiting: usize) {
+    #[cfg(feature = "metrics")]
+    metrics::gauge!("limitry.webhooks_waiting").set(waiting as f64);
+}
+
+/// A crossing found no room, and nobody is told of it.
+#[cfg(feature = "webhooks")]
+pub(crate) fn webhook_dropped() {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.webhooks_dropped").increment(1);
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: "tower_limitry", "there is no room for a webhook; it is dropped");
+}
+
+/// An endpoint was told, or not. A URL may hold a secret; its host is told on.
+#[cfg(feature = "webhooks")]
+pub(crate) fn webhook_attempt(id: &str, host: &str, result: &'static str) {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.webhook_attempts", "result" => result).increment(1);
+    #[cfg(feature = "tracing")]
+    match result {
+        "delivered" => tracing::debug!(target: "tower_limitry", id, host, "webhook delivered"),
+        "failed" => {
+            tracing::warn!(target: "tower_limitry", id, host, "webhook failed; it is sent again")
+        }
+        "gone" => {
+            tracing::error!(target: "tower_limitry", host, "webhook endpoint answered 410; it is disabled")
+        }
+        _ => tracing::error!(target: "tower_limitry", id, host, "webhook given up"),
+    }
+    let _ = (id, host, result);
+}
+
+/// The file of webhooks cannot be used.
+#[cfg(feature = "webhooks")]
+pub(crate) fn webhooks_not_written(error: &rusqlite::Error) {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.webhooks_write_errors").increment(1);
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: "tower_limitry", %error, "the webhooks file cannot be used");
+    let _ = error;
+}
