@@ -162,6 +162,8 @@ pub mod store;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 pub mod usage;
+// The answers are in the words of the server; the client reads them with more indulgence.
+#[cfg_attr(not(feature = "server"), allow(dead_code, unused_imports))]
 #[cfg(any(feature = "client", feature = "server"))]
 mod wire;
 
