@@ -243,3 +243,27 @@ pub(crate) fn api_breaker(state: &'static str) {
     tracing::warn!(target: "tower_limitry", state, "the circuit breaker before the API changed");
     let _ = state;
 }
+
+/// Holds of running requests are gone from the server: it was restarted, or away for too long.
+#[cfg(feature = "client")]
+pub(crate) fn holds_lost(count: usize) {
+    if count == 0 {
+        return;
+    }
+    #[cfg(feature = "metrics")]
+    metrics::counter!("limitry.holds_lost").increment(count as u64);
+    #[cfg(feature = "tracing")]
+    tracing::warn!(holds = count, "holds of running requests are gone from the server");
+}
+
+/// Releases that could not be sent in time: their holds end by themselves.
+#[cfg(feature = "client")]
+pub(crate) fn releases_dropped(count: usize) {
+    if count == 0 {
+        return;
+    }
+    #[cfg(feature = "metrics")]
+    metrics::counter!("limitry.releases_dropped").increment(count as u64);
+    #[cfg(feature = "tracing")]
+    tracing::warn!(holds = count, "releases could not be sent; their holds end by themselves");
+}

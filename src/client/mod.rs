@@ -62,6 +62,7 @@ mod limits;
 mod meters;
 mod pages;
 mod project;
+mod remote;
 mod retry;
 mod tls;
 
@@ -75,6 +76,7 @@ pub use limits::{LimitChange, LimitStanding, Limits, Standing, StandingQuery};
 pub use meters::{MeterChange, Meters};
 pub use pages::Pages;
 pub use project::Project;
+pub use remote::{Remote, RemoteBuilder, RemoteCheck, RemoteFinish};
 
 pub(crate) use call::Call;
 pub(crate) use http::Http;

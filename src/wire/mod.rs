@@ -18,8 +18,11 @@ mod events;
 mod holds;
 mod limits;
 mod meters;
+mod own;
 #[cfg(feature = "server")]
 mod schema;
+mod standing;
+mod usage;
 
 pub(crate) use balances::*;
 pub(crate) use customers::*;
@@ -28,6 +31,9 @@ pub(crate) use events::*;
 pub(crate) use holds::*;
 pub(crate) use limits::*;
 pub(crate) use meters::*;
+pub(crate) use own::*;
+pub(crate) use standing::*;
+pub(crate) use usage::*;
 
 /// Text by key.
 pub(crate) type Texts = BTreeMap<String, String>;

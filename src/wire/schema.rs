@@ -2,7 +2,7 @@
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::Number;
+use super::{Amounts, Number, Pairs};
 use crate::policy::{Amount, Timestamp};
 
 impl JsonSchema for Number {
@@ -45,5 +45,28 @@ impl JsonSchema for Timestamp {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "format": "date-time" })
+    }
+}
+
+impl JsonSchema for Amounts {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Amounts".into()
+    }
+
+    fn json_schema(schemas: &mut SchemaGenerator) -> Schema {
+        let amount = schemas.subschema_for::<Number>();
+        json_schema!({ "type": "object", "additionalProperties": amount, "maxProperties": 100 })
+    }
+}
+
+impl JsonSchema for Pairs {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Pairs".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object", "additionalProperties": { "type": "string" }, "maxProperties": 100
+        })
     }
 }
