@@ -49,7 +49,7 @@ pub use calendar::{Calendar, CalendarError};
 pub use config::ConfigError;
 pub use customer::Customer;
 pub use event::{Crossing, Event, RecordedEvent};
-pub use id::{CustomerId, EventId, IdError};
+pub use id::{CustomerId, EventId, IdError, Producer};
 pub use judge::{Verdict, judge_balance, judge_limit};
 pub use limit::{CounterKey, Limit};
 pub use meter::{Aggregation, Meter};
