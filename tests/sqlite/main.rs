@@ -16,6 +16,9 @@ mod places;
 mod reopen;
 mod verify;
 
+#[cfg(target_os = "linux")]
+#[path = "../support/faulty.rs"]
+mod faulty;
 #[path = "../support/file.rs"]
 mod file;
 #[path = "../support/mod.rs"]
