@@ -257,6 +257,21 @@ pub struct Kept {
     /// Holds of earlier processes, to be settled as they were estimated. A store that keeps them
     /// forgets each in the step that counts its event.
     pub holds: Vec<KeptHold>,
+    /// Alerts that fell due in windows that have not ended.
+    pub alerts: Vec<KeptAlert>,
+}
+
+/// An alert that fell due, whether or not somebody heard of it.
+#[derive(Clone, Debug)]
+pub struct KeptAlert {
+    /// Whose usage.
+    pub customer: CustomerId,
+    /// The id of the limit.
+    pub limit: Box<str>,
+    /// The end of its window; `None` for one that never ends.
+    pub ends: Option<Timestamp>,
+    /// The percentage.
+    pub percent: u8,
 }
 
 /// Something to keep for the next process.

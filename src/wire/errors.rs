@@ -7,7 +7,8 @@ pub(crate) struct ErrorBody {
     pub(crate) error: ErrorDetail,
 }
 
-#[derive(Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct ErrorDetail {
     /// Which error, for programs.
     pub(crate) code: String,
@@ -15,4 +16,7 @@ pub(crate) struct ErrorDetail {
     pub(crate) message: String,
     /// The HTTP status.
     pub(crate) status: u16,
+    /// The id of the request, as in `X-Request-Id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) request_id: Option<String>,
 }

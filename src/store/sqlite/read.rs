@@ -13,7 +13,7 @@ use super::row::{self, Kinds};
 use super::{OpenError, schema};
 use crate::policy::{Amount, CustomerId, EventId, RecordedEvent, Timestamp, Transaction};
 use crate::store::memory::archive::{CounterState, WindowEnd};
-use crate::store::{Found, KeptHold, Memory, Wanted};
+use crate::store::{Found, KeptAlert, KeptHold, Memory, Wanted};
 
 /// How many events a reader takes at once: few at first, for many ask for one page.
 const CHUNKS: (usize, usize) = (32, 512);
@@ -124,6 +124,25 @@ pub(super) fn holds(file: &Connection) -> rusqlite::Result<Vec<KeptHold>> {
         Ok(KeptHold { event: row::event(file, &mut kinds, row)?, charge })
     };
     holds.query_map([], hold)?.collect()
+}
+
+/// The alerts of windows that have not ended.
+pub(super) fn alerts(file: &Connection, now: Timestamp) -> rusqlite::Result<Vec<KeptAlert>> {
+    let mut alerts = file.prepare(
+        "SELECT c.name, a.limit_id, a.ends, a.percent \
+         FROM alert a JOIN customer c ON c.id = a.customer WHERE a.ends > ?1 \
+         ORDER BY a.customer, a.limit_id, a.percent",
+    )?;
+    let alert = |row: &Row<'_>| {
+        let end: WindowEnd = row.get(2)?;
+        Ok(KeptAlert {
+            customer: row.get(0)?,
+            limit: row.get_ref(1)?.as_str()?.into(),
+            ends: (end != WindowEnd::NEVER).then(|| Timestamp::from_seconds(i64::from(end.0) * 60)),
+            percent: row.get(3)?,
+        })
+    };
+    alerts.query_map([now.as_seconds()], alert)?.collect()
 }
 
 /// Reads beside the writer.

@@ -318,6 +318,7 @@ impl Store for Sqlite {
         read::fill(&file, &self.memory, now.wall()).map_err(OpenError::from)?;
         let mut kept = definition::load(&file).map_err(OpenError::from)?;
         kept.holds = read::holds(&file).map_err(OpenError::from)?;
+        kept.alerts = read::alerts(&file, now.wall()).map_err(OpenError::from)?;
         Ok(Some(kept))
     }
 
