@@ -132,6 +132,8 @@ mod body;
 pub mod classify;
 pub mod clock;
 pub mod customer;
+#[cfg(any(feature = "outbox", feature = "sqlite"))]
+mod durability;
 #[cfg(feature = "embedded")]
 pub mod engine;
 mod error;

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use super::durable::{as_child, child, lines};
 use super::faulty::FOR_EVER;
 use super::*;
+use tower_limitry::outbox::Durability;
 
 const SETTLEMENTS: usize = 8;
 /// How long a settlement may take once the disk has failed for ever.
@@ -167,4 +168,41 @@ async fn a_full_disk_loses_nothing_and_goes_on_when_there_is_room() {
             }
         }
     }
+}
+
+/// What is acknowledged before it is synced is synced in time; where that fails it is known, and
+/// made good.
+#[tokio::test]
+async fn a_relaxed_outbox_syncs_when_it_has_said_and_not_before() {
+    const TEST: &str = "disk::a_relaxed_outbox_syncs_when_it_has_said_and_not_before";
+    let Some((path, part)) = as_child() else {
+        for part in ["soon", "late"] {
+            let folder = Folder::new();
+            let mut program = child(TEST, part, &folder.file());
+            let mut program = program.env("LD_PRELOAD", faulty::library()).spawn().unwrap();
+            assert_eq!(lines(&mut program).collect::<Vec<_>>(), ["as it should be"], "{part}");
+            program.wait().unwrap();
+        }
+        return;
+    };
+    let target = target();
+    target.always(Answer::Fail(ErrorKind::Unavailable));
+    let at_most = if part == "soon" { MILLISECOND } else { HOUR };
+    let builder = soon(&target).backoff(HOUR, HOUR).durability(Durability::Relaxed { at_most });
+    let outbox = open(builder, &path).await;
+    faulty::tell("sync", 1, FOR_EVER);
+    settle(&outbox, "acct", "a").await;
+    if part == "soon" {
+        until(|| outbox.stats().is_failing).await;
+        faulty::heal();
+        until(|| !outbox.stats().is_failing).await;
+        settle(&outbox, "acct", "b").await;
+    } else {
+        for at in 0..100 {
+            settle(&outbox, "acct", &at.to_string()).await;
+        }
+        assert!(!outbox.stats().is_failing);
+        faulty::heal();
+    }
+    println!("said as it should be");
 }

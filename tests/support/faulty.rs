@@ -21,7 +21,7 @@ pub(crate) fn library() -> &'static Path {
         let mut compiler = Command::new(std::env::var_os("CC").unwrap_or("cc".into()));
         compiler
             .args(["-shared", "-fPIC", "-O1", "-w", "-o"])
-            .arg(&library)
+            .arg(&built)
             .arg(source)
             .arg("-ldl");
         assert!(compiler.status().expect("a C compiler, as for SQLite").success());

@@ -103,6 +103,7 @@ use archive::Books;
 use lock::Lock;
 use writer::Writer;
 
+pub use crate::durability::Durability;
 pub use backup::backup;
 pub use store::Acknowledged;
 pub use verify::{Difference, Differences, verify};
@@ -169,20 +170,6 @@ impl Drop for Sqlite {
             let _ = writer.join();
         }
     }
-}
-
-/// What is on the disk when a settlement is acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Durability {
-    /// The settlement: neither a crash nor a power cut loses anything that was acknowledged.
-    Full,
-    /// A crash of the process loses nothing that was acknowledged; a power cut or a crash of the
-    /// operating system may lose the newest of it.
-    Relaxed {
-        /// How long the newest may be only in the operating system's memory.
-        at_most: Duration,
-    },
 }
 
 /// What the holds of a process that was killed cost, when the file is opened again.
