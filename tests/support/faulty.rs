@@ -19,11 +19,7 @@ pub(crate) fn library() -> &'static Path {
         // Others may be using it.
         let built = folder.join(format!("faulty-{}.so", std::process::id()));
         let mut compiler = Command::new(std::env::var_os("CC").unwrap_or("cc".into()));
-        compiler
-            .args(["-shared", "-fPIC", "-O1", "-w", "-o"])
-            .arg(&built)
-            .arg(source)
-            .arg("-ldl");
+        compiler.args(["-shared", "-fPIC", "-O1", "-w", "-o"]).arg(&built).arg(source).arg("-ldl");
         assert!(compiler.status().expect("a C compiler, as for SQLite").success());
         std::fs::rename(&built, &library).unwrap();
         library
