@@ -6,6 +6,7 @@
 mod changes;
 mod corrections;
 mod crash;
+mod damaged;
 #[cfg(target_os = "linux")]
 mod disk;
 mod file_itself;

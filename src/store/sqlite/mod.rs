@@ -80,7 +80,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use crate::store::Memory;
 use crate::{Error, ErrorKind, observe};
@@ -335,6 +335,12 @@ impl From<OpenError> for Error {
                 ),
             ),
             OpenError::Io(error) => unavailable().with_source(error),
+            OpenError::Sqlite(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) =>
+            {
+                let message = "the file is damaged; restore a backup";
+                Self::new(ErrorKind::Unavailable, message).with_source(error)
+            }
             OpenError::Sqlite(error) => unavailable().with_source(error),
         }
     }
