@@ -135,6 +135,8 @@ pub mod classify;
 pub mod client;
 pub mod clock;
 pub mod customer;
+#[cfg(any(feature = "outbox", feature = "sqlite"))]
+mod durability;
 #[cfg(feature = "embedded")]
 pub mod engine;
 mod error;
