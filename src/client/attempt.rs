@@ -72,6 +72,10 @@ impl Failed {
         self.failure == Failure::Final
     }
 
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(&self.cause, Cause::Api(error) if error.kind() == ErrorKind::NotFound)
+    }
+
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match &self.cause {
             Cause::Api(error) => error.retry_after,

@@ -1,3 +1,4 @@
+use std::env::VarError;
 use std::fmt;
 use std::time::Duration;
 
@@ -65,11 +66,15 @@ impl ClientBuilder {
     }
 
     pub(super) fn from_env() -> Result<Self, Error> {
-        let read = |name: &'static str| match std::env::var(name) {
+        Self::from_variables(|name| std::env::var(name))
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Result<String, VarError>) -> Result<Self, Error> {
+        let read = |name: &'static str| match variable(name) {
             Ok(text) if text.trim().is_empty() => Ok(None),
             Ok(text) => Ok(Some(Named(name, text.trim().to_owned()))),
-            Err(std::env::VarError::NotPresent) => Ok(None),
-            Err(std::env::VarError::NotUnicode(_)) => Err(Error::invalid(name, "is no text")),
+            Err(VarError::NotPresent) => Ok(None),
+            Err(VarError::NotUnicode(_)) => Err(Error::invalid(name, "is no text")),
         };
         let missing = || Error::invalid(KEY, "is not set; set it to an API key of your project");
         let mut builder = Self::new(String::new());
@@ -206,5 +211,46 @@ impl ClientBuilder {
             headers.insert("x-project", value.ok_or_else(problem)?);
         }
         Ok(headers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Client, String> {
+        let variable = |name: &str| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned()).ok_or(VarError::NotPresent)
+        };
+        let built = ClientBuilder::from_variables(variable).and_then(ClientBuilder::build);
+        built.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_key_in_the_environment_is_enough() {
+        let client = read(&[(KEY, " limitry_sk_1\n"), (BASE_URL, ""), (PROJECT, "")]).unwrap();
+        assert!(format!("{client:?}").contains(HOSTED));
+        assert!(!format!("{client:?}").contains("limitry_sk_1"));
+    }
+
+    #[test]
+    fn what_is_wrong_in_the_environment_is_named_and_not_repeated() {
+        let key = (KEY, "limitry_sk_1");
+        for (variables, named) in [
+            (vec![], KEY),
+            (vec![(KEY, " ")], KEY),
+            (vec![(KEY, "two words")], KEY),
+            (vec![(KEY, "sécret")], KEY),
+            (vec![key, (BASE_URL, "http://api.limitry.com/v1")], BASE_URL),
+            (vec![key, (BASE_URL, "https://me:secret@host")], BASE_URL),
+            (vec![key, (PROJECT, "proj\u{1}secret")], PROJECT),
+        ] {
+            let told = read(&variables).unwrap_err();
+            assert!(told.starts_with(&format!("{named}: ")), "{told}");
+            for kept in ["words", "cret@", "limitry_sk_1"] {
+                assert!(!told.contains(kept), "{told}");
+            }
+        }
     }
 }

@@ -45,9 +45,12 @@ impl Call {
         Self { method, path, query: Vec::new(), body: None, id: None, safety, within: None }
     }
 
-    /// A query parameter, if there is a value for it.
+    /// A query parameter, in place of the one of its name, if there is a value for it.
     pub(crate) fn query(mut self, name: &'static str, value: Option<impl ToString>) -> Self {
-        self.query.extend(value.map(|value| (name, value.to_string())));
+        if let Some(value) = value {
+            self.query.retain(|(known, _)| *known != name);
+            self.query.push((name, value.to_string()));
+        }
         self
     }
 

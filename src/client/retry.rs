@@ -68,7 +68,7 @@ pub(crate) fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
         return seconds.is_finite().then(|| Duration::from_secs_f64(seconds.clamp(0.0, MOST)));
     }
     let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
-    let date = SystemTime::try_from(date).ok()?;
+    let date = SystemTime::from(date);
     let wait = date.duration_since(now).unwrap_or_default();
     Some(wait.min(Duration::from_secs_f64(MOST)))
 }

@@ -67,6 +67,7 @@ use crate::{Books, ErrorKind};
 mod answers;
 mod auth;
 mod balances;
+mod calls;
 mod customers;
 mod definitions;
 mod events;
@@ -86,7 +87,8 @@ mod standing;
 mod times;
 
 use answers::Answers;
-use auth::Keys;
+pub use auth::ApiKeys;
+use calls::Calls;
 pub use definitions::Definitions;
 use openapi::{Routes, nothing, takes};
 use problem::Problem;
@@ -97,7 +99,8 @@ use times::Times;
 #[must_use]
 pub struct Server {
     books: Books,
-    keys: Keys,
+    keys: ApiKeys,
+    most_calls: Option<(u32, u32)>,
     project: String,
     most_body: usize,
     timeout: Duration,
@@ -122,7 +125,8 @@ impl Server {
     pub fn new(books: Books) -> Self {
         Self {
             books,
-            keys: Keys::default(),
+            keys: ApiKeys::new(),
+            most_calls: None,
             project: "proj_default".into(),
             most_body: 2 * 1024 * 1024,
             timeout: Duration::from_secs(10),
@@ -131,14 +135,28 @@ impl Server {
     }
 
     /// Accepts this key. Only its SHA-256 is kept.
-    pub fn key(mut self, key: impl AsRef<str>) -> Self {
-        self.keys.accept(key.as_ref());
+    pub fn key(self, key: impl AsRef<str>) -> Self {
+        self.keys.accept(key);
+        self
+    }
+
+    /// Judges by these keys instead of those given so far. They may change while the server runs.
+    pub fn keys(mut self, keys: ApiKeys) -> Self {
+        self.keys = keys;
         self
     }
 
     /// Refuses this key as revoked, whether or not it is accepted, so that its users learn why.
-    pub fn revoked_key(mut self, key: impl AsRef<str>) -> Self {
-        self.keys.revoke(key.as_ref());
+    pub fn revoked_key(self, key: impl AsRef<str>) -> Self {
+        self.keys.revoke(key);
+        self
+    }
+
+    /// How often each key may call in a minute and in a day, both of the clock in UTC and at least 1.
+    /// More is answered 429 `rate_limit_exceeded` with `Retry-After`. No limit unless set. Counts are
+    /// of this process, and begin anew with it.
+    pub fn most_calls(mut self, minute: u32, day: u32) -> Self {
+        self.most_calls = Some((minute.max(1), day.max(1)));
         self
     }
 
@@ -172,9 +190,11 @@ impl Server {
     pub fn router(self) -> Router {
         let started = self.books.backend().now();
         let (routes, openapi) = api().finish();
+        let calls = self.most_calls.map(|(minute, day)| Calls::new(minute, day));
         let app = Arc::new(App {
             books: self.books,
             keys: self.keys,
+            calls,
             project: self.project,
             most_body: self.most_body,
             timeout: self.timeout,
@@ -380,7 +400,8 @@ type Shared = Arc<App>;
 
 struct App {
     books: Books,
-    keys: Keys,
+    keys: ApiKeys,
+    calls: Option<Calls>,
     project: String,
     most_body: usize,
     timeout: Duration,

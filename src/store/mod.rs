@@ -27,8 +27,8 @@ use compact_str::CompactString;
 
 use crate::policy::{
     Aggregation, Amount, Balance, CounterKey, Credited, Customer, CustomerId, Debited, EventId,
-    Limit, Meter, NewBalance, Producer, RecordedEvent, Timestamp, Transaction, Usage, Verdict,
-    Window,
+    Limit, Meter, NewBalance, Period, Producer, RecordedEvent, Timestamp, Transaction, Usage,
+    Verdict, Window,
 };
 use crate::{Error, ErrorKind};
 
@@ -156,6 +156,18 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         visit: &'a mut (dyn FnMut(&RecordedEvent) -> bool + Send),
     ) -> BoxFuture<'a, Result<Option<Timestamp>, Error>>;
 
+    /// Calls `visit` for the kept events that came before some place, newest first, until it answers
+    /// `false`: for one page of a list. At least those that are wanted; a store that cannot find them
+    /// without the others visits those, too.
+    fn events_before<'a>(
+        &'a self,
+        wanted: Wanted<'a>,
+        visit: &'a mut (dyn FnMut(&RecordedEvent) -> bool + Send),
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        let _ = wanted;
+        Box::pin(async move { self.events(visit).await.map(|_forgotten| ()) })
+    }
+
     /// A kept event by its id, and what it was charged.
     ///
     /// # Errors
@@ -220,6 +232,17 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     }
 }
 
+/// Which kept events are wanted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted<'a> {
+    /// Only those that came before the event at this place in the order of arrival.
+    pub before: Option<u64>,
+    /// Only this customer's.
+    pub customer: Option<&'a CustomerId>,
+    /// Only this type.
+    pub event_type: Option<&'a str>,
+}
+
 /// A kept event, and what it was charged.
 #[derive(Clone, Debug)]
 pub struct Found {
@@ -255,9 +278,27 @@ pub struct Kept {
     pub limits: Vec<Limit>,
     /// Customers of whom something is known beyond usage.
     pub customers: Vec<Customer>,
+    /// Customers whose counters of some periods are not whole before some time, since their windows
+    /// moved.
+    pub customers_since: Vec<(CustomerId, Vec<(Period, Timestamp)>)>,
     /// Holds of earlier processes, to be settled as they were estimated. A store that keeps them
     /// forgets each in the step that counts its event.
     pub holds: Vec<KeptHold>,
+    /// Alerts that fell due in windows that have not ended.
+    pub alerts: Vec<KeptAlert>,
+}
+
+/// An alert that fell due, whether or not somebody heard of it.
+#[derive(Clone, Debug)]
+pub struct KeptAlert {
+    /// Whose usage.
+    pub customer: CustomerId,
+    /// The id of the limit.
+    pub limit: Box<str>,
+    /// The end of its window; `None` for one that never ends.
+    pub ends: Option<Timestamp>,
+    /// The percentage.
+    pub percent: u8,
 }
 
 /// Something to keep for the next process.
@@ -284,6 +325,9 @@ pub enum Keep<'a> {
     Customer(&'a Customer),
     /// Nothing is known of a customer any more.
     NoCustomer(&'a CustomerId),
+    /// The history of a customer's counters of these periods before those times is not whole, that
+    /// of all others is: in place of what was kept of it before.
+    CustomerSince(&'a CustomerId, &'a [(Period, Timestamp)]),
 }
 
 /// Names a hold: the id, the customer it is for, and where the store said it is.

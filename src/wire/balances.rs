@@ -11,8 +11,11 @@ use crate::policy::{Amount, Timestamp};
 pub(crate) struct NewBalanceBody {
     pub(crate) customer_id: String,
     pub(crate) name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) unit: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) initial_balance: Option<Number>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) minimum_balance: Option<Number>,
     #[serde(default)]
     pub(crate) dimension_filters: Texts,
@@ -52,6 +55,7 @@ pub(crate) struct BalanceChangeBody {
     pub(crate) name: String,
     pub(crate) amount: Number,
     pub(crate) description: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reference: Option<String>,
 }
 

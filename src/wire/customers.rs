@@ -11,10 +11,14 @@ use crate::policy::Timestamp;
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NewCustomer {
     pub(crate) external_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) email: Option<String>,
     /// A date-time, or a date, which is midnight in the customer's zone.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) billing_cycle_start: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timezone: Option<String>,
     #[serde(default)]
     pub(crate) metadata: Map<String, Value>,
@@ -45,13 +49,15 @@ impl From<NewCustomer> for CustomerTerms {
 #[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct CustomerChange {
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<Option<String>>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub(crate) email: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) billing_cycle_start: Option<String>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub(crate) timezone: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) metadata: Option<Map<String, Value>>,
 }
 

@@ -10,6 +10,7 @@ use crate::policy::{Amount, Timestamp};
 #[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LimitsCheck {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) customer_id: Option<String>,
     #[serde(default)]
     pub(crate) dimensions: Texts,
@@ -47,9 +48,11 @@ pub(crate) struct NewLimit {
     pub(crate) meter_id: String,
     pub(crate) limit_value: Number,
     pub(crate) period: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) customer_id: Option<String>,
     #[serde(default)]
     pub(crate) dimension_filters: Texts,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) alert_thresholds: Option<Vec<u8>>,
 }
 
@@ -58,14 +61,19 @@ pub(crate) struct NewLimit {
 #[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LimitChange {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) meter_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) limit_value: Option<Number>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) period: Option<String>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub(crate) customer_id: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dimension_filters: Option<Texts>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub(crate) alert_thresholds: Option<Option<Vec<u8>>>,
 }
 

@@ -12,7 +12,9 @@ pub(crate) struct NewMeter {
     pub(crate) name: String,
     pub(crate) aggregation: String,
     pub(crate) field: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) description: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) event_filter: Option<EventFilter>,
 }
 
@@ -32,11 +34,15 @@ pub(crate) struct EventFilter {
 #[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MeterChange {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) aggregation: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) field: Option<String>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub(crate) description: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) event_filter: Option<EventFilter>,
 }
 
@@ -60,10 +66,13 @@ pub(crate) struct MeterBody {
 #[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MeterReadingQuery {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) customer_id: Option<String>,
     #[serde(default)]
     pub(crate) dimensions: Texts,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) start_date: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) end_date: Option<Timestamp>,
 }
 

@@ -9,7 +9,9 @@ use rusqlite::{Connection, Row};
 use serde::{Deserialize, Serialize};
 
 use super::row;
-use crate::policy::{Aggregation, Amount, Customer, Dimensions, Limit, Meter, Period, Timestamp};
+use crate::policy::{
+    Aggregation, Amount, Customer, CustomerId, Dimensions, Limit, Meter, Period, Timestamp,
+};
 use crate::store::{Keep, Kept};
 
 /// One row to write or to remove.
@@ -19,7 +21,8 @@ pub(super) enum Note {
     Since { number: u32, time: Timestamp },
     Counted { customer: String, counters: Option<String> },
     Definition { kind: &'static str, id: String, body: Option<String> },
-    Customer { id: crate::policy::CustomerId, about: Option<String> },
+    Customer { id: CustomerId, about: Option<String> },
+    CustomerSince { id: CustomerId, since: Option<String> },
 }
 
 const METER: &str = "meter";
@@ -59,6 +62,13 @@ impl Note {
                 Ok(Some(Self::Customer { id, about: Some(serde_json::to_string(&about)?) }))
             }
             Keep::NoCustomer(id) => Ok(Some(Self::Customer { id: (*id).clone(), about: None })),
+            Keep::CustomerSince(id, periods) => {
+                let since: BTreeMap<&str, i64> =
+                    periods.iter().map(|(period, at)| (period.as_str(), at.as_nanos())).collect();
+                let since =
+                    (!since.is_empty()).then(|| serde_json::to_string(&since)).transpose()?;
+                Ok(Some(Self::CustomerSince { id: (*id).clone(), since }))
+            }
         }
     }
 }
@@ -96,12 +106,26 @@ pub(super) fn load(file: &Connection) -> rusqlite::Result<Kept> {
             metadata: about.metadata,
         });
     }
+    kept.customers_since = customers_since(file)?;
     Ok(kept)
 }
 
-fn counted(
-    file: &Connection,
-) -> rusqlite::Result<HashMap<Option<crate::policy::CustomerId>, Vec<u32>>> {
+type Since = Vec<(CustomerId, Vec<(Period, Timestamp)>)>;
+
+fn customers_since(file: &Connection) -> rusqlite::Result<Since> {
+    let mut customers = file.prepare("SELECT name, since FROM customer WHERE since IS NOT NULL")?;
+    let row = |row: &Row<'_>| {
+        let since: BTreeMap<String, i64> = parse(row.get_ref(1)?.as_str()?)?;
+        let periods = since.iter().map(|(period, at)| {
+            let period = Period::from_str(period).map_err(FromSqlError::other)?;
+            Ok((period, Timestamp::from_nanos(*at)))
+        });
+        Ok((row.get(0)?, periods.collect::<rusqlite::Result<_>>()?))
+    };
+    customers.query_map([], row)?.collect()
+}
+
+fn counted(file: &Connection) -> rusqlite::Result<HashMap<Option<CustomerId>, Vec<u32>>> {
     let mut counted = file.prepare("SELECT customer, counters FROM counted")?;
     let row = |row: &Row<'_>| {
         let everybody = row.get_ref(0)?.as_str()?.is_empty();

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::definition::{self, Note};
 use super::queue::{Change, unavailable};
+use super::read::Select;
 use super::{OpenError, Sqlite, read, schema};
 use crate::policy::{
     Amount, Balance, Credited, CustomerId, Debited, EventId, NewBalance, RecordedEvent, Timestamp,
@@ -15,7 +16,7 @@ use crate::policy::{
 use crate::store::memory::recount::Tally;
 use crate::store::{
     BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Keep, Kept,
-    Lanes, Moment, Origin, Recount, SettleOperation, SettleOutcome, Settled, Store,
+    Lanes, Moment, Origin, Recount, SettleOperation, SettleOutcome, Settled, Store, Wanted,
 };
 use crate::{Error, ErrorKind};
 
@@ -88,9 +89,10 @@ impl Sqlite {
 
     async fn visit(
         &self,
+        wanted: Wanted<'_>,
         visit: &mut (dyn FnMut(&RecordedEvent) -> bool + Send),
     ) -> Result<(), Error> {
-        let mut events = self.books.reader.stream(None)?;
+        let mut events = self.books.reader.stream(Select::newest_first(wanted))?;
         while let Some(chunk) = events.recv().await {
             for event in chunk.map_err(OpenError::from)? {
                 if !visit(&event) {
@@ -110,7 +112,7 @@ impl Sqlite {
         if !change.counters.is_empty() {
             self.attempted().await?;
             counted = reader.newest().map_err(OpenError::from)?;
-            let mut events = reader.stream(Some(counted))?;
+            let mut events = reader.stream(Select::UpTo(counted))?;
             while let Some(chunk) = events.recv().await {
                 for event in chunk.map_err(OpenError::from)? {
                     tally.count(&change, &event);
@@ -279,8 +281,19 @@ impl Store for Sqlite {
     ) -> BoxFuture<'a, Result<Option<Timestamp>, Error>> {
         Box::pin(async move {
             self.committed(Ok(())).await?;
-            self.visit(visit).await?;
+            self.visit(Wanted::default(), visit).await?;
             Ok(self.books.reader.forgotten().map_err(OpenError::from)?)
+        })
+    }
+
+    fn events_before<'a>(
+        &'a self,
+        wanted: Wanted<'a>,
+        visit: &'a mut (dyn FnMut(&RecordedEvent) -> bool + Send),
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            self.committed(Ok(())).await?;
+            self.visit(wanted, visit).await
         })
     }
 
@@ -330,6 +343,7 @@ impl Store for Sqlite {
         read::fill(&file, &self.memory, now.wall()).map_err(OpenError::from)?;
         let mut kept = definition::load(&file).map_err(OpenError::from)?;
         kept.holds = read::holds(&file).map_err(OpenError::from)?;
+        kept.alerts = read::alerts(&file, now.wall()).map_err(OpenError::from)?;
         Ok(Some(kept))
     }
 
