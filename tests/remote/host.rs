@@ -107,7 +107,7 @@ pub(crate) fn remote(client: ClientBuilder) -> Remote {
 /// An outbox that tries soon again.
 pub(crate) fn outbox(remote: &Remote) -> OutboxBuilder<Remote> {
     Outbox::builder(remote.clone())
-        .durability(Durability::Relaxed)
+        .durability(Durability::Relaxed { at_most: Duration::from_millis(200) })
         .backoff(Duration::from_millis(5), Duration::from_millis(50))
 }
 
