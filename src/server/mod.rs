@@ -51,6 +51,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use crate::backend::Backend;
 use crate::policy::Timestamp;
@@ -162,7 +163,8 @@ impl Server {
         self
     }
 
-    /// The longest body of a request, in bytes. 2 MiB unless set: room for 1,000 events.
+    /// The longest body of a request, in bytes. 2 MiB unless set: room for 1,000 events. Of all that
+    /// arrive at once the server takes up 64 times that; what comes beyond is answered 503 and not done.
     pub fn most_body(mut self, bytes: usize) -> Self {
         self.most_body = bytes;
         self
@@ -194,6 +196,7 @@ impl Server {
             most_body: self.most_body,
             timeout: self.timeout,
             metrics: self.metrics,
+            room: Semaphore::new(self.most_body.saturating_mul(64).min(Semaphore::MAX_PERMITS)),
             openapi: openapi.into(),
             started,
             times: Times::new(started),
@@ -423,6 +426,8 @@ struct App {
     most_body: usize,
     timeout: Duration,
     metrics: Option<Box<Render>>,
+    /// In bytes, for bodies that arrive.
+    room: Semaphore,
     openapi: Bytes,
     started: Timestamp,
     times: Times,

@@ -122,6 +122,42 @@ async fn a_slow_sender_is_given_up_and_the_next_request_served() {
 }
 
 #[tokio::test]
+async fn bodies_that_arrive_share_a_bounded_room() {
+    let api = Api::start_with(|server| server.most_body(1_000)).await;
+    let mut slow = Vec::new();
+    for _ in 0..65 {
+        let mut stream = TcpStream::connect(api.address()).await.unwrap();
+        let head = format!(
+            "POST /v1/limits/check HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n\
+             content-length: 1000\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&[b' '; 999]).await.unwrap();
+        slow.push(stream);
+    }
+    // One of those that came after the room was full hears of it.
+    let body = json!({ "customerId": "a".repeat(100) });
+    let full = async {
+        loop {
+            let answer = api.post("/v1/limits/check", body.clone()).await;
+            if answer.status != 200 {
+                return answer;
+            }
+        }
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(5), full).await.expect("there is no end");
+    assert_eq!(answer.error(), (503, "unavailable".into()));
+    assert_eq!(answer.headers["retry-after"], "1");
+    drop(slow);
+    let free = async {
+        while api.post("/v1/limits/check", body.clone()).await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), free).await.expect("there is room again");
+}
+
+#[tokio::test]
 async fn what_is_no_route_or_no_method_is_told_in_the_envelope() {
     let api = Api::start().await;
     for path in ["/v1/none", "/v1/limits/a/b", "/v1", "/", "/v1/../etc/passwd", "/v1//limits"] {
