@@ -40,7 +40,7 @@ pub(super) async fn create(
         ErrorKind::Conflict => Problem::conflict("balance_exists", error.to_string()),
         _ => error.into(),
     })?;
-    app.times.created(&id_of(&customer, balance.name()), app.now());
+    app.times.made_balance(id_of(&customer, balance.name()), app.now());
     created(body(&app, &customer, &balance, None))
 }
 
@@ -256,7 +256,7 @@ fn body(
     changed: Option<Timestamp>,
 ) -> BalanceBody {
     let id = id_of(customer, balance.name());
-    let times = app.times.of(&id);
+    let made = app.times.of_balance(&id);
     BalanceBody {
         id,
         project_id: app.project.clone(),
@@ -267,7 +267,7 @@ fn body(
         minimum_balance: balance.minimum(),
         available_balance: balance.available(),
         dimension_filters: Texts::new(),
-        created_at: times.created,
-        updated_at: changed.map_or(times.updated, |changed| changed.max(times.updated)),
+        created_at: made,
+        updated_at: changed.map_or(made, |changed| changed.max(made)),
     }
 }

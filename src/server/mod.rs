@@ -40,8 +40,8 @@
 //!   100,000 keys, while the server runs. Beyond that an event's key is known for as long as the
 //!   books remember ids, and a credit's `reference` for ever. An event under a key that is older than
 //!   that (in memory ten minutes) is refused as `too_old`, as a repeat could not be told from it.
-//! - `createdAt` and `updatedAt` of meters, limits and balances are not kept in the books. They tell
-//!   what this process knows, at the latest the time at which it was built.
+//! - `createdAt` of a balance is not kept in the books: it tells what this process knows, at the latest the
+//!   time at which it was built, as do the times of meters and limits that a program defined.
 //! - The `properties` of an event are read and not kept.
 
 use std::fmt;
