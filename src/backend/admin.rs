@@ -77,6 +77,18 @@ pub trait Admin: fmt::Debug + Send + Sync {
         terms: NewBalance,
     ) -> BoxFuture<'_, Result<Balance, Error>>;
 
+    /// Changes what must remain of a balance.
+    fn set_minimum(
+        &self,
+        customer: CustomerId,
+        name: String,
+        minimum: Amount,
+    ) -> BoxFuture<'_, Result<Balance, Error>> {
+        let _ = (customer, name, minimum);
+        let message = "the backend cannot change the minimum of a balance";
+        Box::pin(std::future::ready(Err(Error::new(ErrorKind::Invalid, message))))
+    }
+
     /// Adds to a balance, once for each reference.
     fn credit(&self, credit: Credit) -> BoxFuture<'_, Result<Credited, Error>>;
 

@@ -175,6 +175,25 @@ impl<S: Store> Admin for Engine<S> {
         })
     }
 
+    fn set_minimum(
+        &self,
+        customer: CustomerId,
+        name: String,
+        minimum: Amount,
+    ) -> BoxFuture<'_, Result<Balance, Error>> {
+        Box::pin(async move {
+            if let Some(balance) = self.0.store.set_minimum(&customer, &name, minimum).await? {
+                return Ok(balance);
+            }
+            if self.0.balances.iter().any(|default| default.name == name) {
+                let message = format!("balance {name:?} has the terms that everybody has");
+                return Err(Error::new(ErrorKind::Conflict, message));
+            }
+            let message = format!("the customer has no balance {name:?}");
+            Err(Error::new(ErrorKind::NotFound, message))
+        })
+    }
+
     fn credit(&self, credit: Credit) -> BoxFuture<'_, Result<Credited, Error>> {
         Box::pin(async move {
             let (customer, id) = self.0.change(&credit.change)?;

@@ -9,7 +9,7 @@ use crate::backend::{
     PageRequest, Recorded, TransactionQuery,
 };
 use crate::policy::{
-    Balance, Credit, Credited, CustomerId, Debit, Debited, Event, EventId, Limit, Meter,
+    Amount, Balance, Credit, Credited, CustomerId, Debit, Debited, Event, EventId, Limit, Meter,
     NewBalance, RecordedEvent, Transaction,
 };
 use crate::store::BoxFuture;
@@ -85,6 +85,15 @@ impl<B: Backend> Admin for Outbox<B> {
         terms: NewBalance,
     ) -> BoxFuture<'_, Result<Balance, Error>> {
         self.backend().admin().create_balance(customer, terms)
+    }
+
+    fn set_minimum(
+        &self,
+        customer: CustomerId,
+        name: String,
+        minimum: Amount,
+    ) -> BoxFuture<'_, Result<Balance, Error>> {
+        self.backend().admin().set_minimum(customer, name, minimum)
     }
 
     fn credit(&self, credit: Credit) -> BoxFuture<'_, Result<Credited, Error>> {

@@ -1,4 +1,5 @@
 use axum::extract::State;
+use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -14,7 +15,7 @@ use crate::policy::{
 };
 use crate::wire::{
     BalanceBody, BalanceChangeBody, BalanceChanged, BalanceCheck, BalanceCheckBody, BalanceSummary,
-    CustomerBalances, NewBalanceBody, PageBody, Texts, TransactionBody,
+    BalanceTerms, CustomerBalances, NewBalanceBody, Number, PageBody, Texts, TransactionBody,
 };
 use crate::{Error, ErrorKind};
 
@@ -148,6 +149,39 @@ pub(super) async fn list(
     ok(query.cut(bodies.into_iter(), |balance| &balance.id)?)
 }
 
+pub(super) async fn update(
+    State(app): State<Shared>,
+    Id(id): Id,
+    Json(change): Json<BalanceTerms>,
+) -> Result<Reply<BalanceBody>, Problem> {
+    let (customer, name) = named_by(&id)?;
+    let balance = find(&app, &customer, &name).await?;
+    if change.name.is_some_and(|wanted| wanted != name) {
+        return Err(Problem::field("name", "cannot be changed; make another balance"));
+    }
+    if change.unit.is_some_and(|wanted| wanted != balance.unit()) {
+        return Err(Problem::field("unit", "cannot be changed; make another balance"));
+    }
+    let balance = match change.minimum_balance {
+        Some(Number(minimum)) => {
+            let set = app.books.set_minimum(&customer, &name, minimum).await;
+            let balance = set.map_err(no_balance)?;
+            app.times.changed_balance(id, app.now());
+            balance
+        }
+        None => balance,
+    };
+    ok(read(&app, &customer, &balance).await?)
+}
+
+/// What was paid and spent stays on record.
+pub(super) async fn remove(State(app): State<Shared>, Id(id): Id) -> Result<StatusCode, Problem> {
+    let (customer, name) = named_by(&id)?;
+    find(&app, &customer, &name).await?;
+    let message = "a balance is not removed, for its transactions stay; debit what is left of it";
+    Err(Problem::conflict("balance_kept", message))
+}
+
 pub(super) async fn retrieve(
     State(app): State<Shared>,
     Id(id): Id,
@@ -256,7 +290,7 @@ fn body(
     changed: Option<Timestamp>,
 ) -> BalanceBody {
     let id = id_of(customer, balance.name());
-    let made = app.times.of_balance(&id);
+    let times = app.times.of_balance(&id);
     BalanceBody {
         id,
         project_id: app.project.clone(),
@@ -267,7 +301,7 @@ fn body(
         minimum_balance: balance.minimum(),
         available_balance: balance.available(),
         dimension_filters: Texts::new(),
-        created_at: made,
-        updated_at: changed.map_or(made, |changed| changed.max(made)),
+        created_at: times.created,
+        updated_at: changed.map_or(times.updated, |changed| changed.max(times.updated)),
     }
 }

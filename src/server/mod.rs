@@ -42,6 +42,8 @@
 //!   that (in memory ten minutes) is refused as `too_old`, as a repeat could not be told from it.
 //! - `createdAt` of a balance is not kept in the books: it tells what this process knows, at the latest the
 //!   time at which it was built, as do the times of meters and limits that a program defined.
+//! - Of a balance only the minimum can be changed, and it is not removed: `DELETE` is answered 409
+//!   `balance_kept`. They are listed for one customer at a time.
 //! - The `properties` of an event are read and not kept.
 
 use std::fmt;
@@ -56,12 +58,12 @@ use tokio::sync::Semaphore;
 use crate::backend::Backend;
 use crate::policy::Timestamp;
 use crate::wire::{
-    BalanceBody, BalanceChangeBody, BalanceChanged, BalanceCheck, BalanceCheckBody, CountBody,
-    CustomerBalances, CustomerBody, CustomerChange, EndedBody, EventBatch, EventBody, HoldCheck,
-    HoldCheckBody, HoldsBody, LimitBody, LimitChange, LimitsCheck, LimitsCheckBody, MeterBody,
-    MeterChange, MeterReadingBody, MeterReadingQuery, NewBalanceBody, NewCustomer, NewEvent,
-    NewLimit, NewMeter, PageBody, ProjectBody, RecordedBody, RenewedBody, ResultsBody, SettleBody,
-    TransactionBody,
+    BalanceBody, BalanceChangeBody, BalanceChanged, BalanceCheck, BalanceCheckBody, BalanceTerms,
+    CountBody, CustomerBalances, CustomerBody, CustomerChange, EndedBody, EventBatch, EventBody,
+    HoldCheck, HoldCheckBody, HoldsBody, LimitBody, LimitChange, LimitsCheck, LimitsCheckBody,
+    MeterBody, MeterChange, MeterReadingBody, MeterReadingQuery, NewBalanceBody, NewCustomer,
+    NewEvent, NewLimit, NewMeter, PageBody, ProjectBody, RecordedBody, RenewedBody, ResultsBody,
+    SettleBody, TransactionBody,
 };
 use crate::{Books, ErrorKind};
 
@@ -337,6 +339,17 @@ fn api() -> Routes {
             "Tells of a balance",
             nothing().gives::<BalanceBody>(),
             balances::retrieve,
+        )
+        .put(
+            "/v1/balances/{id}",
+            "Changes what must remain of a balance",
+            takes::<BalanceTerms>().gives::<BalanceBody>(),
+            balances::update,
+        )
+        .delete(
+            "/v1/balances/{id}",
+            "Refused: what was paid and spent stays on record",
+            balances::remove,
         )
         .get(
             "/v1/balances/{id}/transactions",

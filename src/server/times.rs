@@ -6,8 +6,8 @@ use crate::policy::{EventId, Made, Timestamp};
 /// When resources were made and last changed.
 pub(super) struct Times {
     started: Timestamp,
-    /// Balances that were made in this process.
-    balances: Mutex<HashMap<String, Timestamp>>,
+    /// Balances that were made or changed in this process.
+    balances: Mutex<HashMap<String, Known>>,
 }
 
 #[derive(Clone, Copy)]
@@ -16,7 +16,7 @@ pub(super) struct Known {
     pub(super) updated: Timestamp,
 }
 
-/// Of how many balances it is known when they were made.
+/// Of how many balances that is known.
 const MOST: usize = 100_000;
 
 impl Times {
@@ -33,16 +33,26 @@ impl Times {
         Known { created, updated: made.updated.unwrap_or(created) }
     }
 
-    pub(super) fn of_balance(&self, id: &str) -> Timestamp {
+    pub(super) fn of_balance(&self, id: &str) -> Known {
+        let unknown = Known { created: self.started, updated: self.started };
         let balances = self.balances.lock().unwrap_or_else(PoisonError::into_inner);
-        balances.get(id).copied().unwrap_or(self.started)
+        balances.get(id).copied().unwrap_or(unknown)
     }
 
     pub(super) fn made_balance(&self, id: String, now: Timestamp) {
+        self.put(id, Known { created: now, updated: now });
+    }
+
+    pub(super) fn changed_balance(&self, id: String, now: Timestamp) {
+        let before = self.of_balance(&id);
+        self.put(id, Known { updated: now, ..before });
+    }
+
+    fn put(&self, id: String, known: Known) {
         let mut balances = self.balances.lock().unwrap_or_else(PoisonError::into_inner);
         if balances.len() >= MOST {
             balances.clear();
         }
-        balances.insert(id, now);
+        balances.insert(id, known);
     }
 }

@@ -100,6 +100,23 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         at: Timestamp,
     ) -> BoxFuture<'a, Result<Balance, Error>>;
 
+    /// Changes the minimum of a balance of the customer's own; `None` when there is none of that
+    /// name.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](crate::ErrorKind::Invalid) from a store that cannot.
+    fn set_minimum<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        name: &'a str,
+        minimum: Amount,
+    ) -> BoxFuture<'a, Result<Option<Balance>, Error>> {
+        let _ = (customer, name, minimum);
+        let message = "the store cannot change the minimum of a balance";
+        Box::pin(std::future::ready(Err(Error::new(ErrorKind::Invalid, message))))
+    }
+
     /// Adds to a balance; once for each reference, for ever.
     fn credit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Credited, Error>>;
 

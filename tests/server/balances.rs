@@ -46,6 +46,46 @@ async fn a_balance_is_made_and_read() {
 }
 
 #[tokio::test]
+async fn what_must_remain_of_a_balance_can_be_changed_and_nothing_else() {
+    let (api, made) = with_credits(json!(640)).await;
+    let path = format!("/v1/balances/{}", made["id"].as_str().unwrap());
+    api.clock.advance(std::time::Duration::from_secs(60));
+    let mut expected = made.clone();
+    let same = json!({ "name": "ai-credits", "unit": "credits" });
+    assert_eq!(api.ask("PUT", &path, same).await.json(), expected);
+    expected["minimumBalance"] = json!(-10.5);
+    expected["availableBalance"] = json!(650.5);
+    expected["updatedAt"] = json!("2026-03-01T12:01:00Z");
+    let answer = api.ask("PUT", &path, json!({ "minimumBalance": -10.5 })).await;
+    assert_eq!(answer.json(), expected);
+    assert_eq!(api.get(&path).await.json(), expected);
+    let debit = api.post("/v1/balances/debit", change(json!(650.5))).await.json();
+    assert_eq!(debit["balance"]["currentBalance"], json!(-10.5), "debt is allowed now");
+
+    for body in [json!({ "name": "other" }), json!({ "unit": "cents" })] {
+        assert_eq!(api.ask("PUT", &path, body).await.error(), (400, "invalid_field_value".into()));
+    }
+    let none = api.ask("PUT", "/v1/balances/bal_none", json!({})).await;
+    assert_eq!(none.error(), (404, "balance_not_found".into()));
+    assert_eq!(api.ask("DELETE", &path, json!(null)).await.error(), (409, "balance_kept".into()));
+    assert_eq!(api.get(&path).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_balance_that_everybody_has_keeps_everybodys_terms() {
+    let books = tower_limitry::Engine::builder()
+        .default_balance(tower_limitry::NewBalance::new("gift").initial(5))
+        .build()
+        .unwrap();
+    let api = Api::over(books.erased(), |server| server).await;
+    let list = api.get("/v1/balances?customerId=acct_42").await.json();
+    let path = format!("/v1/balances/{}", list["data"][0]["id"].as_str().unwrap());
+    let answer = api.ask("PUT", &path, json!({ "minimumBalance": -1 })).await;
+    assert_eq!(answer.error().0, 409);
+    assert_eq!(api.get(&path).await.json()["minimumBalance"], 0);
+}
+
+#[tokio::test]
 async fn a_balance_suffices_for_all_that_is_available_and_no_more() {
     let (api, made) = with_credits(json!(640)).await;
     for (amount, sufficient) in [(json!(600), true), (json!(600.000001), false)] {

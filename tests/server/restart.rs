@@ -17,7 +17,7 @@ fn open(path: &std::path::Path, clock: &ManualClock) -> Books {
 }
 
 #[tokio::test]
-async fn times_of_meters_limits_and_customers_survive_a_restart() {
+async fn terms_and_times_survive_a_restart() {
     let (path, clock) = (fresh(), ManualClock::at(NOW));
     let books = open(&path, &clock);
     let file: Definitions = r#"
@@ -37,6 +37,11 @@ async fn times_of_meters_limits_and_customers_survive_a_restart() {
     });
     let limit = api.made("/v1/limits", new).await;
     let customer = api.made("/v1/customers", json!({ "externalId": "acct_42" })).await;
+    let new = json!({ "customerId": "acct_42", "name": "credits", "initialBalance": 20 });
+    let balance = api.made("/v1/balances", new).await;
+    let debit =
+        json!({ "customerId": "acct_42", "name": "credits", "amount": 7, "description": "" });
+    api.post("/v1/balances/debit", debit).await;
     let path_of = |kind: &str, made: &Value| format!("/v1/{kind}/{}", made["id"].as_str().unwrap());
     let paths = [
         path_of("meters", &meter),
@@ -57,12 +62,18 @@ async fn times_of_meters_limits_and_customers_survive_a_restart() {
         assert_eq!(told["updatedAt"], updated, "{path}");
         before.push(told);
     }
+    let balance = path_of("balances", &balance);
+    let lowered = api.ask("PUT", &balance, json!({ "minimumBalance": -3 })).await;
+    assert_eq!(lowered.json()["availableBalance"], 16);
     api.books.shutdown(Duration::from_secs(30)).await.unwrap();
     drop(api);
 
     clock.advance(Duration::from_secs(3_600));
     let api = Api::over(open_again(&path, &clock).await, |server| server).await;
     file.apply(&api.books).await.unwrap();
+    let told = api.get(&balance).await.json();
+    let terms = ["currentBalance", "minimumBalance", "availableBalance"].map(|of| told[of].clone());
+    assert_eq!(terms, [json!(13), json!(-3), json!(16)]);
     for (path, before) in paths.iter().zip(before) {
         assert_eq!(api.get(path).await.json(), before);
     }

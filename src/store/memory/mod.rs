@@ -156,6 +156,27 @@ impl Memory {
         Ok(balance)
     }
 
+    fn set_minimum_now(
+        &self,
+        customer: &CustomerId,
+        name: &str,
+        minimum: Amount,
+    ) -> Option<Balance> {
+        let numbered = self.numbered(BalanceRef { name, default: None })?;
+        let hash = hash(customer);
+        let around = self.around(hash);
+        let mut shard = locked(self.shard(hash));
+        let slot = shard.customers.find(around.hash, customer)?;
+        let account = shard.customers.get_mut(slot)?;
+        let mut terms = account.rare.as_mut()?.terms.iter_mut();
+        terms.find(|terms| terms.number == numbered.number)?.minimum = minimum;
+        let balance = read_balance(Some(account), numbered, 0)?;
+        if let Some(archive) = &self.archive {
+            archive.opened(Opened { customer: customer.clone(), balance: balance.clone() });
+        }
+        Some(balance)
+    }
+
     fn change(
         &self,
         change: BalanceChange<'_>,
@@ -274,6 +295,15 @@ impl Store for Memory {
         at: Timestamp,
     ) -> BoxFuture<'a, Result<Balance, Error>> {
         Box::pin(ready(self.create_now(customer, terms, at)))
+    }
+
+    fn set_minimum<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        name: &'a str,
+        minimum: Amount,
+    ) -> BoxFuture<'a, Result<Option<Balance>, Error>> {
+        Box::pin(ready(Ok(self.set_minimum_now(customer, name, minimum))))
     }
 
     fn credit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Credited, Error>> {

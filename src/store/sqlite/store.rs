@@ -206,6 +206,17 @@ impl Store for Sqlite {
         Box::pin(self.change(1, create, |_| 1))
     }
 
+    fn set_minimum<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        name: &'a str,
+        minimum: Amount,
+    ) -> BoxFuture<'a, Result<Option<Balance>, Error>> {
+        let set = async move { self.memory.set_minimum(customer, name, minimum).await };
+        let used = |balance: &Option<Balance>| usize::from(balance.is_some());
+        Box::pin(self.change(1, set, used))
+    }
+
     fn credit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Credited, Error>> {
         Box::pin(async move {
             let credit = async { self.memory.credit(change).await };
