@@ -70,6 +70,16 @@ pub trait Admin: fmt::Debug + Send + Sync {
     /// Every balance of a customer, by name.
     fn balances(&self, customer: CustomerId) -> BoxFuture<'_, Result<Vec<Balance>, Error>>;
 
+    /// Balances of all customers, by customer and name.
+    fn all_balances(
+        &self,
+        page: PageRequest,
+    ) -> BoxFuture<'_, Result<Page<(CustomerId, Balance)>, Error>> {
+        let _ = page;
+        let message = "the backend cannot list balances over all customers; name one";
+        Box::pin(std::future::ready(Err(Error::new(ErrorKind::Invalid, message))))
+    }
+
     /// Creates a balance.
     fn create_balance(
         &self,

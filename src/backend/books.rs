@@ -307,6 +307,20 @@ impl<B: Backend> Books<B> {
         self.0.admin().balances(customer).await
     }
 
+    /// Balances of all customers who have one of their own or one that has changed, by customer and
+    /// name. For admin code: its cost may grow with all customers.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a page that is none, and from a backend
+    /// that cannot list them.
+    pub async fn all_balances(
+        &self,
+        page: PageRequest,
+    ) -> Result<Page<(CustomerId, Balance)>, Error> {
+        self.0.admin().all_balances(page).await
+    }
+
     /// One balance of a customer, if there is one of that name (compared exactly).
     ///
     /// # Errors

@@ -79,6 +79,13 @@ impl<B: Backend> Admin for Outbox<B> {
         self.backend().admin().balances(customer)
     }
 
+    fn all_balances(
+        &self,
+        page: PageRequest,
+    ) -> BoxFuture<'_, Result<Page<(CustomerId, Balance)>, Error>> {
+        self.backend().admin().all_balances(page)
+    }
+
     fn create_balance(
         &self,
         customer: CustomerId,

@@ -133,13 +133,23 @@ fn bounded(asked: &BalanceChangeBody) -> Result<(), Problem> {
     asked.reference.as_deref().map_or(Ok(()), |reference| named("reference", reference))
 }
 
-/// The balances of the customer in the query: there is no list over all customers.
+/// The balances of the customer in the query, or of all.
 pub(super) async fn list(
     State(app): State<Shared>,
     Asked(query): Asked<ListQuery>,
 ) -> Result<Reply<PageBody<BalanceBody>>, Problem> {
-    let id = query.customer_id.as_deref();
-    let id = id.ok_or_else(|| Problem::missing("missing query parameter `customerId`"))?;
+    let Some(id) = query.customer_id.as_deref() else {
+        let balances = app.books.all_balances(query.page()).await?;
+        let mut data = Vec::with_capacity(balances.items.len());
+        for (customer, balance) in &balances.items {
+            data.push(read(&app, customer, balance).await?);
+        }
+        return ok(PageBody {
+            data,
+            has_more: balances.next.is_some(),
+            next_cursor: balances.next,
+        });
+    };
     let customer = resolve(&app, id).await?;
     let mut bodies = Vec::new();
     for balance in app.books.balances(&customer).await? {

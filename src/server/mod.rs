@@ -43,7 +43,8 @@
 //! - `createdAt` of a balance is not kept in the books: it tells what this process knows, at the latest the
 //!   time at which it was built, as do the times of meters and limits that a program defined.
 //! - Of a balance only the minimum can be changed, and it is not removed: `DELETE` is answered 409
-//!   `balance_kept`. They are listed for one customer at a time.
+//!   `balance_kept`. A list over all customers has those who have a balance of their own or one that
+//!   has changed, and costs the more the more customers there are.
 //! - The `properties` of an event are read and not kept.
 
 use std::fmt;
@@ -312,7 +313,7 @@ fn api() -> Routes {
         )
         .get(
             "/v1/balances",
-            "Lists the balances of a customer",
+            "Lists the balances of a customer, or of all",
             nothing().gives::<PageBody<BalanceBody>>().query(OF_CUSTOMER),
             balances::list,
         )

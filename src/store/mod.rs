@@ -131,6 +131,23 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         now: Moment<'a>,
     ) -> BoxFuture<'a, Result<Vec<Balance>, Error>>;
 
+    /// Customers who have a balance of their own, or one that has changed: the first so many from an
+    /// id on, in the order of their ids. Cost may grow with all customers.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](crate::ErrorKind::Invalid) from a store that cannot list them.
+    fn with_balances<'a>(
+        &'a self,
+        from: Option<&'a CustomerId>,
+        most: usize,
+        defaults: &'a [NewBalance],
+    ) -> BoxFuture<'a, Result<Vec<CustomerId>, Error>> {
+        let _ = (from, most, defaults);
+        let message = "the store cannot list balances over all customers; name one";
+        Box::pin(std::future::ready(Err(Error::new(ErrorKind::Invalid, message))))
+    }
+
     /// The kept transactions of one balance, oldest first, led by an opening balance where older
     /// ones are no longer kept.
     fn transactions<'a>(

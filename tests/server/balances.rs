@@ -42,7 +42,43 @@ async fn a_balance_is_made_and_read() {
     assert_eq!(answer.error(), (409, "balance_exists".into()));
     let other = json!({ "customerId": "acct_42", "name": "AI-Credits" });
     assert_eq!(api.post("/v1/balances", other).await.status, 201, "names are compared exactly");
-    assert_eq!(api.get("/v1/balances").await.error(), (400, "missing_required_field".into()));
+}
+
+#[tokio::test]
+async fn balances_of_all_customers_are_listed_by_pages() {
+    let api = Api::start().await;
+    assert_eq!(api.get("/v1/balances").await.json()["data"], json!([]));
+    let mut expected = Vec::new();
+    for customer in 0..7 {
+        for name in ["credits", "ai:credits", "zeta"].into_iter().take(1 + customer % 3) {
+            let new = json!({ "customerId": format!("acct_{customer}"), "name": name });
+            api.made("/v1/balances", new).await;
+            expected.push((format!("acct_{customer}"), name.to_owned()));
+        }
+    }
+    expected.sort();
+    api.record("only_used", 5).await;
+    for limit in [1, 2, 3, 5, 100] {
+        let mut listed = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let page = api.get(&format!("/v1/balances?limit={limit}{cursor}")).await.json();
+            let data = page["data"].as_array().unwrap();
+            assert!(data.len() <= limit);
+            listed.extend(data.iter().map(|balance| {
+                let text = |name: &str| balance[name].as_str().unwrap().to_owned();
+                (text("customerId"), text("name"))
+            }));
+            assert_eq!(page["hasMore"], !page["nextCursor"].is_null());
+            let Some(next) = page["nextCursor"].as_str() else { break };
+            cursor = format!("&cursor={}", next.replace(':', "%3A"));
+        }
+        assert_eq!(listed, expected, "{limit} at a time");
+    }
+    for cursor in ["x", "5:abc", "-1:a", "99999999999999999999:a", ":", "0:"] {
+        let answer = api.get(&format!("/v1/balances?cursor={cursor}")).await;
+        assert_eq!(answer.error().0, 400, "{cursor}");
+    }
 }
 
 #[tokio::test]

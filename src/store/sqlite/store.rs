@@ -245,6 +245,15 @@ impl Store for Sqlite {
         self.memory.balances(customer, defaults, now)
     }
 
+    fn with_balances<'a>(
+        &'a self,
+        from: Option<&'a CustomerId>,
+        most: usize,
+        defaults: &'a [NewBalance],
+    ) -> BoxFuture<'a, Result<Vec<CustomerId>, Error>> {
+        self.memory.with_balances(from, most, defaults)
+    }
+
     fn transactions<'a>(
         &'a self,
         customer: &'a CustomerId,
