@@ -152,7 +152,8 @@ impl<B: Backend> Books<B> {
     /// takes it back follows, under the id `void:` and its own: at the same time and with the same
     /// amounts below zero, so that sums and counts of that window, and of meters read later, are as if
     /// it had never been; and what it was charged is given back to its balance. A highest or latest
-    /// value stays as it was seen: record the right one.
+    /// value is found anew among the kept events, which reads them all; where some of its window are no
+    /// longer kept, it stays as it was seen.
     ///
     /// Answers the id of the event that takes it back, and whether this call recorded it.
     ///

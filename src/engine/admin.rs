@@ -12,13 +12,13 @@ use super::windows::Windows;
 use super::{Engine, Inner, Scope};
 use crate::backend::{
     Admin, Check, Customer, Decision, EventQuery, MeterQuery, MeterReading, Page, PageRequest,
-    Recorded, TransactionQuery,
+    Recorded, TransactionQuery, sound_event,
 };
 use crate::policy::catalog::{Plan, Rule};
 use crate::policy::{
     Aggregation, Amount, Balance, Calendar, Change, Credit, Credited, CustomerId, Debit, Debited,
     Event, EventId, IdError, Limit, Meter, NewBalance, Period, RecordedEvent, Timestamp,
-    Transaction, Usage, Window,
+    Transaction, Usage, Voided, Window,
 };
 use crate::store::{
     BalanceChange, BoxFuture, HoldKey, Keep, Origin, Outcome, Recount, SettleOperation,
@@ -46,7 +46,8 @@ impl<S: Store> Admin for Engine<S> {
     }
 
     fn void(&self, customer: CustomerId, id: EventId) -> BoxFuture<'_, Result<Recorded, Error>> {
-        Box::pin(async move { self.0.void(&customer, &id).await })
+        let inner = Arc::clone(&self.0);
+        Box::pin(self.0.to_the_end(async move { inner.void(&customer, &id).await }))
     }
 
     fn events(&self, query: EventQuery) -> BoxFuture<'_, Result<Page<RecordedEvent>, Error>> {
@@ -420,6 +421,7 @@ impl<S: Store> Inner<S> {
             lines,
             charge: None,
             reverses: false,
+            mark: None,
         });
         self.store.record(operations.collect()).await
     }
@@ -427,15 +429,7 @@ impl<S: Store> Inner<S> {
     fn check_event(&self, at: usize, event: Event) -> Result<Use, Error> {
         let field = |name: &str| format!("events[{at}].{name}");
         let now = self.now();
-        let customer = event.customer.map_err(|error| Error::invalid(&field("customer"), error))?;
-        if !(1..=256).contains(&event.event_type.len()) {
-            let problem = "is empty or too long; give 1 to 256 bytes";
-            return Err(Error::invalid(&field("event_type"), problem));
-        }
-        if let Some(problem) = event.usage.problem() {
-            return Err(Error::invalid(&field("usage"), problem));
-        }
-        let given = event.id.transpose().map_err(|error| Error::invalid(&field("id"), error))?;
+        let (customer, given) = sound_event(at, &event)?;
         let time = event.at.or_else(|| given.as_ref().and_then(EventId::made_at));
         if time.is_some_and(|time| time.duration_since(now) > MOST_AHEAD) {
             let problem = "is more than 24 hours ahead; give the time at which it happened";
@@ -525,12 +519,20 @@ impl<S: Store> Inner<S> {
         }
         let mut latest: Option<Timestamp> = None;
         let mut overflow = false;
+        // What takes an event back comes after it, and so is seen before.
+        let mut voided = Voided::default();
         let mut visit = |event: &RecordedEvent| {
             let wanted = (start..end).contains(&event.at)
                 && customer.as_ref().is_none_or(|customer| event.customer == *customer)
                 && meter.accepts(&event.event_type, event.usage.dimensions())
                 && event.usage.dimensions().contain(query.dimensions.pairs());
             let amount = wanted.then(|| meter.reads(event.usage.values())).flatten();
+            if !meter.aggregation().adds() {
+                voided.note(event);
+                if voided.has(event) {
+                    return true;
+                }
+            }
             let amount = amount.and_then(|amount| event.gives(meter.aggregation(), amount));
             let Some(amount) = amount else { return true };
             match meter.aggregation() {
@@ -603,6 +605,14 @@ impl<S: Store> Inner<S> {
         rules: &[Rule],
         known: &(dyn Fn(&CustomerId, u32) -> bool + Send + Sync),
     ) -> Result<Option<Timestamp>, Error> {
+        let mut voided = Voided::default();
+        if rules.iter().any(|rule| !rule.meter.aggregation().adds()) {
+            let mut note = |event: &RecordedEvent| {
+                voided.note(event);
+                true
+            };
+            self.store.events(&mut note).await?;
+        }
         let epoch = self.epoch.fetch_add(1, Ordering::AcqRel) + 1;
         let counters: Vec<u32> = counters(rules).into_iter().collect();
         let rule = |counter: u32| rules.iter().find(|rule| rule.counter == counter);
@@ -618,6 +628,9 @@ impl<S: Store> Inner<S> {
             let usage = &event.usage;
             let amount = rule.counts(&event.event_type, usage.values(), usage.dimensions())?;
             let aggregation = rule.meter.aggregation();
+            if !aggregation.adds() && voided.has(event) {
+                return None;
+            }
             Some((aggregation, event.gives(aggregation, amount)?))
         };
         let change = Recount {

@@ -15,7 +15,7 @@ use super::windows::Windows;
 use crate::Error;
 use crate::backend::Customer;
 use crate::policy::catalog::Rule;
-use crate::policy::{CustomerId, Period, Timestamp};
+use crate::policy::{CustomerId, Period};
 use crate::store::{Keep, Store};
 
 /// How often it is tried to count a customer's windows that are not whole, when the store works again.
@@ -189,10 +189,7 @@ impl<S: Store> Inner<S> {
         }
         let counted = known.plans.is_some().then(|| counters(&definitions.rules_for(id)));
         let counted: Option<Vec<u32>> = counted.map(|counters| counters.into_iter().collect());
-        let since: Vec<(Period, Timestamp)> = Period::ALL
-            .into_iter()
-            .filter_map(|period| Some((period, known.since[period.index()]?)))
-            .collect();
+        let since = known.since_when();
         self.accounts.put(id, known);
         let counted = Keep::Counted(Some(id), counted.as_deref());
         self.store.keep(&[counted, Keep::CustomerSince(id, &since)]).await

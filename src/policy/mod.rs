@@ -49,8 +49,10 @@ pub use balance::{
 pub use calendar::{Calendar, CalendarError};
 pub use config::ConfigError;
 pub use customer::Customer;
+#[cfg(feature = "embedded")]
+pub(crate) use event::Voided;
 pub use event::{Crossing, Event, RecordedEvent};
-pub use id::{CustomerId, EventId, IdError};
+pub use id::{CustomerId, EventId, IdError, Producer};
 pub use judge::{Verdict, judge_balance, judge_limit};
 pub use limit::{CounterKey, Limit};
 pub(crate) use made::Made;

@@ -15,7 +15,7 @@ use crate::policy::{
 };
 use crate::wire::{
     BalanceBody, BalanceChangeBody, BalanceChanged, BalanceCheck, BalanceCheckBody, BalanceSummary,
-    BalanceTerms, CustomerBalances, NewBalanceBody, Number, PageBody, Texts, TransactionBody,
+    BalanceUpdate, CustomerBalances, NewBalanceBody, Number, PageBody, Texts, TransactionBody,
 };
 use crate::{Error, ErrorKind};
 
@@ -162,7 +162,7 @@ pub(super) async fn list(
 pub(super) async fn update(
     State(app): State<Shared>,
     Id(id): Id,
-    Json(change): Json<BalanceTerms>,
+    Json(change): Json<BalanceUpdate>,
 ) -> Result<Reply<BalanceBody>, Problem> {
     let (customer, name) = named_by(&id)?;
     let balance = find(&app, &customer, &name).await?;

@@ -5,8 +5,11 @@ use http::{HeaderName, Request, Response};
 use http_body_util::Empty;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_limitry::backend::EventQuery;
+use tower_limitry::policy::Period;
 use tower_limitry::store::Sqlite;
-use tower_limitry::{Check, ErrorKind, Event, Limit, LimitryLayer, NewBalance, Usage, customer};
+use tower_limitry::{
+    Check, ErrorKind, Event, Limit, LimitryLayer, Meter, NewBalance, Usage, customer,
+};
 
 use crate::support::*;
 use crate::{asked, assert_sound_at, file};
@@ -49,6 +52,38 @@ async fn an_event_that_was_let_go_cannot_be_taken_back() {
     assert_eq!(used(&books, "ada", "ever").await, amount(6));
     assert_eq!(current(&books, "ada", "credits").await, amount(45));
     assert_sound_at(&path, time(LATER));
+}
+
+/// It is told among the events that are kept, and not where some are gone: it stays as it was seen.
+#[tokio::test]
+async fn the_highest_stays_as_it_was_seen_where_events_are_gone() {
+    let (clock, path) = (noon(), file::fresh());
+    let open = || {
+        let store = Sqlite::options().keep_events_for(7 * DAY).open(&path).unwrap();
+        let peak = |period, id: &str| Limit::new(id, "peak", period, 1_000);
+        let builder = tokens(&clock)
+            .meter(Meter::max("peak", "total_tokens"))
+            .limit(peak(Period::AllTime, "ever"))
+            .limit(peak(Period::Day, "daily"));
+        builder.build_on(store).unwrap().erased()
+    };
+    let books = open();
+    let event = |tokens: u32, at| Event::new("ada", "chat", total(tokens)).at(time(at));
+    books.record(event(50, NOON)).await.unwrap();
+    clock.advance(8 * DAY);
+    drop(books);
+    let books = open();
+    books.record(event(20, LATER)).await.unwrap();
+    let wrong = books.record(event(90, LATER)).await.unwrap().id;
+    crate::keeping::until_kept(&books, 2).await;
+    books.void("ada", &wrong).await.unwrap();
+    assert_eq!(used(&books, "ada", "ever").await, amount(90));
+    assert_eq!(used(&books, "ada", "daily").await, amount(20));
+    drop(books);
+    assert_sound_at(&path, time(LATER));
+    let books = open();
+    assert_eq!(used(&books, "ada", "ever").await, amount(90));
+    assert_eq!(used(&books, "ada", "daily").await, amount(20));
 }
 
 /// A balance that is no longer defined is still the customer's: what was charged goes back there.

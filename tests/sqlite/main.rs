@@ -6,6 +6,7 @@
 mod changes;
 mod corrections;
 mod crash;
+mod damaged;
 #[cfg(target_os = "linux")]
 mod disk;
 mod file_itself;
@@ -16,6 +17,9 @@ mod places;
 mod reopen;
 mod verify;
 
+#[cfg(target_os = "linux")]
+#[path = "../support/faulty.rs"]
+mod faulty;
 #[path = "../support/file.rs"]
 mod file;
 #[path = "../support/mod.rs"]

@@ -80,7 +80,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use crate::store::Memory;
 use crate::{Error, ErrorKind, observe};
@@ -103,6 +103,7 @@ use archive::Books;
 use lock::Lock;
 use writer::Writer;
 
+pub use crate::durability::Durability;
 pub use backup::backup;
 pub use store::Acknowledged;
 pub use verify::{Difference, Differences, verify};
@@ -169,20 +170,6 @@ impl Drop for Sqlite {
             let _ = writer.join();
         }
     }
-}
-
-/// What is on the disk when a settlement is acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Durability {
-    /// The settlement: neither a crash nor a power cut loses anything that was acknowledged.
-    Full,
-    /// A crash of the process loses nothing that was acknowledged; a power cut or a crash of the
-    /// operating system may lose the newest of it.
-    Relaxed {
-        /// How long the newest may be only in the operating system's memory.
-        at_most: Duration,
-    },
 }
 
 /// What the holds of a process that was killed cost, when the file is opened again.
@@ -348,6 +335,12 @@ impl From<OpenError> for Error {
                 ),
             ),
             OpenError::Io(error) => unavailable().with_source(error),
+            OpenError::Sqlite(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) =>
+            {
+                let message = "the file is damaged; restore a backup";
+                Self::new(ErrorKind::Unavailable, message).with_source(error)
+            }
             OpenError::Sqlite(error) => unavailable().with_source(error),
         }
     }

@@ -14,7 +14,7 @@ use super::{Durability, OpenError};
 const APPLICATION: i32 = 0x4C6D_7472;
 
 /// What brings a file from one version to the next, from nothing on.
-const STEPS: [&str; 1] = [include_str!("schema.sql")];
+const STEPS: [&str; 2] = [include_str!("schema.sql"), include_str!("marks.sql")];
 
 /// Refuses a file that is not ours to write, before anything could be written to it.
 ///
@@ -60,11 +60,7 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, Op
     // Before the first page is written, and before the log is.
     file.pragma_update(None, "page_size", 8_192)?;
     file.pragma_update(None, "journal_mode", "WAL")?;
-    let synchronous = match durability {
-        Durability::Full => "FULL",
-        Durability::Relaxed { .. } => "NORMAL",
-    };
-    file.pragma_update(None, "synchronous", synchronous)?;
+    file.pragma_update(None, "synchronous", durability.synchronous())?;
     // On macOS a plain sync stops at the drive's own memory.
     file.pragma_update(None, "fullfsync", durability == Durability::Full)?;
     file.pragma_update(None, "wal_autocheckpoint", 4_000)?;
