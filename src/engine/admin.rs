@@ -156,6 +156,42 @@ impl<S: Store> Admin for Engine<S> {
         })
     }
 
+    fn all_balances(
+        &self,
+        page: PageRequest,
+    ) -> BoxFuture<'_, Result<Page<(CustomerId, Balance)>, Error>> {
+        Box::pin(async move {
+            let inner = &*self.0;
+            let length = page.length()?;
+            let after = page.cursor.as_deref().map(balance_at).transpose()?;
+            let from = after.as_ref().map(|(customer, _)| customer);
+            // One more for a customer whose last balance the page before ended with.
+            let most = length.saturating_add(2);
+            let customers = inner.store.with_balances(from, most, &inner.balances).await?;
+            let mut items = Vec::new();
+            for customer in customers {
+                if items.len() > length {
+                    break;
+                }
+                let balances =
+                    inner.store.balances(&customer, &inner.balances, inner.moment()).await?;
+                let follows = |balance: &Balance| {
+                    after.as_ref().is_none_or(|(last, name)| {
+                        (customer.as_str(), balance.name()) > (last.as_str(), name.as_str())
+                    })
+                };
+                let following = balances.into_iter().filter(follows);
+                items.extend(following.map(|balance| (customer.clone(), balance)));
+            }
+            let more = items.len() > length;
+            items.truncate(length);
+            let next = items.last().filter(|_| more).map(|(customer, balance)| {
+                format!("{}:{customer}{}", customer.as_str().len(), balance.name())
+            });
+            Ok(Page { items, next })
+        })
+    }
+
     fn create_balance(
         &self,
         customer: CustomerId,
@@ -173,6 +209,25 @@ impl<S: Store> Admin for Engine<S> {
             let now = self.0.now();
             let balance = self.0.store.create_balance(&customer, &terms, now).await?;
             Ok(balance)
+        })
+    }
+
+    fn set_minimum(
+        &self,
+        customer: CustomerId,
+        name: String,
+        minimum: Amount,
+    ) -> BoxFuture<'_, Result<Balance, Error>> {
+        Box::pin(async move {
+            if let Some(balance) = self.0.store.set_minimum(&customer, &name, minimum).await? {
+                return Ok(balance);
+            }
+            if self.0.balances.iter().any(|default| default.name == name) {
+                let message = format!("balance {name:?} has the terms that everybody has");
+                return Err(Error::new(ErrorKind::Conflict, message));
+            }
+            let message = format!("the customer has no balance {name:?}");
+            Err(Error::new(ErrorKind::NotFound, message))
         })
     }
 
@@ -268,6 +323,16 @@ impl<S: Store> Admin for Engine<S> {
             }
         })
     }
+}
+
+/// The balance that a cursor names.
+fn balance_at(cursor: &str) -> Result<(CustomerId, String), Error> {
+    let named = || {
+        let (length, both) = cursor.split_once(':')?;
+        let (customer, name) = both.split_at_checked(length.parse().ok()?)?;
+        Some((CustomerId::new(customer).ok()?, name.to_owned()))
+    };
+    named().ok_or_else(|| Error::invalid("cursor", "is none that a page gave"))
 }
 
 impl<S: Store> Inner<S> {

@@ -41,8 +41,11 @@
 //!   100,000 keys, while the server runs. Beyond that an event's key is known for as long as the
 //!   books remember ids, and a credit's `reference` for ever. An event under a key that is older than
 //!   that (in memory ten minutes) is refused as `too_old`, as a repeat could not be told from it.
-//! - `createdAt` and `updatedAt` of meters, limits and balances are not kept in the books. They tell
-//!   what this process knows, at the latest the time at which it was built.
+//! - `createdAt` of a balance is not kept in the books: it tells what this process knows, at the latest the
+//!   time at which it was built, as do the times of meters and limits that a program defined.
+//! - Of a balance only the minimum can be changed, and it is not removed: `DELETE` is answered 409
+//!   `balance_kept`. A list over all customers has those who have a balance of their own or one that
+//!   has changed, and costs the more the more customers there are.
 //! - The `properties` of an event are read and not kept.
 
 use std::fmt;
@@ -52,15 +55,16 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use crate::backend::Backend;
 use crate::policy::Timestamp;
 use crate::wire::{
-    BalanceBody, BalanceChangeBody, BalanceChanged, BalanceCheck, BalanceCheckBody, CountBody,
-    CustomerBalances, CustomerBody, CustomerChange, EventBatch, EventBody, LimitBody, LimitChange,
-    LimitsCheck, LimitsCheckBody, MeterBody, MeterChange, MeterReadingBody, MeterReadingQuery,
-    NewBalanceBody, NewCustomer, NewEvent, NewLimit, NewMeter, PageBody, ProjectBody, RecordedBody,
-    TransactionBody,
+    BalanceBody, BalanceChangeBody, BalanceChanged, BalanceCheck, BalanceCheckBody, BalanceUpdate,
+    CountBody, CustomerBalances, CustomerBody, CustomerChange, EventBatch, EventBody, LimitBody,
+    LimitChange, LimitsCheck, LimitsCheckBody, MeterBody, MeterChange, MeterReadingBody,
+    MeterReadingQuery, NewBalanceBody, NewCustomer, NewEvent, NewLimit, NewMeter, PageBody,
+    ProjectBody, RecordedBody, TransactionBody,
 };
 use crate::{Books, ErrorKind};
 
@@ -167,7 +171,8 @@ impl Server {
         self
     }
 
-    /// The longest body of a request, in bytes. 2 MiB unless set: room for 1,000 events.
+    /// The longest body of a request, in bytes. 2 MiB unless set: room for 1,000 events. Of all that
+    /// arrive at once the server takes up 64 times that; what comes beyond is answered 503 and not done.
     pub fn most_body(mut self, bytes: usize) -> Self {
         self.most_body = bytes;
         self
@@ -199,6 +204,7 @@ impl Server {
             most_body: self.most_body,
             timeout: self.timeout,
             metrics: self.metrics,
+            room: Semaphore::new(self.most_body.saturating_mul(64).min(Semaphore::MAX_PERMITS)),
             openapi: openapi.into(),
             started,
             times: Times::new(started),
@@ -313,7 +319,7 @@ fn api() -> Routes {
         )
         .get(
             "/v1/balances",
-            "Lists the balances of a customer",
+            "Lists the balances of a customer, or of all",
             nothing().gives::<PageBody<BalanceBody>>().query(OF_CUSTOMER),
             balances::list,
         )
@@ -340,6 +346,17 @@ fn api() -> Routes {
             "Tells of a balance",
             nothing().gives::<BalanceBody>(),
             balances::retrieve,
+        )
+        .put(
+            "/v1/balances/{id}",
+            "Changes what must remain of a balance",
+            takes::<BalanceUpdate>().gives::<BalanceBody>(),
+            balances::update,
+        )
+        .delete(
+            "/v1/balances/{id}",
+            "Refused: what was paid and spent stays on record",
+            balances::remove,
         )
         .get(
             "/v1/balances/{id}/transactions",
@@ -406,6 +423,8 @@ struct App {
     most_body: usize,
     timeout: Duration,
     metrics: Option<Box<Render>>,
+    /// In bytes, for bodies that arrive.
+    room: Semaphore,
     openapi: Bytes,
     started: Timestamp,
     times: Times,

@@ -127,6 +127,23 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         at: Timestamp,
     ) -> BoxFuture<'a, Result<Balance, Error>>;
 
+    /// Changes the minimum of a balance of the customer's own; `None` when there is none of that
+    /// name.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](crate::ErrorKind::Invalid) from a store that cannot.
+    fn set_minimum<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        name: &'a str,
+        minimum: Amount,
+    ) -> BoxFuture<'a, Result<Option<Balance>, Error>> {
+        let _ = (customer, name, minimum);
+        let message = "the store cannot change the minimum of a balance";
+        Box::pin(std::future::ready(Err(Error::new(ErrorKind::Invalid, message))))
+    }
+
     /// Adds to a balance; once for each reference, for ever.
     fn credit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Credited, Error>>;
 
@@ -140,6 +157,23 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         defaults: &'a [NewBalance],
         now: Moment<'a>,
     ) -> BoxFuture<'a, Result<Vec<Balance>, Error>>;
+
+    /// Customers who have a balance of their own, or one that has changed: the first so many from an
+    /// id on, in the order of their ids. Cost may grow with all customers.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](crate::ErrorKind::Invalid) from a store that cannot list them.
+    fn with_balances<'a>(
+        &'a self,
+        from: Option<&'a CustomerId>,
+        most: usize,
+        defaults: &'a [NewBalance],
+    ) -> BoxFuture<'a, Result<Vec<CustomerId>, Error>> {
+        let _ = (from, most, defaults);
+        let message = "the store cannot list balances over all customers; name one";
+        Box::pin(std::future::ready(Err(Error::new(ErrorKind::Invalid, message))))
+    }
 
     /// The kept transactions of one balance, oldest first, led by an opening balance where older
     /// ones are no longer kept.

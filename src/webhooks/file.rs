@@ -203,6 +203,14 @@ impl File {
     }
 }
 
+#[cfg(test)]
+impl File {
+    /// Refuses all writes, as a full disk does.
+    pub(super) fn fail(&self, fails: bool) -> Result<()> {
+        self.0.pragma_update(None, "query_only", fails)
+    }
+}
+
 fn prepare(file: &mut Connection, producer: &str) -> Result<()> {
     file.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
     file.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA fullfsync = ON")?;

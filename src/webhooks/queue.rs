@@ -265,3 +265,78 @@ impl Drop for Taken {
         self.queue.landed.notify_waiters();
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::policy::{Amount, CustomerId, Period, Window};
+
+    fn crossing(customer: u32) -> Crossing {
+        Crossing {
+            customer: CustomerId::new(format!("acct_{customer}")).unwrap(),
+            limit: "daily".into(),
+            limit_name: "Daily".into(),
+            percent: 75,
+            cap: Amount::from(100),
+            used: Amount::from(80),
+            period: Period::AllTime,
+            window: Window::ALL_TIME,
+        }
+    }
+
+    fn queue(most: usize) -> Arc<Queue> {
+        let file = File::open(std::path::Path::new(":memory:"), "producer").unwrap();
+        let (number, _) = file.endpoint(b"url").unwrap();
+        let endpoint = Endpoint {
+            url: Url::parse("https://example.com").unwrap(),
+            secrets: Secrets::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap(),
+            number,
+            disabled: AtomicBool::new(false),
+        };
+        Arc::new(Queue::new(file, Arc::new(SystemClock::default()), vec![endpoint], most).unwrap())
+    }
+
+    #[test]
+    fn what_cannot_be_written_waits_in_memory_within_bounds_and_is_not_sent() {
+        let queue = queue(3);
+        queue.state().file.fail(true).unwrap();
+        (0..5).for_each(|customer| queue.tell(&crossing(customer)));
+        let stats = queue.stats().unwrap();
+        assert_eq!((stats.waiting, stats.dropped, stats.is_failing), (3, 2, true));
+        assert!(!queue.is_idle());
+        let endpoint = &queue.endpoints[0];
+        let next = queue.take(endpoint);
+        assert!(
+            !matches!(next, Ok(Next::Send(_) | Next::Nothing)),
+            "nobody hears what may be lost"
+        );
+
+        queue.state().file.fail(false).unwrap();
+        let taken: Vec<_> = std::iter::from_fn(|| match queue.take(endpoint) {
+            Ok(Next::Send(taken)) => Some(taken),
+            _ => None,
+        })
+        .collect();
+        assert_eq!(taken.len(), 3);
+        assert!(!queue.stats().unwrap().is_failing);
+    }
+
+    #[test]
+    fn what_was_sent_and_cannot_be_written_down_is_not_sent_by_another() {
+        let queue = queue(3);
+        queue.tell(&crossing(1));
+        let endpoint = &queue.endpoints[0];
+        let Ok(Next::Send(taken)) = queue.take(endpoint) else { panic!("one is due") };
+        queue.state().file.fail(true).unwrap();
+        taken.delivered().unwrap_err();
+        assert!(!matches!(queue.take(endpoint), Ok(Next::Send(_))));
+        queue.state().file.fail(false).unwrap();
+        taken.delivered().unwrap();
+        drop(taken);
+        assert!(queue.is_idle());
+        queue.tell(&crossing(1));
+        assert_eq!(queue.stats().unwrap().waiting, 0, "it is known");
+    }
+}

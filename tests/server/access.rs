@@ -122,6 +122,42 @@ async fn a_slow_sender_is_given_up_and_the_next_request_served() {
 }
 
 #[tokio::test]
+async fn bodies_that_arrive_share_a_bounded_room() {
+    let api = Api::start_with(|server| server.most_body(1_000)).await;
+    let mut slow = Vec::new();
+    for _ in 0..65 {
+        let mut stream = TcpStream::connect(api.address()).await.unwrap();
+        let head = format!(
+            "POST /v1/limits/check HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n\
+             content-length: 1000\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&[b' '; 999]).await.unwrap();
+        slow.push(stream);
+    }
+    // One of those that came after the room was full hears of it.
+    let body = json!({ "customerId": "a".repeat(100) });
+    let full = async {
+        loop {
+            let answer = api.post("/v1/limits/check", body.clone()).await;
+            if answer.status != 200 {
+                return answer;
+            }
+        }
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(5), full).await.expect("there is no end");
+    assert_eq!(answer.error(), (503, "unavailable".into()));
+    assert_eq!(answer.headers["retry-after"], "1");
+    drop(slow);
+    let free = async {
+        while api.post("/v1/limits/check", body.clone()).await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), free).await.expect("there is room again");
+}
+
+#[tokio::test]
 async fn what_is_no_route_or_no_method_is_told_in_the_envelope() {
     let api = Api::start().await;
     for path in ["/v1/none", "/v1/limits/a/b", "/v1", "/", "/v1/../etc/passwd", "/v1//limits"] {
@@ -264,7 +300,7 @@ async fn the_document_names_every_route_and_only_forms_that_it_defines() {
     let json = document.json();
     assert_eq!(json["openapi"], "3.1.0");
     let paths = json["paths"].as_object().unwrap();
-    assert_eq!(paths.values().map(|path| path.as_object().unwrap().len()).sum::<usize>(), 55);
+    assert_eq!(paths.values().map(|path| path.as_object().unwrap().len()).sum::<usize>(), 57);
     for (path, operations) in paths {
         for method in operations.as_object().unwrap().keys() {
             let path = path.replace("{id}", "none");

@@ -895,6 +895,13 @@ fn terms(account: &Account, number: u32) -> Option<&Terms> {
     account.rare.as_ref()?.terms.iter().find(|terms| terms.number == number)
 }
 
+/// Whether the customer has a balance of their own of that number, or one that everybody has and that
+/// has changed. A charge of a balance that there is not makes none.
+pub(super) fn has_balance(account: &Account, (number, is_default): (u32, bool)) -> bool {
+    terms(account, number).is_some()
+        || is_default && account.place(Tag::balance(number), FOREVER, 0).is_some()
+}
+
 /// Opens a balance of the customer's own.
 pub(super) fn open_balance(account: &mut Account, number: u32, terms: &NewBalance, now: i32) {
     let place = account.claim(Tag::balance(number), FOREVER, now, 0, usize::MAX);

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::row;
 use crate::policy::{
-    Aggregation, Amount, Customer, CustomerId, Dimensions, Limit, Meter, Period, Timestamp,
+    Aggregation, Amount, Customer, CustomerId, Dimensions, Limit, Made, Meter, Period, Timestamp,
 };
 use crate::store::{Keep, Kept};
 
@@ -161,6 +161,8 @@ struct MeterRow {
     dimensions: Pairs,
     unit: Option<String>,
     description: Option<String>,
+    #[serde(default, flatten)]
+    made: MadeRow,
 }
 
 impl MeterRow {
@@ -174,6 +176,7 @@ impl MeterRow {
             dimensions: pairs(&meter.dimensions),
             unit: meter.unit.as_deref().map(Into::into),
             description: meter.description.as_deref().map(Into::into),
+            made: MadeRow::of(&meter.made),
         }
     }
 
@@ -189,7 +192,29 @@ impl MeterRow {
             dimensions: dimensions(self.dimensions),
             unit: self.unit.map(Into::into),
             description: self.description.map(Into::into),
+            made: self.made.made(),
         })
+    }
+}
+
+/// In nanoseconds since 1970, where it is known.
+#[derive(Default, Deserialize, Serialize)]
+struct MadeRow {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    created: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    updated: Option<i64>,
+}
+
+impl MadeRow {
+    fn of(made: &Made) -> Self {
+        let nanos = |at: Timestamp| at.as_nanos();
+        Self { created: made.created.map(nanos), updated: made.updated.map(nanos) }
+    }
+
+    fn made(self) -> Made {
+        let time = Timestamp::from_nanos;
+        Made { created: self.created.map(time), updated: self.updated.map(time) }
     }
 }
 
@@ -204,6 +229,8 @@ struct LimitRow {
     dimensions: Pairs,
     alerts: Vec<u8>,
     private: bool,
+    #[serde(default, flatten)]
+    made: MadeRow,
 }
 
 impl LimitRow {
@@ -218,6 +245,7 @@ impl LimitRow {
             dimensions: pairs(&limit.dimensions),
             alerts: limit.alerts.clone(),
             private: limit.private,
+            made: MadeRow::of(&limit.made),
         }
     }
 
@@ -234,6 +262,7 @@ impl LimitRow {
             dimensions: dimensions(self.dimensions),
             alerts: self.alerts,
             private: self.private,
+            made: self.made.made(),
         })
     }
 }

@@ -231,6 +231,17 @@ impl Store for Sqlite {
         Box::pin(self.change(1, create, |_| 1))
     }
 
+    fn set_minimum<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        name: &'a str,
+        minimum: Amount,
+    ) -> BoxFuture<'a, Result<Option<Balance>, Error>> {
+        let set = async move { self.memory.set_minimum(customer, name, minimum).await };
+        let used = |balance: &Option<Balance>| usize::from(balance.is_some());
+        Box::pin(self.change(1, set, used))
+    }
+
     fn credit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Credited, Error>> {
         Box::pin(async move {
             let credit = async { self.memory.credit(change).await };
@@ -257,6 +268,15 @@ impl Store for Sqlite {
         now: Moment<'a>,
     ) -> BoxFuture<'a, Result<Vec<Balance>, Error>> {
         self.memory.balances(customer, defaults, now)
+    }
+
+    fn with_balances<'a>(
+        &'a self,
+        from: Option<&'a CustomerId>,
+        most: usize,
+        defaults: &'a [NewBalance],
+    ) -> BoxFuture<'a, Result<Vec<CustomerId>, Error>> {
+        self.memory.with_balances(from, most, defaults)
     }
 
     fn transactions<'a>(
