@@ -281,6 +281,7 @@ fn the_server_reads_its_definitions_again_when_it_is_asked_to() {
 }
 
 #[cfg(all(feature = "client", feature = "server"))]
+#[allow(clippy::unwrap_used)]
 mod over_a_server {
     use std::process::Command;
     use std::time::{Duration, Instant};
