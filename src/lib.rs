@@ -112,6 +112,7 @@
 //! | `axum` | | extractors and responses for axum handlers |
 //! | `grpc` | | refusals as gRPC clients understand them, usage from trailers and messages |
 //! | `bearer` | | customers by their hashed keys, bearer or in a header |
+//! | `client` | | Limitry's API from the other side, every call typed |
 //! | `server` | | Limitry's API over these books, as a router to mount |
 //! | `outbox` | | settlements for a remote backend wait in a local file until it has them |
 //! | `tracing` | | a span for each request, `limitry` with customer and event type, and events: decisions, failures, what was not counted as usual |
@@ -130,6 +131,8 @@ pub mod axum;
 pub mod backend;
 mod body;
 pub mod classify;
+#[cfg(feature = "client")]
+pub mod client;
 pub mod clock;
 pub mod customer;
 #[cfg(any(feature = "outbox", feature = "sqlite"))]
@@ -144,6 +147,8 @@ pub mod grpc;
 mod guard;
 mod headers;
 mod hook;
+#[cfg(any(feature = "client", feature = "embedded"))]
+mod ids;
 mod json;
 mod layer;
 mod observe;
@@ -162,7 +167,9 @@ pub mod test_util;
 pub mod usage;
 #[cfg(feature = "webhooks")]
 pub mod webhooks;
-#[cfg(feature = "server")]
+// The answers are in the words of the server; the client reads them with more indulgence.
+#[cfg_attr(not(feature = "server"), allow(dead_code, unused_imports))]
+#[cfg(any(feature = "client", feature = "server"))]
 mod wire;
 
 pub use backend::{Books, Check, CheckError, Decision, Denial, LimitState, Permit};

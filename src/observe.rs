@@ -284,3 +284,48 @@ pub(crate) fn webhooks_not_written(error: &rusqlite::Error) {
     tracing::error!(target: "tower_limitry", %error, "the webhooks file cannot be used");
     let _ = error;
 }
+
+/// A call of the API failed in a way that may pass, and goes again.
+#[cfg(feature = "client")]
+pub(crate) fn api_repeated() {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.client_retries").increment(1);
+}
+
+/// The circuit breaker before the API changed: 0 is closed, 1 half-open, 2 open.
+#[cfg(feature = "client")]
+pub(crate) fn api_breaker(state: &'static str) {
+    #[cfg(feature = "metrics")]
+    metrics::gauge!("limitry.client_breaker").set(match state {
+        "closed" => 0.0,
+        "half-open" => 1.0,
+        _ => 2.0,
+    });
+    #[cfg(feature = "tracing")]
+    tracing::warn!(target: "tower_limitry", state, "the circuit breaker before the API changed");
+    let _ = state;
+}
+
+/// Holds of running requests are gone from the server: it was restarted, or away for too long.
+#[cfg(feature = "client")]
+pub(crate) fn holds_lost(count: usize) {
+    if count == 0 {
+        return;
+    }
+    #[cfg(feature = "metrics")]
+    metrics::counter!("limitry.holds_lost").increment(count as u64);
+    #[cfg(feature = "tracing")]
+    tracing::warn!(holds = count, "holds of running requests are gone from the server");
+}
+
+/// Releases that could not be sent in time: their holds end by themselves.
+#[cfg(feature = "client")]
+pub(crate) fn releases_dropped(count: usize) {
+    if count == 0 {
+        return;
+    }
+    #[cfg(feature = "metrics")]
+    metrics::counter!("limitry.releases_dropped").increment(count as u64);
+    #[cfg(feature = "tracing")]
+    tracing::warn!(holds = count, "releases could not be sent; their holds end by themselves");
+}

@@ -842,6 +842,7 @@ mod one_hold {
                 lines: &[line],
                 charge: None,
                 reverses: false,
+                mark: None,
             };
             block_on(self.store.settle(operation)).unwrap().outcome
         }

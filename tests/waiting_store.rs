@@ -181,6 +181,7 @@ impl Store for Waiting {
                     lines: &lines,
                     charge: None,
                     reverses: false,
+                    mark: None,
                 }))
             },
         )

@@ -300,3 +300,23 @@ pub struct MeterReading {
     /// Whether every event of the range was still known.
     pub complete: bool,
 }
+
+/// Whose event it is and under which id, if it makes sense as far as that can be told without a
+/// clock. `at` is its place among those recorded together.
+pub(crate) fn sound_event(
+    at: usize,
+    event: &Event,
+) -> Result<(CustomerId, Option<EventId>), Error> {
+    let field = |name: &str| format!("events[{at}].{name}");
+    let customer =
+        event.customer.clone().map_err(|error| Error::invalid(&field("customer"), error))?;
+    if !(1..=256).contains(&event.event_type.len()) {
+        let problem = "is empty or too long; give 1 to 256 bytes";
+        return Err(Error::invalid(&field("event_type"), problem));
+    }
+    if let Some(problem) = event.usage.problem() {
+        return Err(Error::invalid(&field("usage"), problem));
+    }
+    let id = event.id.clone().transpose();
+    Ok((customer, id.map_err(|error| Error::invalid(&field("id"), error))?))
+}

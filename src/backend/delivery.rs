@@ -1,12 +1,11 @@
 use std::collections::{HashMap, VecDeque};
-use std::fmt;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
-use uuid::Uuid;
 
 use super::{Backend, Settlement};
-use crate::policy::{Amount, CustomerId, Event, EventId, Timestamp, Usage};
+use crate::policy::{Amount, CustomerId, Event, EventId, Producer, Timestamp, Usage};
+use crate::store::Mark;
 use crate::{Error, ErrorKind};
 
 /// A settlement that was kept in a queue until it could be delivered.
@@ -62,26 +61,15 @@ impl Delivery {
             .at(self.at())
     }
 
+    /// Its place in its queue.
+    pub fn mark(&self) -> Mark {
+        Mark { producer: self.producer, sequence: self.sequence, previous: self.previous }
+    }
+
     /// The balance to charge, and how much.
     pub fn charge(&self) -> Option<(&str, Amount)> {
         let charge = self.settlement.hold.check().ask().charge.as_ref()?;
         Some((&charge.balance, self.settlement.charge?))
-    }
-}
-
-/// Names one queue of settlements, for as long as its file lives.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Producer(pub u128);
-
-impl fmt::Display for Producer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&Uuid::from_u128(self.0), f)
-    }
-}
-
-impl fmt::Debug for Producer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Producer({self})")
     }
 }
 

@@ -17,7 +17,8 @@ mod erased;
 pub(crate) mod permit;
 mod settlement;
 
-pub use crate::policy::Customer;
+pub use crate::policy::{Customer, Producer};
+pub(crate) use admin::sound_event;
 pub use admin::{
     Admin, EventQuery, MeterQuery, MeterReading, Page, PageRequest, Recorded, TransactionQuery,
 };
@@ -26,7 +27,7 @@ pub(crate) use check::{Ask, Charge, Flight};
 pub use check::{Check, DEFAULT_EVENT_TYPE};
 pub(crate) use decision::{Answer, whole_seconds};
 pub use decision::{BalanceState, Decision, Denial, DenialKind, LimitState};
-pub use delivery::{Delivery, Producer, Receipt};
+pub use delivery::{Delivery, Receipt};
 pub use erased::{Erased, ErasedFinish};
 pub use permit::{CheckError, Permit};
 pub use settlement::{Hold, Settlement, Ticket};

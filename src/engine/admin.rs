@@ -12,7 +12,7 @@ use super::windows::Windows;
 use super::{Engine, Inner, Scope};
 use crate::backend::{
     Admin, Check, Customer, Decision, EventQuery, MeterQuery, MeterReading, Page, PageRequest,
-    Recorded, TransactionQuery,
+    Recorded, TransactionQuery, sound_event,
 };
 use crate::policy::catalog::{Plan, Rule};
 use crate::policy::{
@@ -356,6 +356,7 @@ impl<S: Store> Inner<S> {
             lines,
             charge: None,
             reverses: false,
+            mark: None,
         });
         self.store.record(operations.collect()).await
     }
@@ -363,15 +364,7 @@ impl<S: Store> Inner<S> {
     fn check_event(&self, at: usize, event: Event) -> Result<Use, Error> {
         let field = |name: &str| format!("events[{at}].{name}");
         let now = self.now();
-        let customer = event.customer.map_err(|error| Error::invalid(&field("customer"), error))?;
-        if !(1..=256).contains(&event.event_type.len()) {
-            let problem = "is empty or too long; give 1 to 256 bytes";
-            return Err(Error::invalid(&field("event_type"), problem));
-        }
-        if let Some(problem) = event.usage.problem() {
-            return Err(Error::invalid(&field("usage"), problem));
-        }
-        let given = event.id.transpose().map_err(|error| Error::invalid(&field("id"), error))?;
+        let (customer, given) = sound_event(at, &event)?;
         let time = event.at.or_else(|| given.as_ref().and_then(EventId::made_at));
         if time.is_some_and(|time| time.duration_since(now) > MOST_AHEAD) {
             let problem = "is more than 24 hours ahead; give the time at which it happened";

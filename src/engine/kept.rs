@@ -227,6 +227,7 @@ impl<S: Store> Inner<S> {
             lines: &Self::settle_lines(plan, &event.usage, window),
             charge: charge.as_ref().map(|(balance, amount)| (self.balance(balance), *amount)),
             reverses: false,
+            mark: None,
         })
     }
 }

@@ -18,6 +18,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use smallvec::SmallVec;
@@ -25,16 +26,18 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify, oneshot};
 
 use crate::backend::{
-    Admin, Admission, Answer, Backend, BalanceState, Check, Decision, Hold, Settlement, Ticket,
+    Admin, Admission, Answer, Backend, BalanceState, Check, Decision, Delivery, Hold, Receipt,
+    Settlement, Ticket,
 };
 use crate::clock::Steady;
+use crate::ids::Ids;
 use crate::policy::catalog::{Catalog, Given, Plan, PlanLine};
 use crate::policy::{
     Calendar, CustomerId, EventId, NewBalance, RecordedEvent, Timestamp, Usage, Window,
 };
 use crate::store::{
-    BalanceAsk, BalanceRef, CheckLine, CheckOperation, Checked, HoldKey, HoldTerms, Memory, Moment,
-    Origin, Outcome, SettleLine, SettleOperation, SettleOutcome, Settled, Store,
+    BalanceAsk, BalanceRef, BoxFuture, CheckLine, CheckOperation, Checked, HoldKey, HoldTerms,
+    Memory, Moment, Origin, Outcome, SettleLine, SettleOperation, SettleOutcome, Settled, Store,
 };
 use crate::{Error, ErrorKind, hook, observe};
 
@@ -42,7 +45,7 @@ mod accounts;
 mod admin;
 mod builder;
 mod definitions;
-mod ids;
+mod deliver;
 mod kept;
 mod redefine;
 mod void;
@@ -56,7 +59,6 @@ pub use builder::EngineBuilder;
 use accounts::{Accounts, Known};
 use builder::{OnAlert, OnEvent};
 use definitions::Definitions;
-use ids::Ids;
 use windows::Windows;
 
 /// Decides in this process, and keeps its books in a [`Store`].
@@ -224,6 +226,14 @@ impl<S: Store> Backend for Engine<S> {
         }
     }
 
+    fn settle_many(
+        &self,
+        batch: Vec<Delivery>,
+        within: Duration,
+    ) -> BoxFuture<'static, Vec<Result<Receipt, Error>>> {
+        Box::pin(self.clone().deliver(batch, within))
+    }
+
     fn release(&self, ticket: Ticket) -> Self::Finish {
         let key = HoldKey {
             id: ticket.id(),
@@ -368,21 +378,7 @@ impl<S: Store> Inner<S> {
     /// The check, if it makes sense, with its id.
     fn validate(&self, check: Check) -> Result<Check, Error> {
         let ask = check.ask();
-        if let Some((field, problem)) = ask.problem {
-            return Err(Error::invalid(field, problem));
-        }
-        if ask.event_type.as_ref().is_some_and(|named| !(1..=256).contains(&named.len())) {
-            let problem = "is empty or too long; give 1 to 256 bytes";
-            return Err(Error::invalid("event_type", problem));
-        }
-        if let Some(problem) = ask.expected.problem() {
-            return Err(Error::invalid("estimate", problem));
-        }
-        let negative = ask.expected.values().iter().find(|(_, amount)| amount.is_negative());
-        if let Some((name, amount)) = negative {
-            let problem = format_args!("value {name:?} is {amount}; give 0 or more");
-            return Err(Error::invalid("estimate", problem));
-        }
+        ask.validate()?;
         if !ask.expected.is_empty() && ask.charge.is_none() {
             let catalog = self.catalog.load();
             if !catalog.reads_any(ask.expected.values()) {
@@ -477,6 +473,7 @@ impl<S: Store> Inner<S> {
             lines: &[],
             charge: charge.map(|(charge, amount)| (self.balance(&charge.balance), amount)),
             reverses: false,
+            mark: None,
         };
         let answer = check.answer().filter(|answer| answer.epoch == epoch);
         let (known, catalog);
@@ -556,9 +553,10 @@ impl<S: Store> Inner<S> {
         self.settled(&ask.customer, ask.recorded_as(), hold.at, &settled);
         match settled.outcome {
             SettleOutcome::Recorded | SettleOutcome::Repeat | SettleOutcome::Stale => Ok(()),
-            SettleOutcome::TooOld | SettleOutcome::Full | SettleOutcome::Unavailable => {
-                Err(settled.outcome.into())
-            }
+            SettleOutcome::TooOld
+            | SettleOutcome::Full
+            | SettleOutcome::Unavailable
+            | SettleOutcome::Behind => Err(settled.outcome.into()),
         }
     }
 
@@ -583,6 +581,7 @@ impl<S: Store> Inner<S> {
             SettleOutcome::TooOld => "too_old",
             SettleOutcome::Full => "full",
             SettleOutcome::Unavailable => "unavailable",
+            SettleOutcome::Behind => "behind",
         });
         if !settled.alerts.is_empty() {
             self.alert(customer, event_type, at, settled);
@@ -624,6 +623,10 @@ impl From<SettleOutcome> for Error {
             SettleOutcome::Unavailable => Self::new(
                 ErrorKind::Unavailable,
                 "the store cannot take the use now; try again under the same id",
+            ),
+            SettleOutcome::Behind => Self::new(
+                ErrorKind::Unavailable,
+                "the store has forgotten what it had taken before; deliver that again first",
             ),
             _ => Self::new(
                 ErrorKind::Unavailable,

@@ -58,6 +58,7 @@ impl<S: Store> Inner<S> {
                     (self.balance(&charge.balance), Amount::ZERO.saturating_sub(charge.amount))
                 }),
                 reverses: true,
+                mark: None,
             };
             let settled = self.store.record(vec![operation]).await?;
             let Some(settled) = settled.first() else { return Err(SettleOutcome::Full.into()) };

@@ -98,7 +98,7 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
-    fn new(meter: &Meter, limit: &Limit, cap: Amount) -> Option<Self> {
+    pub(crate) fn new(meter: &Meter, limit: &Limit, cap: Amount) -> Option<Self> {
         if limit.is_private() {
             return None;
         }
@@ -387,6 +387,12 @@ pub(crate) fn validate_meter(meter: &Meter) -> Result<(), ConfigError> {
     ConfigError::check_dimensions("meter", &meter.id, &meter.dimensions)
 }
 
+/// The cap of a limit, if it is an amount at all.
+pub(crate) fn cap_of(limit: &Limit) -> Result<Amount, ConfigError> {
+    let field = || format!("limit {:?}: cap", limit.id);
+    limit.cap.map_err(|reason| ConfigError::new(field(), format!("is {reason}")))
+}
+
 /// Checks a limit against the meters it may read.
 pub(crate) fn validate_limit<'a>(
     limit: &Limit,
@@ -400,17 +406,12 @@ pub(crate) fn validate_limit<'a>(
             format!("{:?} is not defined; define the meter too, or correct its id", limit.meter),
         )
     })?;
-    match limit.cap {
-        Ok(cap) if cap.is_positive() => {}
-        Ok(cap) => {
-            return Err(ConfigError::new(
-                field("cap"),
-                format!("is {cap}; give an amount above 0 (to refuse everything, use the router)"),
-            ));
-        }
-        Err(reason) => {
-            return Err(ConfigError::new(field("cap"), format!("is {reason}")));
-        }
+    let cap = cap_of(limit)?;
+    if !cap.is_positive() {
+        return Err(ConfigError::new(
+            field("cap"),
+            format!("is {cap}; give an amount above 0 (to refuse everything, use the router)"),
+        ));
     }
     if let Some(percent) = limit.alerts.iter().find(|percent| !(1..=100).contains(*percent)) {
         return Err(ConfigError::new(

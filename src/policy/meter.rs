@@ -161,6 +161,10 @@ pub enum Aggregation {
 }
 
 impl Aggregation {
+    /// Every kind.
+    #[cfg(any(feature = "client", feature = "server", feature = "sqlite"))]
+    pub(crate) const ALL: [Self; 4] = [Self::Sum, Self::Count, Self::Max, Self::Latest];
+
     /// The name in the API: `sum`, `count`, `max` or `latest`.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -51,7 +51,7 @@ pub use customer::Customer;
 #[cfg(feature = "embedded")]
 pub(crate) use event::Voided;
 pub use event::{Crossing, Event, RecordedEvent};
-pub use id::{CustomerId, EventId, IdError};
+pub use id::{CustomerId, EventId, IdError, Producer};
 pub use judge::{Verdict, judge_balance, judge_limit};
 pub use limit::{CounterKey, Limit};
 pub use meter::{Aggregation, Meter};

@@ -25,6 +25,7 @@
 //! | `/v1/customers`, `/v1/customers/{id}`, `…/{id}/balances` | customers, by your id or the API's |
 //! | `/v1/project` | the project |
 //! | `/v1/x/check`, `/v1/x/settle`, `/v1/x/release`, `/v1/x/renew` | with holds, each safe to repeat under its ids |
+//! | `/v1/x/…` | the rest of the books, exactly, for this crate's own client |
 //!
 //! With the feature `tracing` every request is an event with its id, its route, its status and its time;
 //! with `metrics` it is counted. Ids are taken from `X-Request-Id` or made, and answered there.
@@ -56,14 +57,14 @@ use crate::backend::Backend;
 use crate::policy::Timestamp;
 use crate::wire::{
     BalanceBody, BalanceChangeBody, BalanceChanged, BalanceCheck, BalanceCheckBody, CountBody,
-    CustomerBalances, CustomerBody, CustomerChange, EndedBody, EventBatch, EventBody, HoldCheck,
-    HoldCheckBody, HoldsBody, LimitBody, LimitChange, LimitsCheck, LimitsCheckBody, MeterBody,
-    MeterChange, MeterReadingBody, MeterReadingQuery, NewBalanceBody, NewCustomer, NewEvent,
-    NewLimit, NewMeter, PageBody, ProjectBody, RecordedBody, RenewedBody, ResultsBody, SettleBody,
+    CustomerBalances, CustomerBody, CustomerChange, EventBatch, EventBody, LimitBody, LimitChange,
+    LimitsCheck, LimitsCheckBody, MeterBody, MeterChange, MeterReadingBody, MeterReadingQuery,
+    NewBalanceBody, NewCustomer, NewEvent, NewLimit, NewMeter, PageBody, ProjectBody, RecordedBody,
     TransactionBody,
 };
 use crate::{Books, ErrorKind};
 
+mod answers;
 mod auth;
 mod balances;
 mod calls;
@@ -76,12 +77,16 @@ mod holds;
 mod limits;
 mod meters;
 mod openapi;
+mod own;
 mod page;
 mod problem;
 mod replay;
 mod request;
+mod settlements;
+mod standing;
 mod times;
 
+use answers::Answers;
 pub use auth::ApiKeys;
 use calls::Calls;
 pub use definitions::Definitions;
@@ -198,6 +203,7 @@ impl Server {
             started,
             times: Times::new(started),
             replays: Replays::default(),
+            answers: Answers::default(),
             changing: tokio::sync::Mutex::new(()),
         });
         let guarded = axum::middleware::from_fn_with_state(Arc::clone(&app), guard::guard);
@@ -218,7 +224,7 @@ fn api() -> Routes {
     const PAGE: &[&str] = &["limit", "cursor"];
     const OF_CUSTOMER: &[&str] = &["limit", "cursor", "customerId"];
     const EVENTS: &[&str] = &["limit", "cursor", "customerId", "eventType"];
-    Routes::new()
+    let routes = Routes::new()
         .post(
             "/v1/limits",
             "Makes a limit",
@@ -377,31 +383,8 @@ fn api() -> Routes {
             "Tells of the project",
             nothing().gives::<ProjectBody>(),
             customers::project,
-        )
-        .post(
-            "/v1/x/check",
-            "Decides about a request and holds its estimate",
-            takes::<HoldCheck>().gives::<HoldCheckBody>(),
-            holds::check,
-        )
-        .post(
-            "/v1/x/settle",
-            "Records what requests used, charges it, and drops their holds",
-            takes::<SettleBody>().gives::<ResultsBody<EndedBody>>(),
-            holds::settle,
-        )
-        .post(
-            "/v1/x/release",
-            "Drops holds and records nothing",
-            takes::<HoldsBody>().gives::<ResultsBody<EndedBody>>(),
-            holds::release,
-        )
-        .post(
-            "/v1/x/renew",
-            "Lets holds live on",
-            takes::<HoldsBody>().gives::<ResultsBody<RenewedBody>>(),
-            holds::renew,
-        )
+        );
+    own::add(routes)
 }
 
 async fn no_route() -> Problem {
@@ -427,6 +410,7 @@ struct App {
     started: Timestamp,
     times: Times,
     replays: Replays,
+    answers: Answers,
     /// Held by those who look at a definition and then change it.
     changing: tokio::sync::Mutex<()>,
 }

@@ -27,8 +27,8 @@ use compact_str::CompactString;
 
 use crate::policy::{
     Aggregation, Amount, Balance, CounterKey, Credited, Customer, CustomerId, Debited, EventId,
-    Limit, Meter, NewBalance, Period, RecordedEvent, Timestamp, Transaction, Usage, Verdict,
-    Window,
+    Limit, Meter, NewBalance, Period, Producer, RecordedEvent, Timestamp, Transaction, Usage,
+    Verdict, Window,
 };
 use crate::{Error, ErrorKind};
 
@@ -73,6 +73,31 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Atomic, and once for each id. Never refuses what has a hold: counters go over their caps and
     /// balances under their minimum. Sums that do not fit are held at the largest amount and reported.
     fn settle(&self, operation: SettleOperation<'_>) -> Self::Settle;
+
+    /// Settles many: one answer for each, in their order.
+    ///
+    /// Each is an atomic step by itself, as [`settle`](Self::settle) is. Those of one customer are
+    /// taken in their order, and once one is answered with an error that may pass, or with an outcome
+    /// that [may change](SettleOutcome::may_change), nothing later of that customer is taken: it is
+    /// answered likewise. So a [`Mark`] never passes over a settlement that is still to come.
+    fn settle_many<'a>(
+        &'a self,
+        operations: Vec<SettleOperation<'a>>,
+    ) -> BoxFuture<'a, Vec<Result<Settled, Error>>> {
+        Box::pin(async move {
+            let mut lanes = Lanes::default();
+            let mut answers = Vec::with_capacity(operations.len());
+            for operation in operations {
+                let customer = operation.customer;
+                let answer = match lanes.stopped(customer) {
+                    Some(stopped) => stopped,
+                    None => lanes.note(customer, self.settle(operation).await),
+                };
+                answers.push(answer);
+            }
+            answers
+        })
+    }
 
     /// Drops the hold if it is there. For an id that is not known, remembers that it was released.
     fn release(&self, key: HoldKey<'_>, now: Moment<'_>) -> Self::Release;
@@ -511,6 +536,56 @@ pub struct SettleOperation<'a> {
     pub charge: Option<(BalanceRef<'a>, Amount)>,
     /// It takes another event back.
     pub reverses: bool,
+    /// Its place in the queue that it comes from.
+    pub mark: Option<Mark>,
+}
+
+/// A settlement's place in a queue of settlements.
+///
+/// A store keeps one mark for each customer and producer: the sequence of the last settlement that
+/// it took, moved in the same step as what it counts. At or below it is a repeat; above it is new, and counts
+/// whether or not there is a hold, unless its id is remembered. So a queue that waits for longer than
+/// ids are remembered still counts once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The queue.
+    pub producer: Producer,
+    /// The place. Grows from settlement to settlement of one customer, with gaps; at most 2^53.
+    pub sequence: u64,
+    /// A place before it that the store has taken, as far as the queue knows. A mark below it tells
+    /// that the store has forgotten: [`SettleOutcome::Behind`].
+    pub previous: Option<u64>,
+}
+
+/// Keeps to the order of each customer while many are settled.
+#[derive(Debug, Default)]
+pub(crate) struct Lanes<'a>(HashMap<&'a CustomerId, Option<SettleOutcome>>);
+
+impl<'a> Lanes<'a> {
+    /// What is answered for a customer of whom nothing more may be taken.
+    pub(crate) fn stopped(&self, customer: &CustomerId) -> Option<Result<Settled, Error>> {
+        let message = "an earlier settlement of the customer has to go first";
+        Some(match self.0.get(customer)? {
+            Some(outcome) => Ok(Settled::nothing(*outcome)),
+            None => Err(Error::new(ErrorKind::Unavailable, message)),
+        })
+    }
+
+    /// Looks whether anything more of the customer may be taken after this answer.
+    pub(crate) fn note(
+        &mut self,
+        customer: &'a CustomerId,
+        answer: Result<Settled, Error>,
+    ) -> Result<Settled, Error> {
+        match &answer {
+            Ok(settled) if settled.outcome.may_change() => {
+                self.0.insert(customer, Some(settled.outcome));
+            }
+            Err(error) if error.is_transient() => drop(self.0.insert(customer, None)),
+            _ => {}
+        }
+        answer
+    }
 }
 
 /// How a settlement's id is told from a repeat.
@@ -558,6 +633,20 @@ pub struct Settled {
     pub alerts: Vec<(CompactString, u8, Amount)>,
 }
 
+impl Settled {
+    /// Nothing was counted.
+    pub(crate) fn nothing(outcome: SettleOutcome) -> Self {
+        Self { outcome, saturated: false, alerts: Vec::new() }
+    }
+}
+
+impl SettleOutcome {
+    /// Whether nothing was counted now, and it may be later.
+    pub fn may_change(self) -> bool {
+        matches!(self, Self::Stale | Self::Full | Self::Unavailable | Self::Behind)
+    }
+}
+
 /// What came of a settlement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SettleOutcome {
@@ -573,6 +662,8 @@ pub enum SettleOutcome {
     Full,
     /// The store cannot take it now, or cannot tell whether it is a repeat; nothing was counted.
     Unavailable,
+    /// The store has forgotten what it had taken before; nothing was counted. See [`Mark::previous`].
+    Behind,
 }
 
 /// A change of a balance.

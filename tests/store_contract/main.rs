@@ -16,6 +16,8 @@ mod holds;
 mod inputs;
 mod kinds;
 mod memory;
+#[cfg(all(feature = "client", feature = "server"))]
+mod remote;
 #[path = "../support/mod.rs"]
 mod support;
 mod voids;
@@ -222,3 +224,6 @@ store_suite!(on_sqlite, |builder| {
     let store = tower_limitry::store::Sqlite::open(crate::file::fresh()).unwrap();
     builder.build_on(store).unwrap().erased()
 });
+
+#[cfg(all(feature = "client", feature = "server"))]
+store_suite!(through_a_server, crate::remote::open);

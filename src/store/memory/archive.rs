@@ -10,7 +10,8 @@ use smallvec::SmallVec;
 
 use super::account::{Account, FOREVER, Tag, minute};
 use crate::policy::{
-    Aggregation, Balance, CustomerId, EventId, RecordedEvent, Timestamp, Transaction, Window,
+    Aggregation, Balance, CustomerId, EventId, Producer, RecordedEvent, Timestamp, Transaction,
+    Window,
 };
 use crate::store::{CheckOperation, SettleLine};
 
@@ -41,6 +42,12 @@ pub(crate) trait Archive: fmt::Debug + Send + Sync {
     /// A hold ended without a settlement, or a place that was reserved for one stays empty.
     fn released(&self, customer: &CustomerId, id: &EventId);
 
+    /// A settlement moved a mark and counted nothing, as its id is known.
+    fn marked(&self, customer: &CustomerId, producer: Producer, sequence: u64);
+
+    /// A mark, if there is one; `None` when that cannot be read.
+    fn mark(&self, customer: &CustomerId, producer: Producer) -> Option<Option<u64>>;
+
     /// Whether an event is kept under the id; `None` when that cannot be read.
     fn is_settled(&self, customer: &CustomerId, id: &EventId) -> Option<bool>;
 
@@ -62,6 +69,8 @@ pub(crate) struct Counted {
     pub(crate) alerts: Vec<(CompactString, WindowEnd, u8)>,
     /// The id may come again.
     pub(crate) given: bool,
+    /// The mark that it moved, and where to.
+    pub(crate) mark: Option<(Producer, u64)>,
 }
 
 /// A counter in one window.

@@ -27,6 +27,7 @@ pub(crate) mod archive;
 mod customers;
 mod ids;
 mod journal;
+mod marks;
 mod names;
 pub(crate) mod recount;
 #[cfg(feature = "sqlite")]

@@ -18,6 +18,7 @@ use super::archive::{Archive, Counted, CounterState, counters, ends_of};
 use super::customers::Customers;
 use super::ids::{Fate, HORIZON, Ids, LATE};
 use super::journal::Journal;
+use super::marks::Marks;
 use super::{full, locked};
 use crate::Error;
 use crate::policy::{
@@ -37,6 +38,7 @@ pub(super) struct Shard {
     finished: Ids,
     /// Holds that expired and may still be settled.
     expired: Ids,
+    marks: Marks,
     expiring: BinaryHeap<Reverse<(Duration, u32, EventId)>>,
     /// How many of those there may be before it is looked which have ended already.
     crowded: usize,
@@ -102,6 +104,7 @@ impl Default for Shard {
             customers: Customers::default(),
             finished: Ids::for_time(HORIZON),
             expired: Ids::for_time(LATE),
+            marks: Marks::default(),
             expiring: BinaryHeap::new(),
             crowded: 0,
             serial: 0,
@@ -232,13 +235,27 @@ impl Shard {
             settled.outcome = SettleOutcome::Stale;
             return settled;
         }
-        let (slot, remember) = match self.claim_id(operation, around) {
-            Ok(found) => found,
+        let is_new = match self.is_above_its_mark(operation, around) {
+            Ok(is_new) => is_new,
             Err(outcome) => {
                 settled.outcome = outcome;
                 return settled;
             }
         };
+        let (slot, remember) = match self.claim_id(operation, is_new, around) {
+            Ok(found) => found,
+            Err(outcome) => {
+                if outcome == SettleOutcome::Repeat {
+                    self.pass(operation, around);
+                }
+                settled.outcome = outcome;
+                return settled;
+            }
+        };
+        let mark = operation.mark.map(|mark| (mark.producer, mark.sequence));
+        if let Some((producer, sequence)) = mark {
+            self.marks.set(operation.customer, producer, sequence);
+        }
         if remember {
             self.finished.remember(
                 operation.customer,
@@ -308,7 +325,8 @@ impl Shard {
         if let Some(archive) = around.archive {
             let counters = counters(account, operation.lines);
             let alerts = ends_of(&settled.alerts, operation.lines);
-            archive.counted(Counted { event, counters, transaction, alerts, given: remember });
+            let given = remember;
+            archive.counted(Counted { event, counters, transaction, alerts, given, mark });
         } else {
             let mut journal = locked(around.journal);
             journal.record(event);
@@ -506,11 +524,46 @@ impl Shard {
         Some((slot, account.end_hold(id, spot, attempt)?))
     }
 
+    /// Whether the mark of its queue says that a settlement is new; `false` when it says nothing.
+    fn is_above_its_mark(
+        &self,
+        operation: &SettleOperation<'_>,
+        around: Around<'_>,
+    ) -> Result<bool, SettleOutcome> {
+        let Some(mark) = operation.mark else { return Ok(false) };
+        let known = match (self.marks.get(operation.customer, mark.producer), around.archive) {
+            (Some(known), _) => Some(known),
+            (None, Some(archive)) => {
+                let kept = archive.mark(operation.customer, mark.producer);
+                kept.ok_or(SettleOutcome::Unavailable)?
+            }
+            (None, None) if self.marks.forgot() => return Ok(false),
+            (None, None) => None,
+        };
+        if known.is_some_and(|known| mark.sequence <= known) {
+            return Err(SettleOutcome::Repeat);
+        }
+        if mark.previous > known {
+            return Err(SettleOutcome::Behind);
+        }
+        Ok(true)
+    }
+
+    /// Moves the mark past a settlement that was counted before.
+    fn pass(&mut self, operation: &SettleOperation<'_>, around: Around<'_>) {
+        let Some(mark) = operation.mark else { return };
+        self.marks.set(operation.customer, mark.producer, mark.sequence);
+        if let Some(archive) = around.archive {
+            archive.marked(operation.customer, mark.producer, mark.sequence);
+        }
+    }
+
     /// Decides whether a settlement counts, and takes its hold. Says where its customer is, and
-    /// whether the id is to be remembered.
+    /// whether the id is to be remembered. One that is known to be new needs no hold.
     fn claim_id(
         &mut self,
         operation: &SettleOperation<'_>,
+        is_new: bool,
         around: Around<'_>,
     ) -> Result<(u32, bool), SettleOutcome> {
         let (customer, id) = (operation.customer, operation.id);
@@ -539,7 +592,7 @@ impl Shard {
         }
         match operation.origin {
             Origin::Fresh => {}
-            Origin::Held(_) if !self.expired.knows(customer, id, Fate::Expired) => {
+            Origin::Held(_) if !is_new && !self.expired.knows(customer, id, Fate::Expired) => {
                 return Err(SettleOutcome::Repeat);
             }
             Origin::Held(_) | Origin::Unsure(_) if !around.reserve() => {

@@ -7,7 +7,7 @@ use super::OpenError;
 use super::queue::{Change, Queue};
 use super::read::Reader;
 use crate::observe;
-use crate::policy::{CustomerId, EventId, RecordedEvent, Timestamp, Transaction};
+use crate::policy::{CustomerId, EventId, Producer, RecordedEvent, Timestamp, Transaction};
 use crate::store::memory::archive::{Archive, Counted, Opened, Recounted};
 use crate::store::{BalanceAsk, CheckOperation, KeptHold};
 
@@ -64,6 +64,14 @@ impl Archive for Books {
         } else {
             self.queue.give_back(1);
         }
+    }
+
+    fn marked(&self, customer: &CustomerId, producer: Producer, sequence: u64) {
+        self.queue.put_beyond(Change::Marked(customer.clone(), producer, sequence));
+    }
+
+    fn mark(&self, customer: &CustomerId, producer: Producer) -> Option<Option<u64>> {
+        or_unknown(self.reader.mark(customer, producer))
     }
 
     fn is_settled(&self, customer: &CustomerId, id: &EventId) -> Option<bool> {

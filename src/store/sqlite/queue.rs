@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::definition::Note;
-use crate::policy::{CustomerId, EventId, Timestamp, Transaction};
+use crate::policy::{CustomerId, EventId, Producer, Timestamp, Transaction};
 use crate::store::KeptHold;
 use crate::store::memory::archive::{Counted, Opened, Recounted};
 use crate::{Error, ErrorKind};
@@ -33,6 +33,8 @@ pub(super) enum Change {
     Noted(Vec<Note>),
     Held(KeptHold),
     Released(CustomerId, EventId),
+    /// A mark that moved although nothing was counted.
+    Marked(CustomerId, Producer, u64),
 }
 
 /// What is committed as one.
@@ -186,8 +188,8 @@ impl Queue {
         self.push(self.lock(), change);
     }
 
-    /// Puts a change of the definitions, of which there is one at a time, whether or not there is a
-    /// place.
+    /// Puts a change whether or not there is a place: of the definitions, of which there is one at a
+    /// time, or of a mark.
     pub(super) fn put_beyond(&self, change: Change) {
         self.taken.fetch_add(1, Ordering::Relaxed);
         self.put(change);

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::row::{self, Kinds};
 use super::{OpenError, schema};
-use crate::policy::{Amount, CustomerId, EventId, RecordedEvent, Timestamp, Transaction};
+use crate::policy::{Amount, CustomerId, EventId, Producer, RecordedEvent, Timestamp, Transaction};
 use crate::store::memory::archive::{CounterState, WindowEnd};
 use crate::store::{Found, KeptAlert, KeptHold, Memory, Wanted};
 
@@ -165,6 +165,22 @@ impl Reader {
                  WHERE id = ?1 AND customer = (SELECT id FROM customer WHERE name = ?2)",
             )?;
             find.exists(params![id, customer])
+        })
+    }
+
+    /// How far a queue of settlements has been taken.
+    pub(super) fn mark(
+        &self,
+        customer: &CustomerId,
+        producer: Producer,
+    ) -> rusqlite::Result<Option<u64>> {
+        self.with(|file| {
+            let mut find = file.prepare_cached(
+                "SELECT sequence FROM mark \
+                 WHERE producer = ?1 AND customer = (SELECT id FROM customer WHERE name = ?2)",
+            )?;
+            let key = params![producer.0.to_be_bytes(), customer];
+            find.query_row(key, |row| row.get(0)).optional()
         })
     }
 

@@ -14,7 +14,7 @@ use super::{Durability, OpenError};
 const APPLICATION: i32 = 0x4C6D_7472;
 
 /// What brings a file from one version to the next, from nothing on.
-const STEPS: [&str; 1] = [include_str!("schema.sql")];
+const STEPS: [&str; 2] = [include_str!("schema.sql"), include_str!("marks.sql")];
 
 /// Refuses a file that is not ours to write, before anything could be written to it.
 ///

@@ -16,7 +16,7 @@ use crate::policy::{
 use crate::store::memory::recount::Tally;
 use crate::store::{
     BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Keep, Kept,
-    Moment, Origin, Recount, SettleOperation, SettleOutcome, Settled, Store, Wanted,
+    Lanes, Moment, Origin, Recount, SettleOperation, SettleOutcome, Settled, Store, Wanted,
 };
 use crate::{Error, ErrorKind};
 
@@ -161,12 +161,37 @@ impl Store for Sqlite {
         if !held && !settled.as_ref().is_ok_and(is_new) {
             self.books.queue.give_back(1);
         }
-        let nothing = |settled: &Settled| {
-            matches!(settled.outcome, SettleOutcome::Stale | SettleOutcome::Unavailable)
-        };
+        let nothing = |settled: &Settled| settled.outcome.may_change();
         let waits = !settled.as_ref().is_ok_and(nothing);
         let commit = if waits { self.books.queue.committed() } else { None };
         Acknowledged { settled: Some(settled), commit }
+    }
+
+    fn settle_many<'a>(
+        &'a self,
+        operations: Vec<SettleOperation<'a>>,
+    ) -> BoxFuture<'a, Vec<Result<Settled, Error>>> {
+        // Each is decided at the call, and one commit is waited for.
+        let mut lanes = Lanes::default();
+        let mut decided = Vec::with_capacity(operations.len());
+        for operation in operations {
+            let customer = operation.customer;
+            decided.push(match lanes.stopped(customer) {
+                Some(stopped) => Acknowledged { settled: Some(stopped), commit: None },
+                None => {
+                    let mut step = self.settle(operation);
+                    step.settled = step.settled.take().map(|answer| lanes.note(customer, answer));
+                    step
+                }
+            });
+        }
+        Box::pin(async move {
+            let mut answers = Vec::with_capacity(decided.len());
+            for step in decided {
+                answers.push(step.await);
+            }
+            answers
+        })
     }
 
     fn release(&self, key: HoldKey<'_>, now: Moment<'_>) -> Self::Release {

@@ -9,7 +9,7 @@ use super::definition::Note;
 use super::queue::{Change, Group};
 use super::row::{self, KindText};
 use crate::policy::{
-    Amount, CustomerId, EventId, RecordedEvent, Transaction, TransactionKind, Usage,
+    Amount, CustomerId, EventId, Producer, RecordedEvent, Transaction, TransactionKind, Usage,
 };
 use crate::store::KeptHold;
 use crate::store::memory::archive::{Counted, CounterState, Opened, Recounted, WindowEnd};
@@ -60,6 +60,7 @@ struct Rows<'a> {
     keeps_holds: bool,
     counters: HashMap<(i64, u32, WindowEnd), &'a CounterState>,
     balances: HashMap<i64, Amount>,
+    marks: HashMap<(i64, Producer), u64>,
     newest_event: Option<u64>,
     newest_transaction: Option<u64>,
     add_event: CachedStatement<'a>,
@@ -80,6 +81,7 @@ impl<'a> Rows<'a> {
             keeps_holds,
             counters: HashMap::new(),
             balances: HashMap::new(),
+            marks: HashMap::new(),
             newest_event: None,
             newest_transaction: None,
             add_event: file.prepare_cached(
@@ -110,6 +112,11 @@ impl<'a> Rows<'a> {
                 let customer = self.customer(customer)?;
                 self.release(customer, id)
             }
+            Change::Marked(customer, producer, sequence) => {
+                let customer = self.customer(customer)?;
+                self.marks.insert((customer, *producer), *sequence);
+                Ok(())
+            }
         }
     }
 
@@ -130,6 +137,9 @@ impl<'a> Rows<'a> {
         self.newest_event = Some(event.sequence);
         if self.keeps_holds {
             self.release(customer, &event.id)?;
+        }
+        if let Some((producer, sequence)) = counted.mark {
+            self.marks.insert((customer, producer), sequence);
         }
         for state in &counted.counters {
             self.counters.insert((customer, state.counter, state.end), state);
@@ -267,6 +277,13 @@ impl<'a> Rows<'a> {
     fn finish(mut self, number: i64, running: Option<usize>) -> rusqlite::Result<()> {
         self.write_counters()?;
         self.write_balances()?;
+        for ((customer, producer), sequence) in self.marks.drain() {
+            let mut set = self.file.prepare_cached(
+                "INSERT INTO mark (customer, producer, sequence) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT DO UPDATE SET sequence = excluded.sequence",
+            )?;
+            set.execute(params![customer, producer.0.to_be_bytes(), sequence])?;
+        }
         let state = |name: &str, value: Option<i64>| match value {
             Some(value) => self.execute(
                 "INSERT INTO state (name, value) VALUES (?1, ?2) \
