@@ -57,6 +57,7 @@ mod call;
 mod customers;
 mod error;
 mod events;
+mod hosted;
 mod http;
 mod limits;
 mod meters;
@@ -72,6 +73,7 @@ pub use builder::ClientBuilder;
 pub use customers::{CustomerRecord, CustomerTerms, Customers};
 pub use error::{ApiError, BreakerOpen};
 pub use events::Events;
+pub use hosted::{Debt, Hosted, HostedBuilder, HostedCheck, HostedFinish};
 pub use limits::{LimitChange, LimitStanding, Limits, Standing, StandingQuery};
 pub use meters::{MeterChange, Meters};
 pub use pages::Pages;
@@ -79,6 +81,7 @@ pub use project::Project;
 pub use remote::{Remote, RemoteBuilder, RemoteCheck, RemoteFinish};
 
 pub(crate) use call::Call;
+pub(crate) use events::Told;
 pub(crate) use http::Http;
 
 /// The API of Limitry, or of a server that speaks the same. Cheap to clone; clones share their
