@@ -13,9 +13,9 @@ use crate::store::{Memory, Store};
 /// [`build`](Self::build); requests never find it out.
 #[must_use]
 pub struct EngineBuilder {
-    pub(super) meters: Vec<Meter>,
-    pub(super) limits: Vec<Limit>,
-    pub(super) balances: Vec<NewBalance>,
+    pub(crate) meters: Vec<Meter>,
+    pub(crate) limits: Vec<Limit>,
+    pub(crate) balances: Vec<NewBalance>,
     pub(super) zone: Option<Box<str>>,
     pub(super) clock: Option<Arc<dyn Clock>>,
     pub(super) on_event: Option<Arc<OnEvent>>,
@@ -182,7 +182,8 @@ impl EngineBuilder {
     }
 
     /// Builds the engine over the store that a URL names, for a choice that belongs in
-    /// configuration:
+    /// configuration. (`open_from_env`, of the feature `client`, takes it from there, and servers
+    /// too.)
     ///
     /// | URL | where the books are |
     /// |---|---|

@@ -99,7 +99,9 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         })
     }
 
-    /// Drops the hold if it is there. For an id that is not known, remembers that it was released.
+    /// Drops the hold if it is there. For an id that is not known, and for one that may come again
+    /// ([`HoldTerms::remember`]), remembers that this check was released: one that arrives after its
+    /// release places nothing.
     fn release(&self, key: HoldKey<'_>, now: Moment<'_>) -> Self::Release;
 
     /// Counts events that had no hold: all of them, or none when one cannot be taken. The answers

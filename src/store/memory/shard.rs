@@ -408,9 +408,14 @@ impl Shard {
 
     pub(super) fn release(&mut self, key: HoldKey<'_>, now: Moment<'_>, around: Around<'_>) {
         match self.end_hold(key.customer, key.id, key.place, key.attempt, around) {
-            Some((slot, _)) => {
+            Some((slot, remember)) => {
                 around.released(key.customer, key.id);
                 self.close(slot, now, around);
+                // The check may be sent again, and arrive after this.
+                if remember {
+                    let fate = Fate::Released(key.attempt.unwrap_or_default());
+                    self.finished.remember(key.customer, key.id, fate, None, now);
+                }
             }
             // It had a hold, which has ended already. Of an id that a caller gave, one that expired may
             // be another check's, which is still to be settled.
