@@ -121,7 +121,8 @@ pub(crate) struct BalanceSummary {
 }
 
 /// What is absent stays as it is. Name and unit stay in any case.
-#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BalanceUpdate {
     pub(crate) minimum_balance: Option<Number>,
