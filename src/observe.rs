@@ -329,3 +329,22 @@ pub(crate) fn releases_dropped(count: usize) {
     }
     let _ = count;
 }
+
+/// A balance did not cover what a request cost; the rest is owed.
+#[cfg(feature = "client")]
+pub(crate) fn debt() {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.debts").increment(1);
+    #[cfg(feature = "tracing")]
+    tracing::warn!(target: "tower_limitry", "a balance did not cover a charge; the rest is owed");
+}
+
+/// Some of what was owed was taken.
+#[cfg(feature = "client")]
+pub(crate) fn debt_paid(is_some_left: bool) {
+    #[cfg(feature = "metrics")]
+    if !is_some_left {
+        counter!("limitry.debts_paid").increment(1);
+    }
+    let _ = is_some_left;
+}

@@ -86,6 +86,13 @@ pub trait Backend: Clone + fmt::Debug + Send + Sync + 'static {
         Box::pin(delivery::settle_each(self.clone(), batch, within))
     }
 
+    /// A queue before this backend has taken the settlement, and will deliver it: from here on what
+    /// was used counts, and no longer what was set aside. Of use to a backend that counts here what
+    /// is not there yet; the others do nothing.
+    fn queued(&self, settlement: &Settlement) {
+        let _ = settlement;
+    }
+
     /// Drops the hold and records nothing. For an id whose check has not arrived, sees to it that it
     /// places nothing.
     fn release(&self, ticket: Ticket) -> Self::Finish;

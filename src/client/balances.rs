@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use super::answer::{Answered, answered_customer, customer, senseless};
@@ -51,13 +53,19 @@ impl Balances<'_> {
         C: TryInto<CustomerId>,
         C::Error: Into<IdError>,
     {
-        let body = wire::BalanceCheck {
-            customer_id: customer(id)?.to_string(),
-            name: name.into(),
-            amount: Number(amount("amount", asked.to_amount())?),
-            dimensions: Texts::new(),
-        };
-        let call = Call::post(&["balances", "check"]).safe().json(&body)?;
+        let asked = amount("amount", asked.to_amount())?;
+        self.0.ask::<SufficiencyAnswer>(checks(&customer(id)?, &name.into(), asked)?).await
+    }
+
+    /// The same within that time.
+    pub(crate) async fn check_within(
+        self,
+        customer: &CustomerId,
+        name: &str,
+        asked: Amount,
+        within: Duration,
+    ) -> Result<Sufficiency, Error> {
+        let call = checks(customer, name, asked)?.within(within);
         self.0.ask::<SufficiencyAnswer>(call).await
     }
 
@@ -91,19 +99,19 @@ impl Balances<'_> {
         self.change("debit", &debit.change, id.to_owned()).await
     }
 
-    async fn change(self, kind: &str, change: &Change, id: String) -> Result<Changed, Error> {
-        let customer = change.customer.as_ref();
-        let customer = customer.map_err(|error| Error::invalid("customer", error))?;
-        let body = wire::BalanceChangeBody {
-            customer_id: customer.to_string(),
-            name: change.balance.to_string(),
-            amount: Number(amount("amount", change.amount)?),
-            // The API asks for one.
-            description: change.description.as_deref().unwrap_or(kind).to_owned(),
-            reference: change.reference.as_deref().map(ToOwned::to_owned),
-        };
-        let call = Call::post(&["balances", kind]).under(id).json(&body)?;
+    /// The same within that time.
+    pub(crate) async fn debit_within(
+        self,
+        id: &str,
+        debit: &Debit,
+        within: Duration,
+    ) -> Result<Changed, Error> {
+        let call = changes("debit", &debit.change, id.to_owned())?.within(within);
         self.0.ask::<ChangedAnswer>(call).await
+    }
+
+    async fn change(self, kind: &str, change: &Change, id: String) -> Result<Changed, Error> {
+        self.0.ask::<ChangedAnswer>(changes(kind, change, id)?).await
     }
 
     /// Every balance of a customer.
@@ -154,6 +162,30 @@ impl Balances<'_> {
         let call = Call::get(&["balances", id, "transactions"]);
         Pages::of::<TransactionAnswer>(self.0, call)
     }
+}
+
+fn checks(customer: &CustomerId, name: &str, asked: Amount) -> Result<Call, Error> {
+    let body = wire::BalanceCheck {
+        customer_id: customer.to_string(),
+        name: name.to_owned(),
+        amount: Number(asked),
+        dimensions: Texts::new(),
+    };
+    Call::post(&["balances", "check"]).safe().json(&body)
+}
+
+fn changes(kind: &str, change: &Change, id: String) -> Result<Call, Error> {
+    let customer = change.customer.as_ref();
+    let customer = customer.map_err(|error| Error::invalid("customer", error))?;
+    let body = wire::BalanceChangeBody {
+        customer_id: customer.to_string(),
+        name: change.balance.to_string(),
+        amount: Number(amount("amount", change.amount)?),
+        // The API asks for one.
+        description: change.description.as_deref().unwrap_or(kind).to_owned(),
+        reference: change.reference.as_deref().map(ToOwned::to_owned),
+    };
+    Call::post(&["balances", kind]).under(id).json(&body)
 }
 
 fn amount<E: std::fmt::Display>(field: &str, amount: Result<Amount, E>) -> Result<Amount, Error> {

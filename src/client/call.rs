@@ -1,8 +1,11 @@
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use reqwest::Method;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use super::retry::Safety;
 use crate::Error;
@@ -75,7 +78,7 @@ impl Call {
 
     /// The other side knows it by this `Idempotency-Key`.
     pub(crate) fn under(mut self, id: impl Into<String>) -> Self {
-        self.id = Some(id.into());
+        self.id = Some(key(id.into()));
         self.repeatable()
     }
 
@@ -84,4 +87,13 @@ impl Call {
         self.within = Some(within);
         self
     }
+}
+
+/// The id as a header can carry it: itself, or its hash where it is long or has other characters.
+fn key(id: String) -> String {
+    const MOST: usize = 200;
+    if id.len() <= MOST && id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return id;
+    }
+    format!("sha256:{}", URL_SAFE_NO_PAD.encode(Sha256::digest(id)))
 }

@@ -81,6 +81,11 @@ impl Http {
         }
     }
 
+    /// What becomes of a call whose outcome is not known.
+    pub(crate) fn repeat(&self) -> Repeat {
+        self.0.settings.repeat
+    }
+
     /// Sends a call whose answer, if it is a success, says no more than that.
     pub(crate) fn send(
         &self,

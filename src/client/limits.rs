@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use super::answer::{Answered, Defined, customer, dimensions, given, senseless, texts};
@@ -18,9 +20,19 @@ impl Limits<'_> {
     ///
     /// What went wrong with the call; that a limit has no room is an answer.
     pub async fn check(self, query: StandingQuery) -> Result<Standing, Error> {
+        self.check_within(query, None).await
+    }
+
+    /// The same within that time, if one is given.
+    pub(crate) async fn check_within(
+        self,
+        query: StandingQuery,
+        within: Option<Duration>,
+    ) -> Result<Standing, Error> {
         let StandingQuery { customer: id, dimensions } = query;
         let body = wire::LimitsCheck { customer_id: given(id)?, dimensions };
-        let call = Call::post(&["limits", "check"]).safe().json(&body)?;
+        let mut call = Call::post(&["limits", "check"]).safe().json(&body)?;
+        call.within = within;
         self.0.ask::<StandingAnswer>(call).await
     }
 

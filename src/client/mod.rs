@@ -59,6 +59,7 @@ mod connect;
 mod customers;
 mod error;
 mod events;
+mod hosted;
 mod http;
 mod limits;
 mod meters;
@@ -76,6 +77,7 @@ pub use connect::outbox_path;
 pub use customers::{CustomerRecord, CustomerTerms, Customers};
 pub use error::{ApiError, BreakerOpen};
 pub use events::Events;
+pub use hosted::{Debt, Hosted, HostedBuilder, HostedCheck, HostedFinish};
 pub use limits::{LimitChange, LimitStanding, Limits, Standing, StandingQuery};
 pub use meters::{MeterChange, Meters};
 pub use pages::Pages;
@@ -83,6 +85,7 @@ pub use project::Project;
 pub use remote::{Remote, RemoteBuilder, RemoteCheck, RemoteFinish};
 
 pub(crate) use call::Call;
+pub(crate) use events::Told;
 pub(crate) use http::Http;
 
 /// The API of Limitry, or of a server that speaks the same. Cheap to clone; clones share their

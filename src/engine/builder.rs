@@ -90,8 +90,8 @@ impl EngineBuilder {
 
     /// After a restart, has [`on_alert`](Self::on_alert) hear again of every alert in a window that
     /// has not ended, with the usage of now: the process before may have ended between the count and
-    /// the call. For a hook that knows repeats, as that of `webhooks` does, over a store that
-    /// outlives the process. They are told before [`build_on`](Self::build_on) returns, in any
+    /// the call. For a hook that knows repeats, as that of `webhooks` does, over a store that keeps
+    /// which alerts fell due: a SQLite file does, and of any other nothing is told again. They are told before [`build_on`](Self::build_on) returns, in any
     /// order; those of limits that are gone are not.
     pub fn alert_again_after_restart(mut self) -> Self {
         self.alerts_again = true;

@@ -4,6 +4,7 @@
 mod calls;
 mod examples;
 mod failures;
+mod hosted;
 mod repeats;
 mod support;
 mod tls;

@@ -117,3 +117,23 @@ async fn nobody_there_is_asked_again_and_told_as_unavailable() {
     let error = soon(client.events().record(&event())).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "nothing was sent: {error:?}");
 }
+
+/// An id of one's own is any text, and a header carries only some.
+#[tokio::test]
+async fn an_id_that_no_header_carries_is_one_key_all_the_same() {
+    let script = Script::start([recorded()]).await;
+    let client = script.client();
+    let ids = ["bestellung 7", "bestellung 8", "käse\n", &"x".repeat(256)];
+    for id in ids.iter().chain(&ids) {
+        client.events().record(&event().id(id)).await.unwrap();
+    }
+    let seen = script.seen();
+    let keys: Vec<_> = seen.iter().map(|seen| seen.header("idempotency-key").unwrap()).collect();
+    assert_eq!(keys[..4], keys[4..]);
+    assert!(keys.iter().all(|key| key.len() <= 255));
+    let mut different = keys[..4].to_vec();
+    different.sort_unstable();
+    different.dedup();
+    assert_eq!(different.len(), 4);
+    assert_eq!(seen[2].json()["idempotencyKey"], "käse\n");
+}

@@ -127,3 +127,54 @@ fn bodies_that_never_end_are_given_up_and_hold_nobody_up() {
     let more = most_memory(&server) - before;
     assert!(more < 48 * 1024 * 1024, "{more} bytes more");
 }
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = vec![length[1], length[2], length[3], kind, flags];
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+const HEADERS: u8 = 1;
+const RESET: u8 = 3;
+const SETTINGS: u8 = 4;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+const END_STREAM: u8 = 1;
+
+fn h2_preface() -> Vec<u8> {
+    let mut preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    preface.extend(frame(SETTINGS, 0, 0, &[]));
+    preface
+}
+
+/// A head over HTTP/2 that goes on for ever, and requests that are taken back as soon as they are made.
+#[test]
+fn floods_of_frames_are_cut_off() {
+    let server = server(&[]);
+    let before = most_memory(&server);
+    // GET of / by http, from the static table.
+    let get = [0x82, 0x84, 0x86];
+    let endless = std::iter::once(h2_preface())
+        .chain([frame(HEADERS, 0, 1, &get)])
+        .chain(std::iter::repeat_n(frame(CONTINUATION, 0, 1, &[0x82; 16_000]), 4_000));
+    let reset = (0..200_000_u32).map(|nth| {
+        let stream = 2 * nth + 1;
+        let mut both = frame(HEADERS, END_HEADERS | END_STREAM, stream, &get);
+        both.extend(frame(RESET, 0, stream, &8_u32.to_be_bytes()));
+        both
+    });
+    let floods: [Box<dyn Iterator<Item = Vec<u8>>>; 2] =
+        [Box::new(endless), Box::new(std::iter::once(h2_preface()).chain(reset))];
+    for flood in floods {
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        stream.set_write_timeout(Some(STUCK)).unwrap();
+        let is_cut = flood.into_iter().any(|bytes| stream.write_all(&bytes).is_err());
+        assert!(is_cut, "all of it was taken");
+        serves_the_honest(&server);
+    }
+    let more = most_memory(&server) - before;
+    assert!(more < 48 * 1024 * 1024, "{more} bytes more");
+}
