@@ -216,7 +216,7 @@ async fn customers_are_made_listed_read_changed_and_forgotten() {
 
     assert_eq!(customers.get("acct/42 ü").await.unwrap(), made);
     assert_eq!(customers.get(&made.id).await.unwrap(), made);
-    assert_eq!(customers.list().all().await.unwrap(), [made.clone()]);
+    assert_eq!(customers.list().all().await.unwrap(), std::slice::from_ref(&made));
     let change = CustomerTerms::new().email(Some("a@example.com".into())).timezone(None);
     let changed = customers.update("acct/42 ü", change).await.unwrap();
     assert_eq!((changed.email.as_deref(), changed.timezone), (Some("a@example.com"), None));
@@ -245,4 +245,17 @@ async fn a_list_of_many_pages_is_fetched_as_it_is_asked_for() {
 async fn the_project_tells_its_id() {
     let Api { client, .. } = Api::start().await;
     assert_eq!(client.project().await.unwrap().id, "proj_1");
+}
+
+#[test]
+fn what_a_program_keeps_can_be_shared() {
+    fn is_shared<T: Clone + std::fmt::Debug + Send + Sync + 'static>() {}
+    fn is_sent<T: std::fmt::Debug + Send + Unpin + 'static>() {}
+    is_shared::<tower_limitry::client::Client>();
+    is_shared::<tower_limitry::client::ClientBuilder>();
+    is_shared::<tower_limitry::client::Hosted>();
+    is_shared::<tower_limitry::client::HostedBuilder>();
+    is_sent::<tower_limitry::client::HostedCheck>();
+    is_sent::<tower_limitry::client::HostedFinish>();
+    is_sent::<tower_limitry::client::Pages<tower_limitry::client::CustomerRecord>>();
 }

@@ -245,11 +245,11 @@ impl Ledger {
         now: Duration,
     ) -> Option<Known> {
         let found = self.uses(customer).iter().filter(|each| each.id == *id);
-        let known = found.filter_map(|each| match each.stage {
+        let mut known = found.filter_map(|each| match each.stage {
             Stage::Running { ends } => ends.is_none_or(|ends| now < ends).then_some(Known::Running),
             _ => Some(Known::Used),
         });
-        known.last()
+        known.next_back()
     }
 
     pub(super) fn place(&mut self, customer: &CustomerId, hold: Use) {

@@ -81,6 +81,19 @@ async fn definitions_are_changed_here_and_made_by_the_client() {
 }
 
 #[tokio::test]
+async fn limits_that_are_narrowed_are_told_to_checks_that_name_their_dimensions() {
+    let service = Service::start().await;
+    let large = Limit::per_day("large", "tokens", 100).dimension("model", "large");
+    service.books.put_limit(large).await.unwrap();
+    let books = Books::new(service.hosted().await);
+    let standing = books.usage("bob").await.unwrap();
+    assert_eq!(standing.limits().map(|limit| limit.id()).collect::<Vec<_>>(), ["daily", "seats"]);
+    let preview = books.preview(chat("bob", 5).dimension("model", "large")).await.unwrap();
+    assert_eq!(preview.limits().map(|limit| limit.id()).collect::<Vec<_>>(), ["daily", "large"]);
+    assert_eq!(books.open_holds().await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn a_batch_tells_no_repeats_and_counts_none() {
     let service = Service::start().await;
     let books = Books::new(service.hosted().await);
