@@ -117,6 +117,7 @@
 //! | `outbox` | | settlements for a remote backend wait in a local file until it has them |
 //! | `tracing` | | a span for each request, `limitry` with customer and event type, and events: decisions, failures, what was not counted as usual |
 //! | `metrics` | | counters through the `metrics` facade |
+//! | `webhooks` | | threshold crossings as signed webhooks from a durable queue |
 //! | `sqlite` | | books in one file that survives restarts and crashes (`store::sqlite`) |
 //! | `test-util` | | for your tests: a clock moved by hand, a backend that does what it is told |
 //! | `full` | | all of these |
@@ -134,6 +135,8 @@ pub mod classify;
 pub mod client;
 pub mod clock;
 pub mod customer;
+#[cfg(any(feature = "outbox", feature = "sqlite"))]
+mod durability;
 #[cfg(feature = "embedded")]
 pub mod engine;
 mod error;
@@ -162,6 +165,8 @@ pub mod store;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 pub mod usage;
+#[cfg(feature = "webhooks")]
+pub mod webhooks;
 // The answers are in the words of the server; the client reads them with more indulgence.
 #[cfg_attr(not(feature = "server"), allow(dead_code, unused_imports))]
 #[cfg(any(feature = "client", feature = "server"))]

@@ -70,12 +70,34 @@ pub trait Admin: fmt::Debug + Send + Sync {
     /// Every balance of a customer, by name.
     fn balances(&self, customer: CustomerId) -> BoxFuture<'_, Result<Vec<Balance>, Error>>;
 
+    /// Balances of all customers, by customer and name.
+    fn all_balances(
+        &self,
+        page: PageRequest,
+    ) -> BoxFuture<'_, Result<Page<(CustomerId, Balance)>, Error>> {
+        let _ = page;
+        let message = "the backend cannot list balances over all customers; name one";
+        Box::pin(std::future::ready(Err(Error::new(ErrorKind::Invalid, message))))
+    }
+
     /// Creates a balance.
     fn create_balance(
         &self,
         customer: CustomerId,
         terms: NewBalance,
     ) -> BoxFuture<'_, Result<Balance, Error>>;
+
+    /// Changes what must remain of a balance.
+    fn set_minimum(
+        &self,
+        customer: CustomerId,
+        name: String,
+        minimum: Amount,
+    ) -> BoxFuture<'_, Result<Balance, Error>> {
+        let _ = (customer, name, minimum);
+        let message = "the backend cannot change the minimum of a balance";
+        Box::pin(std::future::ready(Err(Error::new(ErrorKind::Invalid, message))))
+    }
 
     /// Adds to a balance, once for each reference.
     fn credit(&self, credit: Credit) -> BoxFuture<'_, Result<Credited, Error>>;

@@ -54,6 +54,8 @@ mod balances;
 mod breaker;
 mod builder;
 mod call;
+#[cfg(feature = "embedded")]
+mod connect;
 mod customers;
 mod error;
 mod events;
@@ -70,6 +72,8 @@ mod tls;
 pub use answer::Defined;
 pub use balances::{BalanceTransaction, Balances, Changed, CustomerBalance, Sufficiency};
 pub use builder::ClientBuilder;
+#[cfg(feature = "embedded")]
+pub use connect::DEFAULT_OUTBOX;
 pub use customers::{CustomerRecord, CustomerTerms, Customers};
 pub use error::{ApiError, BreakerOpen};
 pub use events::Events;

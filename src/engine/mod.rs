@@ -33,7 +33,7 @@ use crate::clock::Steady;
 use crate::ids::Ids;
 use crate::policy::catalog::{Catalog, Given, Plan, PlanLine};
 use crate::policy::{
-    Calendar, Crossing, CustomerId, EventId, NewBalance, RecordedEvent, Timestamp, Usage, Window,
+    Calendar, CustomerId, EventId, NewBalance, RecordedEvent, Timestamp, Usage, Window,
 };
 use crate::store::{
     BalanceAsk, BalanceRef, BoxFuture, CheckLine, CheckOperation, Checked, HoldKey, HoldTerms,
@@ -47,6 +47,7 @@ mod builder;
 mod definitions;
 mod deliver;
 mod kept;
+mod redefine;
 mod void;
 mod windows;
 
@@ -596,16 +597,8 @@ impl<S: Store> Inner<S> {
         let plan = Self::plan(known.as_deref(), &catalog, Some(event_type));
         for (limit, percent, used) in &settled.alerts {
             let Some(line) = plan.lines.iter().find(|line| line.id() == &**limit) else { continue };
-            let crossing = Crossing {
-                customer: customer.clone(),
-                limit: limit.as_str().into(),
-                limit_name: line.limit.as_ref().map_or("", |limit| limit.name()).into(),
-                percent: *percent,
-                cap: line.cap,
-                used: *used,
-                period: line.period,
-                window: self.window(known.as_deref(), line, at),
-            };
+            let window = self.window(known.as_deref(), line, at);
+            let crossing = line.crossing(customer.clone(), *percent, *used, window);
             hook::call(|| on_alert(&crossing));
         }
     }

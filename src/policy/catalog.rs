@@ -7,7 +7,8 @@ use compact_str::CompactString;
 
 use super::limit::{CounterKey, Replaces};
 use super::{
-    Aggregation, Amount, ConfigError, Dimensions, Limit, Meter, Period, Timestamp, Usage, Values,
+    Aggregation, Amount, ConfigError, Crossing, CustomerId, Dimensions, Limit, Meter, Period,
+    Timestamp, Usage, Values, Window,
 };
 
 /// Numbers counters, so that lines carry four bytes instead of a definition. A number is never given
@@ -137,6 +138,26 @@ pub(crate) fn write_quoted(out: &mut Vec<u8>, text: &str) {
 impl PlanLine {
     pub(crate) fn id(&self) -> &str {
         self.limit.as_ref().map_or("", |limit| limit.id())
+    }
+
+    /// Usage of the limit reached a percentage.
+    pub(crate) fn crossing(
+        &self,
+        customer: CustomerId,
+        percent: u8,
+        used: Amount,
+        window: Window,
+    ) -> Crossing {
+        Crossing {
+            customer,
+            limit: self.id().into(),
+            limit_name: self.limit.as_ref().map_or("", |limit| limit.name()).into(),
+            percent,
+            cap: self.cap,
+            used,
+            period: self.period,
+            window,
+        }
     }
 }
 

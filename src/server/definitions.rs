@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::problem::Problem;
 use super::{customers, limits, meters};
 use crate::backend::Backend;
-use crate::policy::{Customer, Limit, Meter};
+use crate::policy::{Customer, Limit, Made, Meter};
 use crate::{Books, Error, ErrorKind};
 
 /// Meters, limits and customers as a TOML file gives them: by id, with the members of the API.
@@ -99,16 +99,20 @@ impl Definitions {
     /// What the books say of the first that they do not take; those before it are in place.
     pub async fn apply(&self, books: &Books) -> Result<(), Error> {
         let known = books.meters().await?;
+        let now = books.backend().now();
         for meter in self.meters.iter().filter(|meter| !known.contains(meter)) {
-            books.put_meter(meter.clone()).await?;
+            let before = known.iter().find(|known| known.id() == meter.id());
+            let made = Made::now(before.map(|before| &before.made), now);
+            books.put_meter(Meter { made, ..meter.clone() }).await?;
         }
         let known = books.limits().await?;
         for limit in self.limits.iter().filter(|limit| !known.contains(limit)) {
-            books.put_limit(limit.clone()).await?;
+            let before = known.iter().find(|known| known.id() == limit.id());
+            let made = Made::now(before.map(|before| &before.made), now);
+            books.put_limit(Limit { made, ..limit.clone() }).await?;
         }
         for customer in &self.customers {
             let Some(id) = customer.id() else { continue };
-            let now = books.backend().now();
             let known = books.customer(id).await?;
             if let Some(customer) = customers::changed(customer, known, now) {
                 books.put_customer(customer).await?;

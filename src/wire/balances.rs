@@ -119,3 +119,12 @@ pub(crate) struct BalanceSummary {
     pub(crate) minimum_balance: Amount,
     pub(crate) available_balance: Amount,
 }
+
+/// What is absent stays as it is. Name and unit stay in any case.
+#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BalanceUpdate {
+    pub(crate) minimum_balance: Option<Number>,
+    pub(crate) name: Option<String>,
+    pub(crate) unit: Option<String>,
+}

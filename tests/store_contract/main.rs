@@ -207,7 +207,8 @@ macro_rules! store_suite {
                     what_was_charged_is_given_back,
                     an_event_of_an_earlier_window_leaves_this_one_alone,
                     a_limit_added_later_does_not_count_what_was_taken_back,
-                    the_highest_and_the_latest_stay_as_they_were_seen,
+                    the_highest_and_the_latest_are_found_without_it,
+                    a_highest_that_is_found_anew_is_the_customers_own_and_of_its_window,
                     an_event_that_is_not_there_is_not_found,
                     what_takes_an_event_back_is_told,
                 ]

@@ -1,6 +1,6 @@
 use axum::extract::State;
 
-use crate::policy::{Amount, Limit, Meter};
+use crate::policy::{Amount, Limit, Made, Meter};
 use crate::server::Shared;
 use crate::server::problem::{Problem, Reply, ok};
 use crate::server::request::Json;
@@ -18,11 +18,12 @@ pub(super) async fn put_meter(
     State(app): State<Shared>,
     Json(form): Json<MeterForm>,
 ) -> Result<Reply<DoneBody>, Problem> {
-    let meter = Meter::try_from(form)?;
+    let mut meter = Meter::try_from(form)?;
     let _changing = app.changing.lock().await;
-    let id = meter.id().to_owned();
+    let known = app.books.meters().await?;
+    let before = known.iter().find(|known| known.id() == meter.id());
+    meter.made = Made::now(before.map(|before| &before.made), app.now());
     app.books.put_meter(meter).await?;
-    app.times.updated(&id, app.now());
     ok(DoneBody { done: true })
 }
 
@@ -31,9 +32,7 @@ pub(super) async fn remove_meter(
     Json(IdBody { id }): Json<IdBody>,
 ) -> Result<Reply<RemovedBody>, Problem> {
     let _changing = app.changing.lock().await;
-    let removed = app.books.remove_meter(id.as_str()).await?;
-    app.times.removed(&id);
-    ok(RemovedBody { removed })
+    ok(RemovedBody { removed: app.books.remove_meter(id).await? })
 }
 
 pub(super) async fn limits(
@@ -49,11 +48,12 @@ pub(super) async fn put_limit(
     State(app): State<Shared>,
     Json(form): Json<LimitForm>,
 ) -> Result<Reply<DoneBody>, Problem> {
-    let limit = Limit::try_from(form)?;
+    let mut limit = Limit::try_from(form)?;
     let _changing = app.changing.lock().await;
-    let id = limit.id().to_owned();
+    let known = app.books.limits().await?;
+    let before = known.iter().find(|known| known.id() == limit.id());
+    limit.made = Made::now(before.map(|before| &before.made), app.now());
     app.books.put_limit(limit).await?;
-    app.times.updated(&id, app.now());
     ok(DoneBody { done: true })
 }
 
@@ -62,7 +62,5 @@ pub(super) async fn remove_limit(
     Json(IdBody { id }): Json<IdBody>,
 ) -> Result<Reply<RemovedBody>, Problem> {
     let _changing = app.changing.lock().await;
-    let removed = app.books.remove_limit(id.as_str()).await?;
-    app.times.removed(&id);
-    ok(RemovedBody { removed })
+    ok(RemovedBody { removed: app.books.remove_limit(id).await? })
 }

@@ -27,7 +27,7 @@ pub(crate) trait Archive: fmt::Debug + Send + Sync {
     /// A balance was credited or debited. Answers the transaction's place in the order of arrival.
     fn transacted(&self, transaction: Transaction) -> u64;
 
-    /// A customer was given a balance.
+    /// A customer was given a balance, or it other terms.
     fn opened(&self, opened: Opened);
 
     /// Counters were counted again.

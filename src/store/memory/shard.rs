@@ -408,9 +408,14 @@ impl Shard {
 
     pub(super) fn release(&mut self, key: HoldKey<'_>, now: Moment<'_>, around: Around<'_>) {
         match self.end_hold(key.customer, key.id, key.place, key.attempt, around) {
-            Some((slot, _)) => {
+            Some((slot, remember)) => {
                 around.released(key.customer, key.id);
                 self.close(slot, now, around);
+                // The check may be sent again, and arrive after this.
+                if remember {
+                    let fate = Fate::Released(key.attempt.unwrap_or_default());
+                    self.finished.remember(key.customer, key.id, fate, None, now);
+                }
             }
             // It had a hold, which has ended already. Of an id that a caller gave, one that expired may
             // be another check's, which is still to be settled.
@@ -888,6 +893,13 @@ pub(super) fn read_balance(
 
 fn terms(account: &Account, number: u32) -> Option<&Terms> {
     account.rare.as_ref()?.terms.iter().find(|terms| terms.number == number)
+}
+
+/// Whether the customer has a balance of their own of that number, or one that everybody has and that
+/// has changed. A charge of a balance that there is not makes none.
+pub(super) fn has_balance(account: &Account, (number, is_default): (u32, bool)) -> bool {
+    terms(account, number).is_some()
+        || is_default && account.place(Tag::balance(number), FOREVER, 0).is_some()
 }
 
 /// Opens a balance of the customer's own.

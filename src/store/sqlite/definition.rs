@@ -9,7 +9,9 @@ use rusqlite::{Connection, Row};
 use serde::{Deserialize, Serialize};
 
 use super::row;
-use crate::policy::{Aggregation, Amount, Customer, Dimensions, Limit, Meter, Period, Timestamp};
+use crate::policy::{
+    Aggregation, Amount, Customer, CustomerId, Dimensions, Limit, Made, Meter, Period, Timestamp,
+};
 use crate::store::{Keep, Kept};
 
 /// One row to write or to remove.
@@ -19,7 +21,8 @@ pub(super) enum Note {
     Since { number: u32, time: Timestamp },
     Counted { customer: String, counters: Option<String> },
     Definition { kind: &'static str, id: String, body: Option<String> },
-    Customer { id: crate::policy::CustomerId, about: Option<String> },
+    Customer { id: CustomerId, about: Option<String> },
+    CustomerSince { id: CustomerId, since: Option<String> },
 }
 
 const METER: &str = "meter";
@@ -59,6 +62,13 @@ impl Note {
                 Ok(Some(Self::Customer { id, about: Some(serde_json::to_string(&about)?) }))
             }
             Keep::NoCustomer(id) => Ok(Some(Self::Customer { id: (*id).clone(), about: None })),
+            Keep::CustomerSince(id, periods) => {
+                let since: BTreeMap<&str, i64> =
+                    periods.iter().map(|(period, at)| (period.as_str(), at.as_nanos())).collect();
+                let since =
+                    (!since.is_empty()).then(|| serde_json::to_string(&since)).transpose()?;
+                Ok(Some(Self::CustomerSince { id: (*id).clone(), since }))
+            }
         }
     }
 }
@@ -96,12 +106,26 @@ pub(super) fn load(file: &Connection) -> rusqlite::Result<Kept> {
             metadata: about.metadata,
         });
     }
+    kept.customers_since = customers_since(file)?;
     Ok(kept)
 }
 
-fn counted(
-    file: &Connection,
-) -> rusqlite::Result<HashMap<Option<crate::policy::CustomerId>, Vec<u32>>> {
+type Since = Vec<(CustomerId, Vec<(Period, Timestamp)>)>;
+
+fn customers_since(file: &Connection) -> rusqlite::Result<Since> {
+    let mut customers = file.prepare("SELECT name, since FROM customer WHERE since IS NOT NULL")?;
+    let row = |row: &Row<'_>| {
+        let since: BTreeMap<String, i64> = parse(row.get_ref(1)?.as_str()?)?;
+        let periods = since.iter().map(|(period, at)| {
+            let period = Period::from_str(period).map_err(FromSqlError::other)?;
+            Ok((period, Timestamp::from_nanos(*at)))
+        });
+        Ok((row.get(0)?, periods.collect::<rusqlite::Result<_>>()?))
+    };
+    customers.query_map([], row)?.collect()
+}
+
+fn counted(file: &Connection) -> rusqlite::Result<HashMap<Option<CustomerId>, Vec<u32>>> {
     let mut counted = file.prepare("SELECT customer, counters FROM counted")?;
     let row = |row: &Row<'_>| {
         let everybody = row.get_ref(0)?.as_str()?.is_empty();
@@ -137,6 +161,8 @@ struct MeterRow {
     dimensions: Pairs,
     unit: Option<String>,
     description: Option<String>,
+    #[serde(default, flatten)]
+    made: MadeRow,
 }
 
 impl MeterRow {
@@ -150,6 +176,7 @@ impl MeterRow {
             dimensions: pairs(&meter.dimensions),
             unit: meter.unit.as_deref().map(Into::into),
             description: meter.description.as_deref().map(Into::into),
+            made: MadeRow::of(&meter.made),
         }
     }
 
@@ -165,7 +192,29 @@ impl MeterRow {
             dimensions: dimensions(self.dimensions),
             unit: self.unit.map(Into::into),
             description: self.description.map(Into::into),
+            made: self.made.made(),
         })
+    }
+}
+
+/// In nanoseconds since 1970, where it is known.
+#[derive(Default, Deserialize, Serialize)]
+struct MadeRow {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    created: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    updated: Option<i64>,
+}
+
+impl MadeRow {
+    fn of(made: &Made) -> Self {
+        let nanos = |at: Timestamp| at.as_nanos();
+        Self { created: made.created.map(nanos), updated: made.updated.map(nanos) }
+    }
+
+    fn made(self) -> Made {
+        let time = Timestamp::from_nanos;
+        Made { created: self.created.map(time), updated: self.updated.map(time) }
     }
 }
 
@@ -180,6 +229,8 @@ struct LimitRow {
     dimensions: Pairs,
     alerts: Vec<u8>,
     private: bool,
+    #[serde(default, flatten)]
+    made: MadeRow,
 }
 
 impl LimitRow {
@@ -194,6 +245,7 @@ impl LimitRow {
             dimensions: pairs(&limit.dimensions),
             alerts: limit.alerts.clone(),
             private: limit.private,
+            made: MadeRow::of(&limit.made),
         }
     }
 
@@ -210,6 +262,7 @@ impl LimitRow {
             dimensions: dimensions(self.dimensions),
             alerts: self.alerts,
             private: self.private,
+            made: self.made.made(),
         })
     }
 }

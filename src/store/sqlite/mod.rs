@@ -80,7 +80,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use crate::store::Memory;
 use crate::{Error, ErrorKind, observe};
@@ -103,6 +103,7 @@ use archive::Books;
 use lock::Lock;
 use writer::Writer;
 
+pub use crate::durability::Durability;
 pub use backup::backup;
 pub use store::Acknowledged;
 pub use verify::{Difference, Differences, verify};
@@ -142,8 +143,13 @@ impl Sqlite {
         }
     }
 
-    /// How many requests were running when the process before ended, as far as their holds were
-    /// written. What they cost is said by [`OwnerlessHolds`].
+    /// How many requests were running when the process before ended: each had placed a hold, and its
+    /// settlement is not in the file. What they cost is said by [`OwnerlessHolds`].
+    ///
+    /// Exact where the process ended in order. Where it was killed, it is the number at the last
+    /// commit: every commit notes it, and where nothing else is to be committed, one follows within
+    /// 100 milliseconds of a change. A request that began after that is missing, and one that failed
+    /// after it is counted; one whose settlement was acknowledged never is.
     pub fn ownerless(&self) -> usize {
         self.ownerless
     }
@@ -166,29 +172,15 @@ impl Drop for Sqlite {
     }
 }
 
-/// What is on the disk when a settlement is acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Durability {
-    /// The settlement: neither a crash nor a power cut loses anything that was acknowledged.
-    Full,
-    /// A crash of the process loses nothing that was acknowledged; a power cut or a crash of the
-    /// operating system may lose the newest of it.
-    Relaxed {
-        /// How long the newest may be only in the operating system's memory.
-        at_most: Duration,
-    },
-}
-
 /// What the holds of a process that was killed cost, when the file is opened again.
 ///
 /// A hold that expires while the process lives costs nothing in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OwnerlessHolds {
-    /// Nothing: the requests may never have been answered. Holds are not written, and so cannot be
-    /// counted, either; those that are in the file, because an earlier process wrote them, are
-    /// counted and dropped. The default: nobody pays for what was not measured.
+    /// Nothing: the requests may never have been answered. Holds are not written, only how many there
+    /// are ([`Sqlite::ownerless`]); those that are in the file, because an earlier process wrote
+    /// them, are counted and dropped. The default: nobody pays for what was not measured.
     #[default]
     CostNothing,
     /// Their estimate, and its price. Each is recorded once, when the file is opened, as an event
@@ -278,8 +270,8 @@ impl SqliteOptions {
     fn open_at(self, path: PathBuf) -> Result<Sqlite, OpenError> {
         let lock = Lock::take(&path, self.open_wait)?;
         schema::look(&path)?;
-        let file = schema::open(&path, self.durability)?;
-        let ownerless = ownerless(&file, self.ownerless_holds)?;
+        let mut file = schema::open(&path, self.durability)?;
+        let ownerless = ownerless(&mut file, self.ownerless_holds)?;
         let books = Arc::new(Books::new(&path, self.ownerless_holds.are_kept()));
         books.queue.number_from(row::place(&file, "event")?, row::place(&file, "transaction")?);
         let queue = Arc::clone(&books.queue);
@@ -289,14 +281,21 @@ impl SqliteOptions {
     }
 }
 
-/// Counts the holds that were left, and drops them if they cost nothing.
-fn ownerless(file: &Connection, cost: OwnerlessHolds) -> rusqlite::Result<usize> {
-    let left = file.query_row("SELECT count(*) FROM hold", [], |row| row.get(0))?;
+/// Counts the requests that were left, and drops their holds if they cost nothing.
+fn ownerless(file: &mut Connection, cost: OwnerlessHolds) -> Result<usize, OpenError> {
+    let step = file.transaction()?;
+    let held: usize = step.query_row("SELECT count(*) FROM hold", [], |row| row.get(0))?;
+    let noted = row::place(&step, "running")?;
+    if noted > 0 {
+        step.execute("UPDATE state SET value = 0 WHERE name = 'running'", [])?;
+    }
+    if held > 0 && !cost.are_kept() {
+        step.execute("DELETE FROM hold", [])?;
+    }
+    step.commit()?;
+    let left = held.saturating_add(usize::try_from(noted).unwrap_or(usize::MAX));
     if left > 0 {
         observe::ownerless_holds(left);
-        if !cost.are_kept() {
-            file.execute("DELETE FROM hold", [])?;
-        }
     }
     Ok(left)
 }
@@ -336,6 +335,12 @@ impl From<OpenError> for Error {
                 ),
             ),
             OpenError::Io(error) => unavailable().with_source(error),
+            OpenError::Sqlite(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) =>
+            {
+                let message = "the file is damaged; restore a backup";
+                Self::new(ErrorKind::Unavailable, message).with_source(error)
+            }
             OpenError::Sqlite(error) => unavailable().with_source(error),
         }
     }

@@ -60,11 +60,7 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, Op
     // Before the first page is written, and before the log is.
     file.pragma_update(None, "page_size", 8_192)?;
     file.pragma_update(None, "journal_mode", "WAL")?;
-    let synchronous = match durability {
-        Durability::Full => "FULL",
-        Durability::Relaxed { .. } => "NORMAL",
-    };
-    file.pragma_update(None, "synchronous", synchronous)?;
+    file.pragma_update(None, "synchronous", durability.synchronous())?;
     // On macOS a plain sync stops at the drive's own memory.
     file.pragma_update(None, "fullfsync", durability == Durability::Full)?;
     file.pragma_update(None, "wal_autocheckpoint", 4_000)?;

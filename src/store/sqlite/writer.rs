@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::queue::{Change, Queue};
+use super::queue::{Group, Queue};
 use super::retain::Retention;
 use super::write::{self, Names};
 use super::{Durability, OpenError, SqliteOptions, row, schema};
@@ -55,7 +55,7 @@ impl Writer {
 
     fn run(&mut self) {
         let _ending = Ending(Arc::clone(&self.queue));
-        let mut group = Vec::new();
+        let mut group = Group::default();
         while self.queue.next_group(&mut group, self.due()).is_some() {
             self.number += i64::from(!group.is_empty());
             let mut pause = PAUSE.0;
@@ -82,7 +82,7 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, group: &[Change]) -> Result<(), OpenError> {
+    fn commit(&mut self, group: &Group) -> Result<(), OpenError> {
         let file = match &mut self.file {
             Some(file) => file,
             closed => {
@@ -107,7 +107,7 @@ impl Writer {
         }
         if let Durability::Relaxed { .. } = self.durability {
             let since = *self.unsynced.get_or_insert_with(Instant::now);
-            if self.durability.is_due(since) {
+            if self.durability.due(since).is_some_and(|due| due <= Instant::now()) {
                 self.unsynced = None;
                 sync(&self.path).map_err(OpenError::Io)?;
             }
@@ -126,12 +126,7 @@ impl Writer {
 
     /// When there is something to do though nothing has changed.
     fn due(&self) -> Option<Instant> {
-        let sync = match self.durability {
-            Durability::Relaxed { at_most } => {
-                self.unsynced.and_then(|since| since.checked_add(at_most))
-            }
-            Durability::Full => None,
-        };
+        let sync = self.unsynced.and_then(|since| self.durability.due(since));
         let retention = self.retention.as_ref().map(|retention| retention.due);
         sync.into_iter().chain(retention).min()
     }
@@ -143,12 +138,6 @@ struct Ending(Arc<Queue>);
 impl Drop for Ending {
     fn drop(&mut self) {
         self.0.end();
-    }
-}
-
-impl Durability {
-    fn is_due(self, since: Instant) -> bool {
-        matches!(self, Self::Relaxed { at_most } if since.elapsed() >= at_most)
     }
 }
 

@@ -45,7 +45,6 @@ impl TryFrom<MeterForm> for Meter {
 
     fn try_from(form: MeterForm) -> Result<Self, Error> {
         Ok(Self {
-            id: form.id.into(),
             name: form.name.map(Into::into),
             aggregation: aggregation(&form.aggregation)?,
             field: form.field.map(Into::into),
@@ -53,6 +52,7 @@ impl TryFrom<MeterForm> for Meter {
             dimensions: form.dimensions.0,
             unit: form.unit.map(Into::into),
             description: form.description.map(Into::into),
+            ..Self::count(form.id)
         })
     }
 }

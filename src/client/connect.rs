@@ -1,0 +1,128 @@
+//! Books that the environment names, here or on a server.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Client, Remote};
+use crate::engine::EngineBuilder;
+use crate::outbox::Outbox;
+use crate::policy::{Limit, Meter, NewBalance};
+use crate::{Books, Error, ErrorKind, observe};
+
+const BACKEND: &str = "LIMITRY_BACKEND";
+const OUTBOX: &str = "LIMITRY_OUTBOX";
+const DIALECT: &str = "LIMITRY_DIALECT";
+
+/// Where settlements wait for a server, unless `LIMITRY_OUTBOX` says otherwise.
+pub const DEFAULT_OUTBOX: &str = "limitry.outbox";
+
+impl EngineBuilder {
+    /// The books that the environment names: those of [`open`](Self::open), or over HTTP those of a
+    /// server.
+    ///
+    /// | variable | unless set | |
+    /// |---|---|---|
+    /// | `LIMITRY_BACKEND` | `memory:` | a URL of [`open`](Self::open); or `https://host/v1` for the books on a [server of this crate](crate::server), also `http://127.0.0.1:8080/v1` on this machine |
+    /// | `LIMITRY_API_KEY` | | a key of that server |
+    /// | `LIMITRY_PROJECT` | | the project, for a personal access token |
+    /// | `LIMITRY_OUTBOX` | `limitry.outbox` | the file in which settlements wait until the server has them; each process has its own |
+    /// | `LIMITRY_DIALECT` | `own` | how to speak with it |
+    ///
+    /// Over HTTP the definitions are the server's. Meters and limits that it does not have under
+    /// their ids are made there; those that it has stay as they are there. Default balances, the
+    /// zone and the hooks belong to the program that is the server. One that is away when this is
+    /// called is told of them once it is back.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] for a variable that is missing or makes no sense, by its name, and for
+    /// definitions that make no sense; [`ErrorKind::NotFound`] for a default balance that the server
+    /// does not have; [`ErrorKind::Conflict`] and [`ErrorKind::Unavailable`] for an outbox or books
+    /// that cannot be opened.
+    pub async fn open_from_env(self) -> Result<Books, Error> {
+        let url = variable(BACKEND)?.unwrap_or_else(|| "memory:".into());
+        if !url.starts_with("https://") && !url.starts_with("http://") {
+            return Ok(self.open(&url)?);
+        }
+        match variable(DIALECT)?.as_deref() {
+            None | Some("own") => {}
+            Some(_) => return Err(Error::invalid(DIALECT, "is unknown; give own, or unset it")),
+        }
+        let client = Client::builder_from_env()?.base_url(url).build()?;
+        let path = variable(OUTBOX)?.map_or_else(|| DEFAULT_OUTBOX.into(), PathBuf::from);
+        let outbox = Outbox::builder(Remote::builder(&client).open()?).open(path).await?;
+        let books = Books::new(outbox).erased();
+        let wanted = Wanted { meters: self.meters, limits: self.limits, balances: self.balances };
+        match wanted.make(&books).await {
+            Err(error) if error.is_transient() => {
+                observe::failure("undefined", &error);
+                tokio::spawn(wanted.make_later(books.clone()));
+            }
+            made => made?,
+        }
+        Ok(books)
+    }
+}
+
+/// What the program asks the server to have.
+struct Wanted {
+    meters: Vec<Meter>,
+    limits: Vec<Limit>,
+    balances: Vec<NewBalance>,
+}
+
+impl Wanted {
+    async fn make(&self, books: &Books) -> Result<(), Error> {
+        let known = books.meters().await?;
+        for meter in &self.meters {
+            if !known.iter().any(|known| known.id() == meter.id()) {
+                books.put_meter(meter.clone()).await?;
+            }
+        }
+        let known = books.limits().await?;
+        for limit in &self.limits {
+            if !known.iter().any(|known| known.id() == limit.id()) {
+                books.put_limit(limit.clone()).await?;
+            }
+        }
+        if self.balances.is_empty() {
+            return Ok(());
+        }
+        // Everybody has the defaults, nobody in particular included.
+        let known = books.balances("limitry.nobody").await?;
+        match self.balances.iter().find(|own| !known.iter().any(|known| known.name() == own.name()))
+        {
+            None => Ok(()),
+            Some(missing) => {
+                let message = format!(
+                    "the server gives nobody a balance {:?}; define it there, as a default of its \
+                     engine or under [balances] of its definitions, and start again",
+                    missing.name()
+                );
+                Err(Error::new(ErrorKind::NotFound, message))
+            }
+        }
+    }
+
+    /// Again and again until the server has answered for good.
+    async fn make_later(self, books: Books) {
+        const PAUSE: Duration = Duration::from_secs(2);
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            match self.make(&books).await {
+                Ok(()) => return,
+                Err(error) => observe::failure("undefined", &error),
+            }
+        }
+    }
+}
+
+fn variable(name: &str) -> Result<Option<String>, Error> {
+    match std::env::var(name) {
+        Ok(text) if text.is_empty() => Ok(None),
+        Ok(text) => Ok(Some(text)),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        // It may hold a secret.
+        Err(std::env::VarError::NotUnicode(_)) => Err(Error::invalid(name, "is no text")),
+    }
+}
