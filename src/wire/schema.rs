@@ -15,7 +15,9 @@ impl JsonSchema for Number {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "number", "minimum": -9e12, "maximum": 9e12 })
+        // What an amount can be, to the nearest number that every reader of JSON knows.
+        const MOST: f64 = 9_223_372_036_854.775;
+        json_schema!({ "type": "number", "minimum": -MOST, "maximum": MOST })
     }
 }
 

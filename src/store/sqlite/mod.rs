@@ -150,6 +150,9 @@ impl Sqlite {
     /// commit: every commit notes it, and where nothing else is to be committed, one follows within
     /// 100 milliseconds of a change. A request that began after that is missing, and one that failed
     /// after it is counted; one whose settlement was acknowledged never is.
+    ///
+    /// It is told as a warning, too (feature `tracing`), and added to the counter
+    /// `limitry.ownerless_holds` (feature `metrics`), at opening.
     pub fn ownerless(&self) -> usize {
         self.ownerless
     }
