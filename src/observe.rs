@@ -309,25 +309,25 @@ pub(crate) fn api_breaker(state: &'static str) {
 /// Holds of running requests are gone from the server: it was restarted, or away for too long.
 #[cfg(feature = "client")]
 pub(crate) fn holds_lost(count: usize) {
-    if count == 0 {
-        return;
-    }
     #[cfg(feature = "metrics")]
-    metrics::counter!("limitry.holds_lost").increment(count as u64);
+    counter!("limitry.holds_lost").increment(count as u64);
     #[cfg(feature = "tracing")]
-    tracing::warn!(holds = count, "holds of running requests are gone from the server");
+    if count > 0 {
+        tracing::warn!(target: "tower_limitry", count, "holds of running requests are gone from the server");
+    }
+    let _ = count;
 }
 
 /// Releases that could not be sent in time: their holds end by themselves.
 #[cfg(feature = "client")]
 pub(crate) fn releases_dropped(count: usize) {
-    if count == 0 {
-        return;
-    }
     #[cfg(feature = "metrics")]
-    metrics::counter!("limitry.releases_dropped").increment(count as u64);
+    counter!("limitry.releases_dropped").increment(count as u64);
     #[cfg(feature = "tracing")]
-    tracing::warn!(holds = count, "releases could not be sent; their holds end by themselves");
+    if count > 0 {
+        tracing::warn!(target: "tower_limitry", count, "releases could not be sent; their holds end by themselves");
+    }
+    let _ = count;
 }
 
 /// A balance did not cover what a request cost; the rest is owed.

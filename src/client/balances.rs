@@ -3,8 +3,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::answer::{Answered, answered_customer, customer, senseless};
+use super::pages::{asked, page};
 use super::{Call, Client, Pages};
 use crate::Error;
+use crate::backend::{Page, PageRequest};
 use crate::policy::{
     Amount, Balance, Change, Credit, CustomerId, Debit, IdError, NewBalance, Timestamp, ToAmount,
     TransactionKind,
@@ -146,6 +148,35 @@ impl Balances<'_> {
             }
             Err(error) => Pages::failed(error),
         }
+    }
+
+    /// The balances of all customers, where the API lists them: ours does.
+    pub fn list_all(self) -> Pages<CustomerBalance> {
+        Pages::of::<BalanceAnswer>(self.0, Call::get(&["balances"]))
+    }
+
+    /// One page of them.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a page that is none.
+    pub async fn page(self, request: PageRequest) -> Result<Page<CustomerBalance>, Error> {
+        page::<BalanceAnswer>(self.0, asked(Call::get(&["balances"]), &request)?).await
+    }
+
+    /// Changes what must remain of a balance, by its id.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for an unknown id.
+    pub async fn set_minimum(
+        self,
+        id: &str,
+        minimum: impl ToAmount,
+    ) -> Result<CustomerBalance, Error> {
+        let minimum = Some(Number(amount("minimum", minimum.to_amount())?));
+        let body = wire::BalanceUpdate { minimum_balance: minimum, name: None, unit: None };
+        self.0.ask::<BalanceAnswer>(Call::put(&["balances", id]).json(&body)?).await
     }
 
     /// One balance, by its id.

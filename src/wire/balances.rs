@@ -121,10 +121,14 @@ pub(crate) struct BalanceSummary {
 }
 
 /// What is absent stays as it is. Name and unit stay in any case.
-#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BalanceUpdate {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) minimum_balance: Option<Number>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) unit: Option<String>,
 }

@@ -39,6 +39,7 @@ pub(crate) fn usage(values: &Amounts, dimensions: &Pairs) -> Usage {
 }
 
 /// The same as it is sent.
+#[cfg(feature = "client")]
 pub(crate) fn parts(usage: &Usage) -> (Amounts, Pairs) {
     (Amounts(usage.values().clone()), Pairs(usage.dimensions().clone()))
 }

@@ -186,6 +186,10 @@ async fn balances_are_made_checked_credited_debited_and_listed() {
     let listed = balances.list("acct_42").all().await.unwrap();
     assert_eq!(of[0].balance, listed[0].balance);
     assert_eq!(balances.get(&made.id).await.unwrap().balance, listed[0].balance);
+    let all = balances.list_all().all().await.unwrap();
+    assert_eq!(all.iter().map(|found| found.customer.as_str()).collect::<Vec<_>>(), ["acct_42"]);
+    let changed = balances.set_minimum(&made.id, "-0.5").await.unwrap();
+    assert_eq!(changed.balance.available(), "553.25".parse().unwrap());
     let transactions = balances.transactions(&made.id).all().await.unwrap();
     let kinds: Vec<_> = transactions.iter().map(|change| change.kind.unwrap()).collect();
     use TransactionKind::{Credit as In, Debit as Out, Opening};

@@ -127,6 +127,11 @@ async fn customers_and_balances_are_kept_as_far_as_the_api_knows_them() {
 
     let made = books.create_balance("bob", NewBalance::new("credits").initial(5)).await.unwrap();
     assert_eq!(made.available(), 5.into());
+    let changed = books.set_minimum("bob", "credits", 1).await.unwrap();
+    assert_eq!(changed.available(), 4.into());
+    let all = books.all_balances(PageRequest::first()).await.unwrap().items;
+    let names: Vec<_> = all.iter().map(|(id, balance)| (id.as_str(), balance.name())).collect();
+    assert_eq!(names, [("ann", "credits"), ("bob", "credits")]);
     let debited = books.debit(Debit::new("bob", "credits", 2)).await.unwrap();
     let Debited::Taken { transaction, balance } = debited else { panic!("{debited:?}") };
     assert_eq!((transaction.amount(), transaction.balance_after()), (2.into(), 3.into()));
