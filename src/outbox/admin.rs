@@ -27,6 +27,10 @@ impl<B: Backend> Admin for Outbox<B> {
         self.backend().admin().record(events)
     }
 
+    fn void(&self, customer: CustomerId, id: EventId) -> BoxFuture<'_, Result<Recorded, Error>> {
+        self.backend().admin().void(customer, id)
+    }
+
     fn events(&self, query: EventQuery) -> BoxFuture<'_, Result<Page<RecordedEvent>, Error>> {
         self.backend().admin().events(query)
     }

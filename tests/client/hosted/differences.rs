@@ -59,6 +59,10 @@ async fn events_are_not_taken_back_and_transactions_are_read_elsewhere() {
     let recorded = books.record(Event::new("bob", "chat", tokens(5))).await.unwrap();
     unsupported(books.void("bob", &recorded.id).await);
     unsupported(books.transactions(TransactionQuery::new("ann", "credits")).await);
+    // An outbox in between says no less.
+    let file = File::new("void");
+    let (_outbox, books) = queued(books.backend(), &file).await;
+    unsupported(books.void("bob", &recorded.id).await);
 }
 
 #[tokio::test]

@@ -1,8 +1,6 @@
 use std::time::Duration;
 
-use serde::Deserialize;
-
-use super::answer::{Answered, answered_customer, customer, senseless};
+use super::answer::{Answered, customer};
 use super::pages::{asked, page};
 use super::{Call, Client, Pages};
 use crate::Error;
@@ -12,6 +10,12 @@ use crate::policy::{
     TransactionKind,
 };
 use crate::wire::{self, Number, Texts};
+
+mod answers;
+
+use answers::{
+    BalanceAnswer, ChangedAnswer, OfCustomerAnswer, SufficiencyAnswer, TransactionAnswer,
+};
 
 /// Prepaid balances.
 #[derive(Clone, Copy, Debug)]
@@ -129,8 +133,9 @@ impl Balances<'_> {
         let customer = customer(id)?;
         let call = Call::get(&["customers", customer.as_str(), "balances"]);
         let answer: OfCustomerAnswer = self.0.http().fetch(call).await?;
-        let whose = |balance: BalanceAnswer| {
-            BalanceAnswer { customer_id: Some(customer.to_string()), ..balance }.item()
+        let whose = |mut balance: BalanceAnswer| {
+            balance.customer_id = Some(customer.to_string());
+            balance.item()
         };
         answer.balances.into_iter().map(whose).collect()
     }
@@ -287,150 +292,4 @@ pub struct BalanceTransaction {
     pub reference: Option<String>,
     /// When it was made, if the API tells.
     pub created_at: Option<Timestamp>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct BalanceAnswer {
-    id: String,
-    project_id: Option<String>,
-    customer_id: Option<String>,
-    name: String,
-    unit: Option<String>,
-    current_balance: Number,
-    minimum_balance: Option<Number>,
-    available_balance: Option<Number>,
-    created_at: Option<Timestamp>,
-    updated_at: Option<Timestamp>,
-}
-
-impl Answered for BalanceAnswer {
-    type Item = CustomerBalance;
-
-    fn item(self) -> Result<CustomerBalance, Error> {
-        let whose = self.customer_id.ok_or_else(|| senseless("customerId", "is missing"))?;
-        Ok(CustomerBalance {
-            id: self.id,
-            customer: answered_customer(&whose)?,
-            balance: balance(
-                &self.name,
-                self.unit.as_deref(),
-                self.current_balance,
-                self.minimum_balance,
-                self.available_balance,
-            ),
-            project: self.project_id,
-            created_at: self.created_at,
-            updated_at: self.updated_at,
-        })
-    }
-}
-
-/// What is not available, and not kept back, is held by somebody.
-fn balance(
-    name: &str,
-    unit: Option<&str>,
-    Number(current): Number,
-    minimum: Option<Number>,
-    available: Option<Number>,
-) -> Balance {
-    let minimum = minimum.map_or(Amount::ZERO, |Number(minimum)| minimum);
-    let above = current.saturating_sub(minimum);
-    let held = available.map_or(Amount::ZERO, |Number(available)| above.saturating_sub(available));
-    Balance {
-        name: name.into(),
-        unit: unit.unwrap_or("credits").into(),
-        current,
-        minimum,
-        held: held.max(Amount::ZERO),
-    }
-}
-
-#[derive(Deserialize)]
-struct OfCustomerAnswer {
-    balances: Vec<BalanceAnswer>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SufficiencyAnswer {
-    balance_id: String,
-    name: String,
-    unit: Option<String>,
-    current_balance: Number,
-    minimum_balance: Option<Number>,
-    requested_amount: Number,
-    available_balance: Option<Number>,
-    sufficient: bool,
-}
-
-impl Answered for SufficiencyAnswer {
-    type Item = Sufficiency;
-
-    fn item(self) -> Result<Sufficiency, Error> {
-        Ok(Sufficiency {
-            balance_id: self.balance_id,
-            balance: balance(
-                &self.name,
-                self.unit.as_deref(),
-                self.current_balance,
-                self.minimum_balance,
-                self.available_balance,
-            ),
-            requested: self.requested_amount.0,
-            sufficient: self.sufficient,
-        })
-    }
-}
-
-#[derive(Deserialize)]
-struct ChangedAnswer {
-    success: bool,
-    error: Option<String>,
-    transaction: Option<TransactionAnswer>,
-    balance: Option<BalanceAnswer>,
-}
-
-impl Answered for ChangedAnswer {
-    type Item = Changed;
-
-    fn item(self) -> Result<Changed, Error> {
-        Ok(Changed {
-            success: self.success,
-            error: self.error,
-            transaction: self.transaction.map(TransactionAnswer::item).transpose()?,
-            balance: self.balance.map(BalanceAnswer::item).transpose()?,
-        })
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct TransactionAnswer {
-    id: String,
-    balance_id: String,
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    amount: Number,
-    description: Option<String>,
-    reference: Option<String>,
-    created_at: Option<Timestamp>,
-}
-
-impl Answered for TransactionAnswer {
-    type Item = BalanceTransaction;
-
-    fn item(self) -> Result<BalanceTransaction, Error> {
-        let kinds = [TransactionKind::Credit, TransactionKind::Debit, TransactionKind::Opening];
-        let named = |text: String| kinds.into_iter().find(|kind| kind.as_str() == text);
-        Ok(BalanceTransaction {
-            id: self.id,
-            balance_id: self.balance_id,
-            kind: self.kind.and_then(named),
-            amount: self.amount.0,
-            description: self.description,
-            reference: self.reference,
-            created_at: self.created_at,
-        })
-    }
 }
