@@ -279,3 +279,96 @@ fn the_server_reads_its_definitions_again_when_it_is_asked_to() {
         }
     }
 }
+
+#[cfg(all(feature = "client", feature = "server"))]
+#[allow(clippy::unwrap_used)]
+mod over_a_server {
+    use std::process::Command;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// A server with these definitions.
+    fn server(definitions: &str) -> Program {
+        let path = crate::file::fresh();
+        std::fs::write(&path, definitions).unwrap();
+        let variables = [
+            ("LISTEN", "127.0.0.1:0"),
+            ("LIMITRY_API_KEYS", "key"),
+            ("LIMITRY_DEFINITIONS", path.to_str().unwrap()),
+        ];
+        Program::start_with("server", &variables)
+    }
+
+    fn variables(server: &Program) -> [(&'static str, String); 3] {
+        [
+            ("LIMITRY_BACKEND", format!("http://{}/v1", server.address())),
+            ("LIMITRY_API_KEY", "key".into()),
+            ("LIMITRY_OUTBOX", crate::file::fresh().display().to_string()),
+        ]
+    }
+
+    fn start(name: &str, server: &Program) -> Program {
+        let variables = variables(server);
+        let variables: Vec<_> =
+            variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        Program::start_with(name, &variables)
+    }
+
+    /// Settlements are on their way for a moment.
+    fn until(mut holds: impl FnMut() -> bool) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while !holds() {
+            assert!(Instant::now() < end, "it never came to this");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn programs_share_one_budget_and_one_balance() {
+        let server = server("[balances.\"AI Credits\"]\ninitialBalance = 500\n");
+        let programs = [start("quickstart", &server), start("quickstart", &server)];
+        for program in &programs {
+            assert_eq!(chat(program, CHAT, "acct_1", 20, 80).status, 200);
+        }
+        for program in &programs {
+            until(|| usage(program, "acct_1")["limits"][0]["used"] == 200);
+            assert_eq!(usage(program, "acct_1")["limits"][0]["name"], "Daily token limit");
+        }
+        assert_eq!(chat(&programs[0], CHAT, "acct_1", 20, 880).status, 429);
+
+        let prepaid = start("prepaid", &server);
+        assert_eq!(chat(&prepaid, CHAT, "acct_2", 20, 80).status, 200);
+        until(|| usage(&programs[0], "acct_2")["balances"][0]["currentBalance"] == 400);
+        let top_up = r#"{"amount":250,"reference":"payment-1"}"#;
+        for _ in 0..2 {
+            let answer = prepaid.ask("POST", "/topup", Some("acct_2"), top_up);
+            assert_eq!(answer.json()["currentBalance"], 650, "{}", answer.body);
+        }
+        let listed = prepaid.ask("GET", "/transactions", Some("acct_2"), "").json();
+        assert_eq!(listed[0]["amount"], 250);
+    }
+
+    #[test]
+    fn a_program_says_what_its_server_lacks_and_what_is_wrong_with_its_variables() {
+        let server = server("");
+        let run = |changed: &[(&str, &str)]| {
+            let mut path = std::env::current_exe().unwrap();
+            path.pop();
+            path.pop();
+            let mut program = Command::new(path.join("examples/prepaid"));
+            program.env("PORT", "0").envs(variables(&server)).envs(changed.iter().copied());
+            let output = program.output().unwrap();
+            assert!(!output.status.success());
+            String::from_utf8(output.stderr).unwrap()
+        };
+        let told = run(&[]);
+        assert!(told.contains("AI Credits") && told.contains("[balances]"), "{told}");
+        let told = run(&[("LIMITRY_API_KEY", "")]);
+        assert!(told.contains("LIMITRY_API_KEY"), "{told}");
+        let told = run(&[("LIMITRY_DIALECT", "klingon")]);
+        assert!(told.contains("LIMITRY_DIALECT"), "{told}");
+        let told = run(&[("LIMITRY_BACKEND", "http://books.example/v1")]);
+        assert!(told.contains("https"), "{told}");
+    }
+}

@@ -14,7 +14,7 @@
 //! | `LIMITRY_CONNECTIONS` | 10000, or what the system allows | how many connections there may be at once |
 //! | `LIMITRY_IDLE_SECONDS` | 75 | how long a connection may go without a request |
 //! | `LIMITRY_BACKEND` | `memory:` | where the books are; `sqlite:PATH` keeps them in a file |
-//! | `LIMITRY_DEFINITIONS` | | a TOML file of meters, limits and customers, read again on SIGHUP |
+//! | `LIMITRY_DEFINITIONS` | | a TOML file of meters, limits, customers and default balances, read again on SIGHUP, but for the balances |
 //! | `LIMITRY_PROJECT` | `proj_default` | the id of the project |
 //! | `LIMITRY_WEBHOOK_URL` | | an https URL that is told when usage reaches a limit's alert thresholds |
 //! | `LIMITRY_WEBHOOK_SECRET` | | what that is signed with, `whsec_…`; while it is replaced the new one, a space, and the old one |
@@ -34,6 +34,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
 #[cfg(unix)]
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tower_limitry::engine::EngineBuilder;
 use tower_limitry::server::{ApiKeys, Definitions, Server};
 use tower_limitry::webhooks::Webhooks;
 use tower_limitry::{Books, Engine};
@@ -62,10 +63,15 @@ async fn run() -> Result<(), BoxError> {
     if let Some(webhooks) = &webhooks {
         engine = engine.on_alert(webhooks.hook()).alert_again_after_restart();
     }
+    let definitions = variable("LIMITRY_DEFINITIONS")?;
+    if let Some(path) = &definitions {
+        let defined = defined(path)?;
+        engine = defined.balances().iter().cloned().fold(engine, EngineBuilder::default_balance);
+    }
     let books = engine.open(&backend)?;
 
     let files = Files {
-        definitions: variable("LIMITRY_DEFINITIONS")?,
+        definitions,
         keys: variable("LIMITRY_API_KEYS_FILE")?,
         accepted: ApiKeys::new(),
         books: books.clone(),
@@ -179,9 +185,12 @@ impl Files {
 
 /// Puts what the file says into the books; usage is kept.
 async fn define(path: &str, books: &Books) -> Result<(), BoxError> {
+    defined(path)?.apply(books).await.map_err(|error| format!("{path}: {error}").into())
+}
+
+fn defined(path: &str) -> Result<Definitions, BoxError> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
-    let definitions: Definitions = text.parse().map_err(|error| format!("{path}: {error}"))?;
-    definitions.apply(books).await.map_err(|error| format!("{path}: {error}").into())
+    text.parse().map_err(|error| format!("{path}: {error}").into())
 }
 
 /// A file that makes no sense leaves everything as it is.

@@ -13,8 +13,24 @@ const BACKEND: &str = "LIMITRY_BACKEND";
 const OUTBOX: &str = "LIMITRY_OUTBOX";
 const DIALECT: &str = "LIMITRY_DIALECT";
 
-/// Where settlements wait for a server, unless `LIMITRY_OUTBOX` says otherwise.
-pub const DEFAULT_OUTBOX: &str = "limitry.outbox";
+/// Where settlements wait for a server, unless [`OUTBOX`] says otherwise.
+const DEFAULT_OUTBOX: &str = "limitry.outbox";
+
+/// The file in which settlements wait for the server that the environment names; `None` when the
+/// books are here. See [`open_from_env`](EngineBuilder::open_from_env).
+pub fn outbox_path() -> Option<PathBuf> {
+    let url = std::env::var(BACKEND).ok().filter(|url| is_http(url));
+    url.map(|_| path())
+}
+
+fn path() -> PathBuf {
+    let named = std::env::var_os(OUTBOX).filter(|path| !path.is_empty());
+    named.map_or_else(|| DEFAULT_OUTBOX.into(), PathBuf::from)
+}
+
+fn is_http(url: &str) -> bool {
+    url.starts_with("https://") || url.starts_with("http://")
+}
 
 impl EngineBuilder {
     /// The books that the environment names: those of [`open`](Self::open), or over HTTP those of a
@@ -41,7 +57,7 @@ impl EngineBuilder {
     /// that cannot be opened.
     pub async fn open_from_env(self) -> Result<Books, Error> {
         let url = variable(BACKEND)?.unwrap_or_else(|| "memory:".into());
-        if !url.starts_with("https://") && !url.starts_with("http://") {
+        if !is_http(&url) {
             return Ok(self.open(&url)?);
         }
         match variable(DIALECT)?.as_deref() {
@@ -49,8 +65,7 @@ impl EngineBuilder {
             Some(_) => return Err(Error::invalid(DIALECT, "is unknown; give own, or unset it")),
         }
         let client = Client::builder_from_env()?.base_url(url).build()?;
-        let path = variable(OUTBOX)?.map_or_else(|| DEFAULT_OUTBOX.into(), PathBuf::from);
-        let outbox = Outbox::builder(Remote::builder(&client).open()?).open(path).await?;
+        let outbox = Outbox::builder(Remote::builder(&client).open()?).open(path()).await?;
         let books = Books::new(outbox).erased();
         let wanted = Wanted { meters: self.meters, limits: self.limits, balances: self.balances };
         match wanted.make(&books).await {

@@ -73,7 +73,7 @@ pub use answer::Defined;
 pub use balances::{BalanceTransaction, Balances, Changed, CustomerBalance, Sufficiency};
 pub use builder::ClientBuilder;
 #[cfg(feature = "embedded")]
-pub use connect::DEFAULT_OUTBOX;
+pub use connect::outbox_path;
 pub use customers::{CustomerRecord, CustomerTerms, Customers};
 pub use error::{ApiError, BreakerOpen};
 pub use events::Events;

@@ -2,6 +2,8 @@ use super::Timestamp;
 
 /// When a definition was made and last changed, where somebody told. No part of what it says: two
 /// that differ in this alone are equal.
+// Only the server tells.
+#[cfg_attr(not(feature = "server"), allow(dead_code))]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Made {
     pub(crate) created: Option<Timestamp>,
@@ -14,7 +16,6 @@ impl PartialEq for Made {
     }
 }
 
-// Only the server tells.
 #[cfg_attr(not(feature = "server"), allow(dead_code))]
 impl Made {
     /// Of what is put now, in the place of what was there before.

@@ -164,7 +164,7 @@ pub enum Aggregation {
 
 impl Aggregation {
     /// Every kind.
-    #[cfg(any(feature = "client", feature = "server", feature = "sqlite"))]
+    #[cfg(any(feature = "client", feature = "server"))]
     pub(crate) const ALL: [Self; 4] = [Self::Sum, Self::Count, Self::Max, Self::Latest];
 
     /// The name in the API: `sum`, `count`, `max` or `latest`.

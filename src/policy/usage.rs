@@ -62,6 +62,7 @@ impl Usage {
     }
 
     /// Of values and dimensions that are sound.
+    #[cfg(any(feature = "client", feature = "server"))]
     pub(crate) fn from_parts(values: Values, dimensions: Dimensions) -> Self {
         Self { values, dimensions, problem: None }
     }

@@ -147,8 +147,9 @@ impl Webhooks {
         WebhooksBuilder::new(path.into())
     }
 
-    /// For [`EngineBuilder::on_alert`](crate::engine::EngineBuilder::on_alert). It writes to the
-    /// file, some tens of microseconds, and waits for nobody.
+    /// For [`EngineBuilder::on_alert`](crate::engine::EngineBuilder::on_alert). It writes to the file
+    /// on the thread that settles, and waits for no sync of the disk but where SQLite's log is copied
+    /// into the file, about once in a thousand pages.
     pub fn hook(&self) -> impl Fn(&Crossing) + Send + Sync + 'static {
         let webhooks = self.clone();
         move |crossing| webhooks.0.queue.tell(crossing)

@@ -1,14 +1,14 @@
 use axum::extract::State;
 
-use crate::backend::{Page, PageRequest, TransactionQuery};
-use crate::policy::{Credit, Debit, Debited, NewBalance};
+use crate::backend::{Backend, Page, PageRequest, TransactionQuery};
+use crate::policy::{Balance, Credit, CustomerId, Debit, Debited, NewBalance};
 use crate::server::Shared;
 use crate::server::problem::{Answer, Problem, Reply, ok};
 use crate::server::replay::once;
-use crate::server::request::{Json, Posted};
+use crate::server::request::{Json, Posted, customer};
 use crate::wire::{
-    BalanceForm, BalanceTerms, ChangeForm, ChangedForm, CustomerName, ItemsBody, TransactionForm,
-    TransactionsBody,
+    BalanceForm, BalanceTerms, ChangeForm, ChangedForm, CustomerName, ItemsBody, MinimumForm,
+    OwnedBalance, PageForm, TransactionForm, TransactionsBody,
 };
 
 pub(super) async fn list(
@@ -17,6 +17,28 @@ pub(super) async fn list(
 ) -> Result<Reply<ItemsBody<BalanceForm>>, Problem> {
     let balances = app.books.balances(&asked.customer_id).await?;
     ok(ItemsBody { items: balances.iter().map(Into::into).collect(), next: None })
+}
+
+pub(super) async fn all(
+    State(app): State<Shared>,
+    Json(page): Json<PageForm>,
+) -> Result<Reply<ItemsBody<OwnedBalance>>, Problem> {
+    let Page { items, next } = app.books.backend().admin().all_balances(page.into()).await?;
+    let owned = |(customer, balance): &(CustomerId, Balance)| OwnedBalance {
+        customer_id: customer.to_string(),
+        balance: balance.into(),
+    };
+    ok(ItemsBody { items: items.iter().map(owned).collect(), next })
+}
+
+pub(super) async fn set_minimum(
+    State(app): State<Shared>,
+    Json(form): Json<MinimumForm>,
+) -> Result<Reply<BalanceForm>, Problem> {
+    let customer = customer(&form.customer_id)?;
+    let admin = app.books.backend().admin();
+    let balance = admin.set_minimum(customer, form.name, form.minimum.0).await?;
+    ok(BalanceForm::from(&balance))
 }
 
 pub(super) async fn create(

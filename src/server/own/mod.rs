@@ -6,9 +6,9 @@ use super::{holds, settlements, standing};
 use crate::wire::{
     BalanceForm, BalanceTerms, ChangeForm, ChangedForm, CustomerForm, CustomerName, DecisionBody,
     DoneBody, EndedBody, EventsBody, HoldCheck, HoldCheckBody, HoldsBody, IdBody, ItemsBody,
-    KnownBody, LimitForm, MeterForm, NothingBody, OpenHoldsBody, PageForm, ReadingBody,
-    ReadingQuery, RecordBody, RecordedBody, RecordedForm, RemovedBody, RenewedBody, ResultsBody,
-    SettleBody, TransactionForm, TransactionsBody, VoidBody,
+    KnownBody, LimitForm, MeterForm, MinimumForm, NothingBody, OpenHoldsBody, OwnedBalance,
+    PageForm, ReadingBody, ReadingQuery, RecordBody, RecordedBody, RecordedForm, RemovedBody,
+    RenewedBody, ResultsBody, SettleBody, TransactionForm, TransactionsBody, VoidBody,
 };
 
 mod balances;
@@ -163,6 +163,18 @@ fn kept(routes: Routes) -> Routes {
             "Lists every balance of a customer",
             takes::<CustomerName>().gives::<ItemsBody<BalanceForm>>(),
             balances::list,
+        )
+        .post(
+            "/v1/x/balances/all",
+            "Lists the balances of all customers",
+            takes::<PageForm>().gives::<ItemsBody<OwnedBalance>>(),
+            balances::all,
+        )
+        .post(
+            "/v1/x/balances/minimum",
+            "Changes what must remain of a balance",
+            takes::<MinimumForm>().gives::<BalanceForm>(),
+            balances::set_minimum,
         )
         .post(
             "/v1/x/balances/create",

@@ -54,6 +54,25 @@ impl From<BalanceForm> for Balance {
     }
 }
 
+/// A balance, and whose it is.
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct OwnedBalance {
+    pub(crate) customer_id: String,
+    pub(crate) balance: BalanceForm,
+}
+
+/// Changes what must remain of a balance.
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MinimumForm {
+    pub(crate) customer_id: String,
+    pub(crate) name: String,
+    pub(crate) minimum: Number,
+}
+
 /// Adds to a balance, or takes from it.
 #[derive(Debug, Deserialize, Serialize)]
 #[cfg_attr(feature = "server", derive(JsonSchema))]

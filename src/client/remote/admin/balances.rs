@@ -1,11 +1,11 @@
 use super::{Remote, required};
-use crate::backend::{Page, TransactionQuery};
+use crate::backend::{Page, PageRequest, TransactionQuery};
 use crate::policy::{
     Amount, Balance, Change, Credited, CustomerId, Debited, NewBalance, Transaction,
 };
 use crate::wire::{
-    BalanceForm, BalanceTerms, ChangeForm, ChangedForm, CustomerName, ItemsBody, Number,
-    TransactionForm, TransactionsBody,
+    BalanceForm, BalanceTerms, ChangeForm, ChangedForm, CustomerName, ItemsBody, MinimumForm,
+    Number, OwnedBalance, PageForm, TransactionForm, TransactionsBody,
 };
 use crate::{Error, ErrorKind};
 
@@ -14,6 +14,33 @@ impl Remote {
         let body = CustomerName { customer_id: customer.to_string() };
         let answer: ItemsBody<BalanceForm> = self.read(&["x", "balances", "list"], &body).await?;
         Ok(answer.items.into_iter().map(Balance::from).collect())
+    }
+
+    pub(super) async fn list_all_balances(
+        &self,
+        page: PageRequest,
+    ) -> Result<Page<(CustomerId, Balance)>, Error> {
+        let answer: ItemsBody<OwnedBalance> =
+            self.read(&["x", "balances", "all"], &PageForm::from(page)).await?;
+        let owned = |owned: OwnedBalance| {
+            let customer = CustomerId::new(&owned.customer_id);
+            let customer = customer.map_err(|error| Error::invalid("customer", error))?;
+            Ok((customer, owned.balance.into()))
+        };
+        let items = answer.items.into_iter().map(owned).collect::<Result<_, Error>>()?;
+        Ok(Page { items, next: answer.next })
+    }
+
+    pub(super) async fn change_minimum(
+        &self,
+        customer: CustomerId,
+        name: String,
+        minimum: Amount,
+    ) -> Result<Balance, Error> {
+        let body =
+            MinimumForm { customer_id: customer.to_string(), name, minimum: Number(minimum) };
+        let answer: BalanceForm = self.put(&["x", "balances", "minimum"], &body).await?;
+        Ok(answer.into())
     }
 
     pub(super) async fn make_balance(

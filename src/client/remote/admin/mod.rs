@@ -16,8 +16,8 @@ use crate::backend::{
 };
 use crate::client::Call;
 use crate::policy::{
-    Balance, Credit, Credited, CustomerId, Debit, Debited, Event, EventId, IdError, Limit, Meter,
-    NewBalance, RecordedEvent, Transaction,
+    Amount, Balance, Credit, Credited, CustomerId, Debit, Debited, Event, EventId, IdError, Limit,
+    Meter, NewBalance, RecordedEvent, Transaction,
 };
 use crate::store::BoxFuture;
 use crate::wire::{
@@ -159,6 +159,22 @@ impl Admin for Remote {
 
     fn balances(&self, customer: CustomerId) -> BoxFuture<'_, Result<Vec<Balance>, Error>> {
         Box::pin(self.list_balances(customer))
+    }
+
+    fn all_balances(
+        &self,
+        page: PageRequest,
+    ) -> BoxFuture<'_, Result<Page<(CustomerId, Balance)>, Error>> {
+        Box::pin(self.list_all_balances(page))
+    }
+
+    fn set_minimum(
+        &self,
+        customer: CustomerId,
+        name: String,
+        minimum: Amount,
+    ) -> BoxFuture<'_, Result<Balance, Error>> {
+        Box::pin(self.change_minimum(customer, name, minimum))
     }
 
     fn create_balance(
