@@ -349,6 +349,28 @@ mod over_a_server {
         assert_eq!(listed[0]["amount"], 250);
     }
 
+    /// The server serves Limitry's own routes, too.
+    #[test]
+    fn a_program_speaks_as_with_the_hosted_service_where_it_is_told_to() {
+        let server = server("");
+        let [backend, key, outbox] = variables(&server);
+        let variables = [
+            (backend.0, &*backend.1),
+            (key.0, &*key.1),
+            (outbox.0, &*outbox.1),
+            ("LIMITRY_DIALECT", "limitry"),
+        ];
+        for used in [100, 200] {
+            // The second time it finds what it made the first time, by its name.
+            let program = Program::start_with("quickstart", &variables);
+            assert_eq!(chat(&program, CHAT, "acct_1", 20, 80).status, 200);
+            until(|| usage(&program, "acct_1")["limits"][0]["used"] == used);
+            let limits = usage(&program, "acct_1")["limits"].as_array().unwrap().clone();
+            assert_eq!((limits.len(), &limits[0]["name"]), (1, &"Daily token limit".into()));
+            assert_eq!(chat(&program, CHAT, "acct_1", 20, 990).status, 429);
+        }
+    }
+
     #[test]
     fn a_program_says_what_its_server_lacks_and_what_is_wrong_with_its_variables() {
         let server = server("");

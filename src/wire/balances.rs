@@ -125,7 +125,10 @@ pub(crate) struct BalanceSummary {
 #[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BalanceUpdate {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) minimum_balance: Option<Number>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) unit: Option<String>,
 }
