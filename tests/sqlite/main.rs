@@ -10,6 +10,7 @@ mod damaged;
 #[cfg(target_os = "linux")]
 mod disk;
 mod file_itself;
+mod ids;
 mod keeping;
 mod load;
 mod ownerless;
