@@ -62,3 +62,16 @@ async fn waits(mut answer: Pin<&mut impl Future>) -> bool {
 async fn soon<T>(answer: impl Future<Output = T>) -> T {
     tokio::time::timeout(MINUTE / 2, answer).await.expect("the writer goes on")
 }
+
+/// What takes an event back has the id of that event, and is found by it.
+#[tokio::test]
+async fn an_id_of_what_takes_back_is_not_taken_for_a_use() {
+    let books = open(&file::fresh());
+    books.record(event("row-1", 5)).await.unwrap();
+    let error = books.record(event("void:row-1", 5)).await.unwrap_err();
+    assert_invalid(&error, &["events[0].id", "void:", "begin it otherwise"]);
+    let error = failed(&books, Check::of("ada").id("void:row-1")).await;
+    assert_invalid(&error, &["id", "void:"]);
+    assert!(books.void("ada", &"row-1".parse().unwrap()).await.unwrap().recorded);
+    assert_eq!(used(&books, "ada", "daily").await, amount(0));
+}
