@@ -17,6 +17,7 @@ mod ownerless;
 mod places;
 mod reopen;
 mod verify;
+mod voids;
 
 #[cfg(target_os = "linux")]
 #[path = "../support/faulty.rs"]
