@@ -13,7 +13,7 @@ impl<S: Store> Inner<S> {
         customer: &CustomerId,
         id: &EventId,
     ) -> Result<Recorded, Error> {
-        let _one_at_a_time = self.definitions.lock().await;
+        let mut one_at_a_time = self.definitions.lock().await;
         let found = self.store.find(customer, id).await?;
         let found = found.filter(|found| !found.event.reverses).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "no event of the customer is kept under this id")
@@ -52,7 +52,11 @@ impl<S: Store> Inner<S> {
             let settled = self.store.record(vec![operation]).await?;
             let Some(settled) = settled.first() else { return Err(SettleOutcome::Full.into()) };
             match settled.outcome {
-                SettleOutcome::Stale => {}
+                SettleOutcome::Stale => self.reload_under(&mut one_at_a_time, epoch).await?,
+                // Another process that shares the books was faster.
+                SettleOutcome::Repeat => {
+                    return Ok(Recorded { id: reversal.id, recorded: false });
+                }
                 SettleOutcome::Recorded => {
                     self.tell(settled, || reversal.clone());
                     return Ok(Recorded { id: reversal.id, recorded: true });

@@ -16,6 +16,9 @@ mod holds;
 mod inputs;
 mod kinds;
 mod memory;
+#[cfg(feature = "redis")]
+#[path = "../support/redis.rs"]
+mod redis;
 #[path = "../support/mod.rs"]
 mod support;
 mod voids;
@@ -219,5 +222,14 @@ store_suite!(on_memory, |builder| builder.build().unwrap().erased());
 #[cfg(feature = "sqlite")]
 store_suite!(on_sqlite, |builder| {
     let store = tower_limitry::store::Sqlite::open(crate::file::fresh()).unwrap();
+    builder.build_on(store).unwrap().erased()
+});
+
+#[cfg(feature = "redis")]
+store_suite!(on_redis, |builder| {
+    let (url, prefix) = crate::redis::fresh();
+    let options =
+        tower_limitry::store::Redis::options().prefix(prefix).timeout(crate::support::MINUTE);
+    let store = options.danger_time_of_the_engine().open(&url).unwrap();
     builder.build_on(store).unwrap().erased()
 });

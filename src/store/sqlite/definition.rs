@@ -1,15 +1,14 @@
 //! What outlives the process besides the books: counters and their numbers, meters, limits and
 //! customers that were added while the program ran.
 
-use std::collections::{BTreeMap, HashMap};
-use std::str::FromStr;
+use std::collections::HashMap;
 
 use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, Row};
-use serde::{Deserialize, Serialize};
 
 use super::row;
-use crate::policy::{Aggregation, Amount, Customer, Dimensions, Limit, Meter, Period, Timestamp};
+use crate::policy::Timestamp;
+use crate::store::definition::{self, CustomerRow, LimitRow, MeterRow};
 use crate::store::{Keep, Kept};
 
 /// One row to write or to remove.
@@ -51,12 +50,8 @@ impl Note {
             Keep::NoLimit(id) => definition(LIMIT, id, None),
             Keep::Customer(customer) => {
                 let Some(id) = customer.id().cloned() else { return Ok(None) };
-                let about = CustomerRow {
-                    zone: customer.zone.as_deref().map(Into::into),
-                    anchor: customer.anchor.as_deref().map(Into::into),
-                    metadata: customer.metadata.clone(),
-                };
-                Ok(Some(Self::Customer { id, about: Some(serde_json::to_string(&about)?) }))
+                let about = serde_json::to_string(&CustomerRow::of(customer))?;
+                Ok(Some(Self::Customer { id, about: Some(about) }))
             }
             Keep::NoCustomer(id) => Ok(Some(Self::Customer { id: (*id).clone(), about: None })),
         }
@@ -79,8 +74,8 @@ pub(super) fn load(file: &Connection) -> rusqlite::Result<Kept> {
     while let Some(row) = rows.next()? {
         let body = row.get_ref(0)?.as_str()?;
         match row.get_ref(1)?.as_str()? {
-            METER => kept.meters.push(parse::<MeterRow>(body)?.meter()?),
-            LIMIT => kept.limits.push(parse::<LimitRow>(body)?.limit()?),
+            METER => kept.meters.push(read(definition::meter(body))?),
+            LIMIT => kept.limits.push(read(definition::limit(body))?),
             ZONE => kept.zone = Some(body.into()),
             _ => {}
         }
@@ -88,13 +83,8 @@ pub(super) fn load(file: &Connection) -> rusqlite::Result<Kept> {
     let mut customers = file.prepare("SELECT about, name FROM customer WHERE about IS NOT NULL")?;
     let mut rows = customers.query([])?;
     while let Some(row) = rows.next()? {
-        let about: CustomerRow = parse(row.get_ref(0)?.as_str()?)?;
-        kept.customers.push(Customer {
-            id: Ok(row.get(1)?),
-            zone: about.zone.map(Into::into),
-            anchor: about.anchor.map(Into::into),
-            metadata: about.metadata,
-        });
+        let about = row.get_ref(0)?.as_str()?;
+        kept.customers.push(read(definition::customer(row.get(1)?, about))?);
     }
     Ok(kept)
 }
@@ -111,112 +101,6 @@ fn counted(
     counted.query_map([], row)?.collect()
 }
 
-fn parse<'a, T: Deserialize<'a>>(body: &'a str) -> rusqlite::Result<T> {
-    Ok(serde_json::from_str(body).map_err(FromSqlError::other)?)
-}
-
-type Pairs = Vec<(String, String)>;
-
-fn pairs(dimensions: &Dimensions) -> Pairs {
-    dimensions.iter().map(|(key, text)| (key.to_owned(), text.to_owned())).collect()
-}
-
-fn dimensions(pairs: Pairs) -> Dimensions {
-    let mut dimensions = Dimensions::new();
-    pairs.iter().for_each(|(key, text)| dimensions.set(key, text));
-    dimensions
-}
-
-#[derive(Deserialize, Serialize)]
-struct MeterRow {
-    id: String,
-    name: Option<String>,
-    aggregation: String,
-    field: Option<String>,
-    event_type: Option<String>,
-    dimensions: Pairs,
-    unit: Option<String>,
-    description: Option<String>,
-}
-
-impl MeterRow {
-    fn of(meter: &Meter) -> Self {
-        Self {
-            id: meter.id.to_string(),
-            name: meter.name.as_deref().map(Into::into),
-            aggregation: meter.aggregation.as_str().to_owned(),
-            field: meter.field.as_deref().map(Into::into),
-            event_type: meter.event_type.as_deref().map(Into::into),
-            dimensions: pairs(&meter.dimensions),
-            unit: meter.unit.as_deref().map(Into::into),
-            description: meter.description.as_deref().map(Into::into),
-        }
-    }
-
-    fn meter(self) -> rusqlite::Result<Meter> {
-        let kinds = [Aggregation::Sum, Aggregation::Count, Aggregation::Max, Aggregation::Latest];
-        let kind = kinds.into_iter().find(|kind| kind.as_str() == self.aggregation);
-        Ok(Meter {
-            id: self.id.into(),
-            name: self.name.map(Into::into),
-            aggregation: kind.ok_or(FromSqlError::InvalidType)?,
-            field: self.field.map(Into::into),
-            event_type: self.event_type.map(Into::into),
-            dimensions: dimensions(self.dimensions),
-            unit: self.unit.map(Into::into),
-            description: self.description.map(Into::into),
-        })
-    }
-}
-
-#[derive(Deserialize, Serialize)]
-struct LimitRow {
-    id: String,
-    name: Option<String>,
-    meter: String,
-    period: String,
-    cap: String,
-    customer: Option<String>,
-    dimensions: Pairs,
-    alerts: Vec<u8>,
-    private: bool,
-}
-
-impl LimitRow {
-    fn of(limit: &Limit) -> Self {
-        Self {
-            id: limit.id.to_string(),
-            name: limit.name.as_deref().map(Into::into),
-            meter: limit.meter.to_string(),
-            period: limit.period.as_str().to_owned(),
-            cap: limit.cap.map(|cap| cap.to_string()).unwrap_or_default(),
-            customer: limit.customer.as_deref().map(Into::into),
-            dimensions: pairs(&limit.dimensions),
-            alerts: limit.alerts.clone(),
-            private: limit.private,
-        }
-    }
-
-    fn limit(self) -> rusqlite::Result<Limit> {
-        let cap: Amount = self.cap.parse().map_err(FromSqlError::other)?;
-        let period = Period::from_str(&self.period).map_err(FromSqlError::other)?;
-        Ok(Limit {
-            id: self.id.into(),
-            name: self.name.map(Into::into),
-            meter: self.meter.into(),
-            period,
-            cap: Ok(cap),
-            customer: self.customer.map(Into::into),
-            dimensions: dimensions(self.dimensions),
-            alerts: self.alerts,
-            private: self.private,
-        })
-    }
-}
-
-#[derive(Deserialize, Serialize)]
-struct CustomerRow {
-    zone: Option<String>,
-    anchor: Option<String>,
-    metadata: BTreeMap<String, String>,
+fn read<T>(row: Result<T, crate::Error>) -> rusqlite::Result<T> {
+    Ok(row.map_err(FromSqlError::other)?)
 }
