@@ -233,3 +233,12 @@ store_suite!(on_redis, |builder| {
     let store = options.danger_time_of_the_engine().open(&url).unwrap();
     builder.build_on(store).unwrap().erased()
 });
+
+#[cfg(feature = "redis")]
+store_suite!(on_redis_cluster, |builder| {
+    let (url, prefix) = crate::redis::fresh_on_cluster();
+    let options =
+        tower_limitry::store::Redis::options().prefix(prefix).timeout(crate::support::MINUTE);
+    let store = options.danger_time_of_the_engine().open(&url).unwrap();
+    builder.build_on(store).unwrap().erased()
+});

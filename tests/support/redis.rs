@@ -158,7 +158,95 @@ fn end_with_us(server: &Server) {
 
 /// The URL of the shared server, and a prefix that nobody else has.
 pub(crate) fn fresh() -> (String, String) {
+    (SHARED.url(), prefix())
+}
+
+/// A prefix that nobody else has.
+pub(crate) fn prefix() -> String {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    (SHARED.url(), format!("test-{}-{number}", std::process::id()))
+    format!("test-{}-{number}", std::process::id())
+}
+
+/// A cluster of three primaries with a replica each.
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Server>,
+}
+
+impl Cluster {
+    pub(crate) fn start() -> Self {
+        let nodes: Vec<(Server, String)> = (0..6)
+            .map(|_| {
+                let bus = free_port().to_string();
+                let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "3000"];
+                let mut options = options.to_vec();
+                options.extend(["--cluster-port", &bus, "--save", "", "--appendonly", "no"]);
+                (Server::start_with(&options), bus)
+            })
+            .collect();
+        let ranges = [("0", "5461"), ("5462", "10922"), ("10923", "16383")];
+        for ((node, _), (first, last)) in nodes.iter().zip(ranges) {
+            node.ask(&["CLUSTER", "ADDSLOTSRANGE", first, last]);
+        }
+        let (first, _) = &nodes[0];
+        for (node, bus) in &nodes[1..] {
+            first.ask(&["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string(), bus]);
+        }
+        let nodes: Vec<Server> = nodes.into_iter().map(|(node, _)| node).collect();
+        for node in &nodes {
+            until("all nodes know each other", || {
+                node.ask(&["CLUSTER", "INFO"]).contains("cluster_known_nodes:6")
+            });
+        }
+        for (replica, primary) in nodes[3..].iter().zip(&nodes[..3]) {
+            let id = primary.ask(&["CLUSTER", "MYID"]);
+            until("the primary is known", || {
+                replica.ask(&["CLUSTER", "REPLICATE", &id]).starts_with("+OK")
+            });
+        }
+        for node in &nodes {
+            until("the cluster is well", || {
+                node.ask(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
+            });
+        }
+        for replica in &nodes[3..] {
+            until("replicas follow", || {
+                replica.ask(&["INFO", "replication"]).contains("master_link_status:up")
+            });
+        }
+        // So that all name the replicas, too.
+        for node in &nodes {
+            until("replicas are known", || {
+                node.ask(&["CLUSTER", "NODES"]).matches("slave").count() == 3
+            });
+        }
+        Self { nodes }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        let hosts: Vec<String> =
+            self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        format!("redis-cluster://{}", hosts.join(","))
+    }
+}
+
+/// Waits for something that comes about by itself.
+#[track_caller]
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
+    let cluster = Cluster::start();
+    cluster.nodes.iter().for_each(end_with_us);
+    cluster
+});
+
+/// The URL of the shared cluster, and a prefix that nobody else has.
+pub(crate) fn fresh_on_cluster() -> (String, String) {
+    (CLUSTER.url(), prefix())
 }
