@@ -97,7 +97,11 @@ impl Server {
 
     /// Every key, in any order.
     pub(crate) fn keys(&self) -> Vec<String> {
-        let text = self.ask(&["EVAL", "return table.concat(redis.call('KEYS', '*'), '\n')", "0"]);
+        let text = self.ask(&[
+            "EVAL",
+            "return table.concat(redis.call('KEYS', '*'), string.char(10))",
+            "0",
+        ]);
         text.lines().map(ToOwned::to_owned).collect()
     }
 

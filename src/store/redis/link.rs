@@ -21,6 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::script;
 use crate::{Error, ErrorKind};
 
 /// After so many calls in a row without an answer, the connection is made again.
@@ -368,7 +369,20 @@ impl Shared {
                 Target::Cluster(client) => client.get_async_connection().await.map(Wire::Cluster),
             }
         };
-        tokio::time::timeout(self.timeout * 2, connecting)
+        let ready = async {
+            let wire = connecting.await?;
+            // Ahead, so that a call that is waited for briefly is not sent twice.
+            for script in script::all() {
+                let mut load = redis::cmd("SCRIPT");
+                load.arg("LOAD").arg(script.text());
+                match wire.clone() {
+                    Wire::Single(mut wire) => drop(wire.req_packed_command(&load).await?),
+                    Wire::Cluster(mut wire) => drop(wire.req_packed_command(&load).await?),
+                }
+            }
+            Ok(wire)
+        };
+        tokio::time::timeout(self.timeout * 2, ready)
             .await
             .unwrap_or_else(|_| Err((Kind::Io, "no connection within the time").into()))
     }

@@ -22,7 +22,13 @@ macro_rules! scripts {
     ($($(#[$doc:meta])* $name:ident: [$($part:expr),+],)+) => {$(
         $(#[$doc])*
         pub(super) static $name: LazyLock<Script> = LazyLock::new(|| Script::of(&[$($part),+]));
-    )+};
+    )+
+
+        /// All of them, to be loaded ahead.
+        pub(super) fn all() -> impl Iterator<Item = &'static Script> {
+            [$(&*$name),+].into_iter()
+        }
+    };
 }
 
 scripts! {
@@ -41,6 +47,11 @@ impl Script {
         let text = parts.concat();
         let name = redis::Script::new(&text).get_hash().to_owned();
         Self { text, name }
+    }
+
+    /// The text.
+    pub(super) fn text(&self) -> &str {
+        &self.text
     }
 
     /// A call of the script by its name.
