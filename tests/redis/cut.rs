@@ -31,6 +31,10 @@ impl Proxy {
         let passing = left.clone();
         std::thread::spawn(move || {
             for client in listener.incoming() {
+                // Who comes while everything is cut off waits until it no longer is.
+                while passing.iter().any(|left| left.load(Ordering::SeqCst) < FREE / 2) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
                 let (Ok(client), Ok(server)) = (client, TcpStream::connect(("127.0.0.1", server)))
                 else {
                     continue;
@@ -106,19 +110,22 @@ async fn an_event_that_is_sent_again_after_any_cut_counts_once() {
     proxy.heal();
     books.record(event(0)).await.unwrap();
     let sizes = [proxy.passed(0), proxy.passed(1)];
-    let mut counted = 2;
+    let (mut counted, mut cut) = (2, 0);
     for direction in 0..2 {
         for bytes in 0..sizes[direction] {
             let this = event(counted);
             proxy.cut_after(direction, bytes);
-            let error = books.record(this.clone()).await.unwrap_err();
-            assert!(error.is_transient(), "{error:?}");
+            // The last bytes may be more than this one has: times are not all of one length.
+            if let Err(error) = books.record(this.clone()).await {
+                assert!(error.is_transient(), "{error:?}");
+                cut += 1;
+            }
             healed(&books, &proxy).await;
             books.record(this).await.unwrap();
             counted += 1;
         }
     }
-    assert!(counted > 300, "{counted}");
+    assert!(cut > 300, "{cut}");
     assert_eq!(used(&books, "ada", "ever").await.floor(), counted);
 }
 
@@ -137,7 +144,8 @@ async fn a_check_that_is_cut_at_any_byte_leaves_no_hold() {
             proxy.cut_after(direction, bytes);
             match books.check(ask("ada", 5)).await {
                 Err(CheckError::Failed(error)) => assert!(error.is_transient(), "{error:?}"),
-                other => panic!("{other:?}"),
+                Ok(permit) => permit.release().await.unwrap(),
+                Err(denied) => panic!("{denied:?}"),
             }
             healed(&books, &proxy).await;
         }

@@ -151,13 +151,14 @@ fn end_with_us(server: &Server) {
         std::process::id(),
         server.folder.display(),
     );
-    Command::new("sh")
+    let watching = Command::new("sh")
         .args(["-c", &watch])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+        .spawn();
+    let mut watching = watching.unwrap();
+    std::thread::spawn(move || watching.wait());
 }
 
 /// The URL of the shared server, and a prefix that nobody else has.

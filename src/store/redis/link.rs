@@ -280,9 +280,12 @@ impl Caller {
         mut work: Pin<&mut F>,
     ) -> Option<F::Output> {
         poll_fn(|cx| {
+            // The client of clusters asks for the runtime that it is polled in.
+            let inside = self.is_cluster().then(|| self.0.runtime.enter());
             if let Poll::Ready(answer) = work.as_mut().poll(cx) {
                 return Poll::Ready(Some(answer));
             }
+            drop(inside);
             let late = late.get_or_insert_with(|| Box::pin(self.sleep_until(end)));
             late.as_mut().poll(cx).map(|()| None)
         })
@@ -341,7 +344,7 @@ impl Shared {
                 }
                 Err(error) => {
                     self.state.send_replace(State::Down(Arc::new(error)));
-                    let wait = Duration::from_millis(20) * (1 << failures.min(5));
+                    let wait = Duration::from_millis(5) * (1 << failures.min(7));
                     failures += 1;
                     tokio::time::sleep(wait).await;
                 }
@@ -372,12 +375,20 @@ impl Shared {
         let ready = async {
             let wire = connecting.await?;
             // Ahead, so that a call that is waited for briefly is not sent twice.
-            for script in script::all() {
-                let mut load = redis::cmd("SCRIPT");
-                load.arg("LOAD").arg(script.text());
-                match wire.clone() {
-                    Wire::Single(mut wire) => drop(wire.req_packed_command(&load).await?),
-                    Wire::Cluster(mut wire) => drop(wire.req_packed_command(&load).await?),
+            match wire.clone() {
+                Wire::Single(mut wire) => {
+                    let mut all = redis::pipe();
+                    for script in script::all() {
+                        all.cmd("SCRIPT").arg("LOAD").arg(script.text());
+                    }
+                    wire.req_packed_commands(&all, 0, script::all().count()).await?;
+                }
+                Wire::Cluster(mut wire) => {
+                    for script in script::all() {
+                        let mut load = redis::cmd("SCRIPT");
+                        load.arg("LOAD").arg(script.text());
+                        wire.req_packed_command(&load).await?;
+                    }
                 }
             }
             Ok(wire)

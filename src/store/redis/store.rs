@@ -141,7 +141,10 @@ impl Inner {
         let mut round = 0;
         loop {
             let next = lanes.values().filter_map(|lane| lane.get(round).copied());
+            let mut next: Vec<_> = next.collect();
+            next.sort_unstable_by_key(|(at, _)| *at);
             let begun: Vec<_> = next
+                .into_iter()
                 .map(|(at, operation)| {
                     let stopped = order.stopped(operation.customer);
                     (at, operation.customer, stopped.map_or_else(|| Ok(self.send(operation)), Err))
@@ -172,7 +175,15 @@ impl Inner {
             let refused = if outcome == SettleOutcome::Stale { operations.len() } else { at + 1 };
             return Ok(vec![Settled::nothing(outcome); refused]);
         }
-        self.send_many(operations).await.into_iter().collect()
+        if !self.caller.is_cluster() {
+            return self.send_many(operations).await.into_iter().collect();
+        }
+        // Nodes do not wait for each other; what is listed is in the order of arrival.
+        let mut answers = Vec::with_capacity(operations.len());
+        for operation in &operations {
+            answers.push(self.send(operation).await?);
+        }
+        Ok(answers)
     }
 
     async fn used(
