@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tower_limitry::outbox::Outbox;
+use tower_limitry::policy::Timestamp;
 use tower_limitry::store::Redis;
 use tower_limitry::{Books, CheckError, Limit};
 
@@ -93,6 +94,8 @@ async fn failover() {
     for task in tasks {
         task.await.unwrap();
     }
+    outbox.flush(2 * STUCK).await.unwrap();
+    outbox.replay_delivered(Timestamp::UNIX_EPOCH).await.unwrap();
     outbox.flush(2 * STUCK).await.unwrap();
     let books = Books::new(engine);
     for customer in &customers {

@@ -111,8 +111,8 @@ async fn an_event_that_is_sent_again_after_any_cut_counts_once() {
     books.record(event(0)).await.unwrap();
     let sizes = [proxy.passed(0), proxy.passed(1)];
     let (mut counted, mut cut) = (2, 0);
-    for direction in 0..2 {
-        for bytes in 0..sizes[direction] {
+    for (direction, size) in sizes.into_iter().enumerate() {
+        for bytes in 0..size {
             let this = event(counted);
             proxy.cut_after(direction, bytes);
             // The last bytes may be more than this one has: times are not all of one length.
@@ -139,8 +139,8 @@ async fn a_check_that_is_cut_at_any_byte_leaves_no_hold() {
     let permit = admitted(&books, ask("ada", 5)).await;
     let sizes = [proxy.passed(0), proxy.passed(1)];
     permit.release().await.unwrap();
-    for direction in 0..2 {
-        for bytes in 0..sizes[direction] {
+    for (direction, size) in sizes.into_iter().enumerate() {
+        for bytes in 0..size {
             proxy.cut_after(direction, bytes);
             match books.check(ask("ada", 5)).await {
                 Err(CheckError::Failed(error)) => assert!(error.is_transient(), "{error:?}"),

@@ -33,7 +33,9 @@
 //! - put an [outbox](crate::outbox) in front, with
 //!   [`keep_delivered`](crate::outbox::OutboxBuilder::keep_delivered): settlements are in a local file first,
 //!   and a server that has forgotten some is told by [marks](crate::store::Mark) and gets them again.
-//!   Without one, settlements that the server cannot take are answered with an error, and lost with it;
+//!   A customer is told of again with their next settlement; after a failover,
+//!   [`replay_delivered`](crate::outbox::Outbox::replay_delivered) does it for all at once. Without an
+//!   outbox, settlements that the server cannot take are answered with an error, and lost with it;
 //! - let the server persist (`appendonly yes`), and set `maxmemory-policy noeviction`: under any other
 //!   policy it may drop counters and balances when memory is short, and limits would count from
 //!   nothing. Such a server is not accepted unless
