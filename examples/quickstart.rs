@@ -5,8 +5,8 @@
 //! ```
 //!
 //! It listens on 127.0.0.1, on the port in `PORT` (3000 unless set), keeps its books where
-//! `LIMITRY_BACKEND` says (`memory:` unless set; `sqlite:usage.db` outlives the program), and prints
-//! three calls to try.
+//! `LIMITRY_BACKEND` says (`memory:` unless set; `sqlite:usage.db` outlives the program, several share
+//! `redis://HOST`), and prints three calls to try.
 //!
 //! The customer is taken from `x-customer-id`, which is trusted: in front of a service like this
 //! stands a gateway that authenticates the caller, sets that header and strips what clients send.

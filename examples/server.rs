@@ -9,7 +9,7 @@
 //! | `LISTEN` | 127.0.0.1:8080 | where to listen, for HTTP/1.1 and HTTP/2 without TLS |
 //! | `LIMITRY_API_KEYS` | | keys that are accepted, separated by commas; unset, one is made and printed |
 //! | `LIMITRY_REVOKED_API_KEYS` | | keys whose users are told that they were revoked |
-//! | `LIMITRY_BACKEND` | `memory:` | where the books are; `sqlite:PATH` keeps them in a file |
+//! | `LIMITRY_BACKEND` | `memory:` | where the books are; `sqlite:PATH` keeps them in a file, and any number of servers share `redis://HOST` or `redis-cluster://HOST,HOST` |
 //! | `LIMITRY_DEFINITIONS` | | a TOML file of meters, limits and customers, read again on SIGHUP |
 //! | `LIMITRY_PROJECT` | `proj_default` | the id of the project |
 //!

@@ -15,6 +15,7 @@
 //! | `DAILY_TOKEN_LIMIT` | 1000000 | tokens a day for each customer |
 //! | `MINUTE_TOKEN_LIMIT` | none | tokens a minute for each customer |
 //! | `CREDITS` | none | prepaid credits that each customer begins with; a token costs one |
+//! | `LIMITRY_BACKEND` | `memory:` | where the books are: `sqlite:PATH`, or `redis://HOST` for several gateways |
 //! | `INCLUDE_USAGE` | 0 | 1 asks streams of OpenAI's dialect for their usage |
 //! | `UPSTREAM_HTTP2` | 0 | 1 speaks HTTP/2 to an `http:` upstream; `https:` ones choose |
 //! | `CONNECT_TIMEOUT` | 10 | seconds to wait for a connection to the upstream |
@@ -34,7 +35,7 @@
 //!   client sees one more chunk, with empty `choices`, at the end.
 //! - Only POST is metered, and of it not what counts tokens, moderates or uploads. What runs after its
 //!   answer, such as a batch, is not seen. WebSockets do not pass.
-//! - The books are in this process and end with it. On SIGTERM or ctrl-c running answers end first,
+//! - Unless `LIMITRY_BACKEND` says otherwise, the books are in this process and end with it. On SIGTERM or ctrl-c running answers end first,
 //!   and all events are written; a second one stops at once.
 
 use std::io::{self, Write};
@@ -67,7 +68,8 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::read(std::env::var_os)?;
     let printer = Printer::start()?;
-    let books = app::engine(&config).on_event(printer.sink()).build()?;
+    let backend = std::env::var("LIMITRY_BACKEND").unwrap_or_else(|_| "memory:".into());
+    let books = app::engine(&config).on_event(printer.sink()).open(&backend)?;
     let app = app::app(&config, books)?;
     let listener = TcpListener::bind((&*config.host, config.port))
         .await
