@@ -1,6 +1,6 @@
 //! A Redis server of the tests' own, on a free port. It ends with the test program.
 
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -2,11 +2,11 @@
 
 use redis::{Value, cmd};
 
+use super::Inner;
 use super::event::read_event;
 use super::keys::{SHARDS, shard_of};
 use super::link::CallError;
 use super::reply::{self, Reply};
-use super::{Inner, shared};
 use crate::Error;
 use crate::policy::{CustomerId, EventId, RecordedEvent, Timestamp};
 use crate::store::Found;
@@ -90,12 +90,27 @@ impl Inner {
         shards: std::ops::Range<u16>,
     ) -> Result<Option<Timestamp>, Error> {
         let reading: Vec<_> = shards
-            .map(|shard| self.caller.start(&shared::hget(&self.shared.keys.shard(shard), "gone")))
+            .map(|shard| {
+                let mut get = cmd("HMGET");
+                get.arg(self.shared.keys.shard(shard)).arg("gone").arg("since");
+                self.caller.start(&get)
+            })
             .collect();
+        // A shard of which nothing was heard for so long has let all go.
+        let kept_from = match self.is_timed {
+            true => Timestamp::MIN,
+            false => {
+                Timestamp::from(std::time::SystemTime::now()).saturating_sub(self.keep_events_for)
+            }
+        };
         let mut newest = None;
-        for gone in reading {
-            let nanos = reply::text(gone.await?)?.and_then(|text| text.parse().ok());
-            newest = newest.max(nanos.map(Timestamp::from_nanos));
+        for about in reading {
+            let mut about = Reply::of(about.await?)?;
+            let gone = about.some_text()?.and_then(|text| text.parse().ok());
+            let since = about.some_text()?.and_then(|text| text.parse::<i64>().ok());
+            let since = since.map(|micros| Timestamp::from_nanos(micros.saturating_mul(1_000)));
+            newest = newest.max(gone.map(Timestamp::from_nanos));
+            newest = newest.max(since.filter(|since| *since < kept_from).map(|_| kept_from));
         }
         Ok(newest)
     }

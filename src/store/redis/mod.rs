@@ -60,6 +60,13 @@
 //!
 //! Events recorded together are taken customer by customer, each event as one step.
 //!
+//! # Events
+//!
+//! Events go to a stream of their shard, as JSON, for lists, queries and whoever else wants to read
+//! them. Queries and limits that are added later count what is kept there, and say so where that is
+//! not all: after [`keep_events`](RedisOptions::keep_events) or
+//! [`keep_events_for`](RedisOptions::keep_events_for), and after a loss.
+//!
 //! # What is on the server
 //!
 //! All keys begin with the prefix ([`prefix`](RedisOptions::prefix), `limitry` unless set) and the
