@@ -10,7 +10,9 @@ mod cut;
 mod keys;
 mod loss;
 mod outage;
+mod policy;
 mod processes;
+mod replicas;
 mod rush;
 
 #[path = "../support/redis.rs"]

@@ -15,6 +15,7 @@ pub(crate) struct Server {
     child: Mutex<Option<Child>>,
     pub(crate) port: u16,
     folder: PathBuf,
+    leading: Vec<String>,
     options: Vec<String>,
 }
 
@@ -29,13 +30,32 @@ impl Server {
 
     /// Starts a server with these options.
     pub(crate) fn start_with(options: &[&str]) -> Self {
+        let server = Self::stopped(options);
+        server.run();
+        server
+    }
+
+    fn stopped(options: &[&str]) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("limitry-redis-{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&folder).unwrap();
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let server = Self { child: Mutex::new(None), port: free_port(), folder, options };
+        let (child, leading) = (Mutex::new(None), Vec::new());
+        Self { child, port: free_port(), folder, leading, options }
+    }
+
+    /// Starts a sentinel that is told these.
+    pub(crate) fn start_sentinel(settings: &[&[&str]]) -> Self {
+        let folder = std::env::temp_dir().join(format!("limitry-{}", prefix()));
+        std::fs::create_dir_all(&folder).unwrap();
+        // It writes what it finds into its file.
+        let file = folder.join("sentinel.conf");
+        let lines = settings.iter().map(|words| format!("sentinel {}\n", words.join(" ")));
+        std::fs::write(&file, lines.collect::<String>()).unwrap();
+        let mut server = Self::stopped(&[]);
+        server.leading = vec![file.to_str().unwrap().to_owned(), "--sentinel".to_owned()];
         server.run();
         server
     }
@@ -43,6 +63,7 @@ impl Server {
     /// Runs the server, again if it was killed, on its port and in its folder.
     pub(crate) fn run(&self) {
         let child = Command::new("redis-server")
+            .args(&self.leading)
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
             .args(["--dir", self.folder.to_str().unwrap(), "--logfile", "log"])
             .args(&self.options)
