@@ -349,6 +349,24 @@ mod over_a_server {
         assert_eq!(listed[0]["amount"], 250);
     }
 
+    /// The same server, by the calls that Limitry documents.
+    #[test]
+    fn a_program_speaks_limitrys_dialect_where_it_is_told_to() {
+        let server = server(
+            "[meters.tokens]\nname = \"Tokens\"\naggregation = \"sum\"\n\
+             field = \"values.total_tokens\"\n[limits.daily-tokens]\nname = \"Daily token limit\"\n\
+             meterId = \"tokens\"\nlimitValue = 1000\nperiod = \"day\"\n",
+        );
+        let variables = variables(&server);
+        let mut variables: Vec<_> =
+            variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        variables.push(("LIMITRY_DIALECT", "limitry"));
+        let program = Program::start_with("quickstart", &variables);
+        assert_eq!(chat(&program, CHAT, "acct_1", 20, 80).status, 200);
+        until(|| usage(&program, "acct_1")["limits"][0]["used"] == 100);
+        assert_eq!(chat(&program, CHAT, "acct_1", 20, 980).status, 429);
+    }
+
     #[test]
     fn a_program_says_what_its_server_lacks_and_what_is_wrong_with_its_variables() {
         let server = server("");

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Client, Remote};
+use super::{Client, Hosted, Remote};
 use crate::engine::EngineBuilder;
 use crate::outbox::Outbox;
 use crate::policy::{Limit, Meter, NewBalance};
@@ -42,9 +42,12 @@ impl EngineBuilder {
     /// | `LIMITRY_API_KEY` | | a key of that server |
     /// | `LIMITRY_PROJECT` | | the project, for a personal access token |
     /// | `LIMITRY_OUTBOX` | `limitry.outbox` | the file in which settlements wait until the server has them; each process has its own |
-    /// | `LIMITRY_DIALECT` | `own` | how to speak with it |
+    /// | `LIMITRY_DIALECT` | `own`, but for api.limitry.com `limitry` | how to speak with it: as with a server of this crate ([`Remote`]), or by the calls that Limitry documents ([`Hosted`]) |
     ///
-    /// Over HTTP the definitions are the server's. Meters and limits that it does not have under
+    /// In Limitry's dialect the definitions are those of the project; what is defined here is left
+    /// out. Debts are kept beside the outbox, in a file of its name that ends in `.debts`.
+    ///
+    /// In the own dialect the definitions are the server's. Meters and limits that it does not have under
     /// their ids are made there; those that it has stay as they are there. Default balances, the
     /// zone and the hooks belong to the program that is the server. One that is away when this is
     /// called is told of them once it is back.
@@ -60,11 +63,19 @@ impl EngineBuilder {
         if !is_http(&url) {
             return Ok(self.open(&url)?);
         }
-        match variable(DIALECT)?.as_deref() {
-            None | Some("own") => {}
-            Some(_) => return Err(Error::invalid(DIALECT, "is unknown; give own, or unset it")),
-        }
+        let is_own = match variable(DIALECT)?.as_deref() {
+            None => !url.starts_with("https://api.limitry.com/"),
+            Some("own") => true,
+            Some("limitry") => false,
+            Some(_) => return Err(Error::invalid(DIALECT, "is unknown; give own or limitry")),
+        };
         let client = Client::builder_from_env()?.base_url(url).build()?;
+        if !is_own {
+            let mut debts = path().into_os_string();
+            debts.push(".debts");
+            let hosted = Hosted::builder(&client).debts(debts).open().await?;
+            return Ok(Books::new(Outbox::builder(hosted).open(path()).await?).erased());
+        }
         let outbox = Outbox::builder(Remote::builder(&client).open()?).open(path()).await?;
         let books = Books::new(outbox).erased();
         let wanted = Wanted { meters: self.meters, limits: self.limits, balances: self.balances };
