@@ -43,7 +43,7 @@ impl EngineBuilder {
     /// | `LIMITRY_API_KEY` | | a key of that server |
     /// | `LIMITRY_PROJECT` | | the project, for a personal access token |
     /// | `LIMITRY_OUTBOX` | `limitry.outbox` | the file in which settlements wait until the server has them; each process has its own |
-    /// | `LIMITRY_DIALECT` | `own` | how to speak with it; `limitry` for [Limitry's hosted service](Hosted), at `https://api.limitry.com/v1` |
+    /// | `LIMITRY_DIALECT` | `own`, but for api.limitry.com `limitry` | how to speak with it: as with a server of this crate ([`Remote`]), or by the calls that Limitry documents ([`Hosted`]) |
     ///
     /// Over HTTP the definitions are the server's. Meters and limits that it does not have under
     /// their ids are made there; those that it has stay as they are there. Default balances, the
@@ -66,7 +66,8 @@ impl EngineBuilder {
             return Ok(self.open(&url)?);
         }
         let is_own = match variable(DIALECT)?.as_deref() {
-            None | Some("own") => true,
+            None => !url.starts_with("https://api.limitry.com/"),
+            Some("own") => true,
             Some("limitry") => false,
             Some(_) => return Err(Error::invalid(DIALECT, "is unknown; give own or limitry")),
         };
