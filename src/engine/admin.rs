@@ -366,13 +366,19 @@ impl<S: Store> Inner<S> {
         while !left.is_empty() {
             let epoch = self.epoch.load(Ordering::Acquire);
             let some: Vec<&Use> = left.iter().map(|at| &events[*at]).collect();
-            for (at, answer) in left.iter().zip(self.record_once(&some, epoch).await?) {
-                // The answers end with the one that could not be taken.
-                if !answer.outcome.is_counted() && answer.outcome != SettleOutcome::Stale {
-                    self.settled(&some[0].customer, &some[0].event_type, some[0].at, &answer);
-                    let error = Error::from(answer.outcome);
-                    return Err(Error::new(error.kind(), format!("events[{at}]: {error}")));
-                }
+            let answers = self.record_once(&some, epoch).await?;
+            let is_refused = |settled: &Settled| {
+                !settled.outcome.is_counted() && settled.outcome != SettleOutcome::Stale
+            };
+            // The answers end with the one that could not be taken.
+            if let Some(last) = answers.iter().rposition(is_refused) {
+                let (at, refused) = (left[last], &answers[last]);
+                let event = &events[at];
+                self.settled(&event.customer, &event.event_type, event.at, refused);
+                let error = Error::from(refused.outcome);
+                return Err(Error::new(error.kind(), format!("events[{at}]: {error}")));
+            }
+            for (at, answer) in left.iter().zip(answers) {
                 settled[*at] = answer;
             }
             // A store that is shared may have taken some before its definitions changed.
