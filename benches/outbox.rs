@@ -24,7 +24,8 @@ fn main() {
     let folder = Folder::new();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
-    for durability in [Durability::Full, Durability::Relaxed] {
+    let relaxed = Durability::Relaxed { at_most: Duration::from_millis(100) };
+    for durability in [Durability::Full, relaxed] {
         let single = single_inserts(&folder.file(), durability);
         println!("{durability:?}: {single:.0} single inserts/s");
         println!("  tasks   appends/s   of single   delivering   of single");

@@ -6,7 +6,12 @@
 //! ```
 //!
 //! Every customer begins with 500 "AI Credits"; a token costs one. Listens, keeps its books and
-//! identifies as the quickstart does.
+//! identifies as the quickstart does. On a server, the balance is one of its definitions:
+//!
+//! ```toml
+//! [balances."AI Credits"]
+//! initialBalance = 500
+//! ```
 
 use axum::body::Body;
 use axum::extract::State;
@@ -19,7 +24,7 @@ use tower_limitry::backend::TransactionQuery;
 use tower_limitry::policy::{Amount, Credit};
 use tower_limitry::{
     Books, Check, CheckError, Engine, Limit, LimitryLayer, Meter, NewBalance, Refusal, Usage,
-    customer, usage,
+    client, customer, usage,
 };
 
 mod pretend_model;
@@ -29,12 +34,15 @@ const CREDITS: &str = "AI Credits";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let backend = std::env::var("LIMITRY_BACKEND").unwrap_or_else(|_| "memory:".into());
     let books = Engine::builder()
         .meter(Meter::sum("tokens", "total_tokens").event_type("llm.completion").unit("tokens"))
         .limit(Limit::per_day("daily-tokens", "tokens", 1_000).named("Daily token limit"))
         .default_balance(NewBalance::new(CREDITS).initial(500))
-        .open(&backend)?;
+        .open_from_env()
+        .await?;
+    if let Some(path) = client::outbox_path() {
+        eprintln!("settlements wait for the server in {}", path.display());
+    }
 
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".into());
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;

@@ -6,7 +6,9 @@
 //!
 //! It listens on 127.0.0.1, on the port in `PORT` (3000 unless set), keeps its books where
 //! `LIMITRY_BACKEND` says (`memory:` unless set; `sqlite:usage.db` outlives the program, several share
-//! `redis://HOST`), and prints three calls to try.
+//! `redis://HOST`), and prints three calls to try. `LIMITRY_BACKEND=http://127.0.0.1:8080/v1` with
+//! `LIMITRY_API_KEY` keeps them on the server of the example of that name, for any number of such
+//! programs, each with a `LIMITRY_OUTBOX` of its own.
 //!
 //! The customer is taken from `x-customer-id`, which is trusted: in front of a service like this
 //! stands a gateway that authenticates the caller, sets that header and strips what clients send.
@@ -19,7 +21,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 use tower_limitry::policy::Balance;
 use tower_limitry::{
-    Books, Engine, Limit, LimitState, LimitryLayer, Meter, Usage, customer, usage,
+    Books, Engine, Limit, LimitState, LimitryLayer, Meter, Usage, client, customer, usage,
 };
 
 mod pretend_model;
@@ -27,11 +29,14 @@ use pretend_model::{Answer, ChatRequest, ChatResponse};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let backend = std::env::var("LIMITRY_BACKEND").unwrap_or_else(|_| "memory:".into());
     let books = Engine::builder()
         .meter(Meter::sum("tokens", "total_tokens").event_type("llm.completion").unit("tokens"))
         .limit(Limit::per_day("daily-tokens", "tokens", 1_000).named("Daily token limit"))
-        .open(&backend)?;
+        .open_from_env()
+        .await?;
+    if let Some(path) = client::outbox_path() {
+        eprintln!("settlements wait for the server in {}", path.display());
+    }
 
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".into());
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;

@@ -53,7 +53,11 @@ pub(crate) struct Options<B: Backend> {
     pub(crate) balance_status: BalanceStatus,
     pub(crate) on_refusal: Option<Arc<OnRefusal>>,
     idempotency_key: Option<HeaderName>,
+    request_id: Option<HeaderName>,
 }
+
+/// The dimension under which a request's own id is noted.
+const REQUEST_ID: &str = "request_id";
 
 /// What a request's head tells.
 type ByHead<T> = dyn Fn(&Parts) -> T + Send + Sync;
@@ -148,6 +152,7 @@ impl<B: Backend> LimitryLayer<B> {
             balance_status: BalanceStatus::default(),
             on_refusal: None,
             idempotency_key: None,
+            request_id: None,
         };
         Self { options: Arc::new(options), request: HeadOnly(()) }
     }
@@ -308,6 +313,19 @@ impl<B: Backend, R> LimitryLayer<B, R> {
         self.with(|options| options.idempotency_key = Some(header))
     }
 
+    /// Notes the request's own id, by this header, such as `x-request-id`, in what is recorded: as the
+    /// dimension `request_id`, unless the estimate or the measured usage has one. It ties a charge to
+    /// the log of the request (and is a column of the view `audit` in the
+    #[cfg_attr(feature = "sqlite", doc = "[file](crate::store::sqlite)).")]
+    #[cfg_attr(not(feature = "sqlite"), doc = "file of `store::sqlite`).")]
+    ///
+    /// A layer that makes such ids, as tower-http's `SetRequestIdLayer`, goes around this one. What
+    /// the client itself sends is kept as it is, up to 256 bytes; no id, an empty one and one that is
+    /// no text leave the dimension out.
+    pub fn request_id(self, header: HeaderName) -> Self {
+        self.with(|options| options.request_id = Some(header))
+    }
+
     fn with(mut self, set: impl FnOnce(&mut Options<B>)) -> Self {
         set(Arc::make_mut(&mut self.options));
         self
@@ -364,6 +382,7 @@ impl<B: Backend> Clone for Options<B> {
             skip: self.skip.clone(),
             on_refusal: self.on_refusal.clone(),
             idempotency_key: self.idempotency_key.clone(),
+            request_id: self.request_id.clone(),
             outage: Arc::clone(&self.outage),
             ..*self
         }
@@ -414,6 +433,14 @@ impl<B: Backend> Options<B> {
         let expected = self.expect.as_ref().and_then(|expect| hook::call(|| expect(head)));
         let asked = |usage: Usage| usage.is_estimate().then(|| usage.into_asked());
         let expected = Usage::joined(expected.and_then(asked), read.and_then(asked));
+        let mut expected = expected.unwrap_or_default();
+        let request_id = self.request_id.as_ref().and_then(|header| head.headers.get(header));
+        if let Some(id) = request_id.and_then(|value| value.to_str().ok())
+            && !id.is_empty()
+            && expected.dimensions().get(REQUEST_ID).is_none()
+        {
+            expected.dimensions_mut().set(REQUEST_ID, id);
+        }
         let at = self.books.backend().now();
         let made = self.books.backend().make_id(at);
         let key = self.idempotency_key.as_ref().and_then(|header| head.headers.get(header));
@@ -421,7 +448,7 @@ impl<B: Backend> Options<B> {
             Some(value) => {
                 let key = idempotency_key(value).ok_or(Refusal::InvalidIdempotencyKey)?;
                 // Layers of one request record events of their own.
-                let id = EventId::new(format!("{event_type}:{key}"))
+                let id = EventId::given(format!("{event_type}:{key}"))
                     .map_err(|_| Refusal::InvalidIdempotencyKey)?;
                 (id, true, made.attempt())
             }
@@ -435,7 +462,7 @@ impl<B: Backend> Options<B> {
             customer,
             problem: None,
             event_type: Some(event_type),
-            expected: expected.unwrap_or_default(),
+            expected,
             charge,
             lifetime: None,
         }))

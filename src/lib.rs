@@ -112,11 +112,13 @@
 //! | `axum` | | extractors and responses for axum handlers |
 //! | `grpc` | | refusals as gRPC clients understand them, usage from trailers and messages |
 //! | `bearer` | | customers by their hashed keys, bearer or in a header |
+//! | `client` | | Limitry's API from the other side: every call typed, the hosted service as a backend, and a server of this crate as one |
 //! | `server` | | Limitry's API over these books, as a router to mount |
 //! | `outbox` | | settlements for a remote backend wait in a local file until it has them |
 //! | `tracing` | | a span for each request, `limitry` with customer and event type, and events: decisions, failures, what was not counted as usual |
 //! | `metrics` | | counters through the `metrics` facade |
 //! | `redis` | | books on Redis or Valkey, shared by any number of processes (`store::redis`) |
+//! | `webhooks` | | threshold crossings as signed webhooks from a durable queue |
 //! | `sqlite` | | books in one file that survives restarts and crashes (`store::sqlite`) |
 //! | `test-util` | | for your tests: a clock moved by hand, a backend that does what it is told |
 //! | `full` | | all of these |
@@ -130,8 +132,12 @@ pub mod axum;
 pub mod backend;
 mod body;
 pub mod classify;
+#[cfg(feature = "client")]
+pub mod client;
 pub mod clock;
 pub mod customer;
+#[cfg(any(feature = "outbox", feature = "sqlite"))]
+mod durability;
 #[cfg(feature = "embedded")]
 pub mod engine;
 mod error;
@@ -142,6 +148,8 @@ pub mod grpc;
 mod guard;
 mod headers;
 mod hook;
+#[cfg(any(feature = "client", feature = "embedded"))]
+mod ids;
 mod json;
 mod layer;
 mod observe;
@@ -158,7 +166,11 @@ pub mod store;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 pub mod usage;
-#[cfg(feature = "server")]
+#[cfg(feature = "webhooks")]
+pub mod webhooks;
+// The answers are in the words of the server; the client reads them with more indulgence.
+#[cfg_attr(not(feature = "server"), allow(dead_code, unused_imports))]
+#[cfg(any(feature = "client", feature = "server"))]
 mod wire;
 
 pub use backend::{Books, Check, CheckError, Decision, Denial, LimitState, Permit};

@@ -7,9 +7,10 @@ use metrics::counter;
 use crate::backend::{Check, Decision};
 use crate::reject::Refusal;
 
-/// The span of one metered request, from its check to its record. Nothing without `tracing`.
+/// The span of one metered request, from its check to its record. Nothing without `tracing`, and
+/// nothing to enter while nobody listens.
 #[derive(Clone, Debug)]
-pub(crate) struct Span(#[cfg(feature = "tracing")] tracing::Span);
+pub(crate) struct Span(#[cfg(feature = "tracing")] Option<tracing::Span>);
 
 impl Span {
     /// For what is asked by this check, in the span of now.
@@ -18,12 +19,14 @@ impl Span {
         let _ = check;
         Self(
             #[cfg(feature = "tracing")]
-            tracing::info_span!(
-                target: "tower_limitry",
-                "limitry",
-                customer = %check.ask().customer,
-                event_type = check.ask().recorded_as(),
-            ),
+            listened_to().then(|| {
+                tracing::info_span!(
+                    target: "tower_limitry",
+                    "limitry",
+                    customer = %check.ask().customer,
+                    event_type = check.ask().recorded_as(),
+                )
+            }),
         )
     }
 
@@ -32,7 +35,7 @@ impl Span {
     pub(crate) fn current() -> Self {
         Self(
             #[cfg(feature = "tracing")]
-            tracing::Span::current(),
+            listened_to().then(tracing::Span::current),
         )
     }
 
@@ -40,9 +43,18 @@ impl Span {
     #[inline]
     pub(crate) fn run<T>(&self, work: impl FnOnce() -> T) -> T {
         #[cfg(feature = "tracing")]
-        let work = || self.0.in_scope(work);
+        if let Some(span) = &self.0 {
+            return span.in_scope(work);
+        }
         work()
     }
+}
+
+/// Whether any subscriber wants spans of this level.
+#[cfg(feature = "tracing")]
+#[inline]
+fn listened_to() -> bool {
+    tracing::level_filters::LevelFilter::current() >= tracing::Level::INFO
 }
 
 /// Usage could not be measured, or a price not be told.
@@ -62,12 +74,16 @@ pub(crate) fn hook_panicked() {
 }
 
 /// A settlement did not fit its counter, or could not be taken.
-#[cfg_attr(not(any(feature = "metrics", feature = "tracing")), expect(unused_variables))]
+#[inline]
 pub(crate) fn settlement(result: &'static str) {
-    #[cfg(feature = "metrics")]
-    counter!("limitry.settlements", "result" => result).increment(1);
-    #[cfg(feature = "tracing")]
-    if result != "recorded" {
+    if result == "recorded" {
+        // A constant label makes a constant key.
+        #[cfg(feature = "metrics")]
+        counter!("limitry.settlements", "result" => "recorded").increment(1);
+    } else {
+        #[cfg(feature = "metrics")]
+        counter!("limitry.settlements", "result" => result).increment(1);
+        #[cfg(feature = "tracing")]
         tracing::warn!(target: "tower_limitry", result, "a settlement was not counted as usual");
     }
 }
@@ -221,4 +237,114 @@ pub(crate) fn outbox_failing(error: &rusqlite::Error) {
 pub(crate) fn outbox_recovered() {
     #[cfg(feature = "tracing")]
     tracing::info!(target: "tower_limitry", "the outbox writes its file again");
+}
+
+/// So many webhooks wait.
+#[cfg(feature = "webhooks")]
+#[cfg_attr(not(feature = "metrics"), expect(unused_variables))]
+pub(crate) fn webhooks_waiting(waiting: usize) {
+    #[cfg(feature = "metrics")]
+    metrics::gauge!("limitry.webhooks_waiting").set(waiting as f64);
+}
+
+/// A crossing found no room, and nobody is told of it.
+#[cfg(feature = "webhooks")]
+pub(crate) fn webhook_dropped() {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.webhooks_dropped").increment(1);
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: "tower_limitry", "there is no room for a webhook; it is dropped");
+}
+
+/// An endpoint was told, or not. A URL may hold a secret; its host is told on.
+#[cfg(feature = "webhooks")]
+pub(crate) fn webhook_attempt(id: &str, host: &str, result: &'static str) {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.webhook_attempts", "result" => result).increment(1);
+    #[cfg(feature = "tracing")]
+    match result {
+        "delivered" => tracing::debug!(target: "tower_limitry", id, host, "webhook delivered"),
+        "failed" => {
+            tracing::warn!(target: "tower_limitry", id, host, "webhook failed; it is sent again")
+        }
+        "gone" => {
+            tracing::error!(target: "tower_limitry", host, "webhook endpoint answered 410; it is disabled")
+        }
+        _ => tracing::error!(target: "tower_limitry", id, host, "webhook given up"),
+    }
+    let _ = (id, host, result);
+}
+
+/// The file of webhooks cannot be used.
+#[cfg(feature = "webhooks")]
+pub(crate) fn webhooks_not_written(error: &rusqlite::Error) {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.webhooks_write_errors").increment(1);
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: "tower_limitry", %error, "the webhooks file cannot be used");
+    let _ = error;
+}
+
+/// A call of the API failed in a way that may pass, and goes again.
+#[cfg(feature = "client")]
+pub(crate) fn api_repeated() {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.client_retries").increment(1);
+}
+
+/// The circuit breaker before the API changed: 0 is closed, 1 half-open, 2 open.
+#[cfg(feature = "client")]
+pub(crate) fn api_breaker(state: &'static str) {
+    #[cfg(feature = "metrics")]
+    metrics::gauge!("limitry.client_breaker").set(match state {
+        "closed" => 0.0,
+        "half-open" => 1.0,
+        _ => 2.0,
+    });
+    #[cfg(feature = "tracing")]
+    tracing::warn!(target: "tower_limitry", state, "the circuit breaker before the API changed");
+    let _ = state;
+}
+
+/// Holds of running requests are gone from the server: it was restarted, or away for too long.
+#[cfg(feature = "client")]
+pub(crate) fn holds_lost(count: usize) {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.holds_lost").increment(count as u64);
+    #[cfg(feature = "tracing")]
+    if count > 0 {
+        tracing::warn!(target: "tower_limitry", count, "holds of running requests are gone from the server");
+    }
+    let _ = count;
+}
+
+/// Releases that could not be sent in time: their holds end by themselves.
+#[cfg(feature = "client")]
+pub(crate) fn releases_dropped(count: usize) {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.releases_dropped").increment(count as u64);
+    #[cfg(feature = "tracing")]
+    if count > 0 {
+        tracing::warn!(target: "tower_limitry", count, "releases could not be sent; their holds end by themselves");
+    }
+    let _ = count;
+}
+
+/// A balance did not cover what a request cost; the rest is owed.
+#[cfg(feature = "client")]
+pub(crate) fn debt() {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.debts").increment(1);
+    #[cfg(feature = "tracing")]
+    tracing::warn!(target: "tower_limitry", "a balance did not cover a charge; the rest is owed");
+}
+
+/// Some of what was owed was taken.
+#[cfg(feature = "client")]
+pub(crate) fn debt_paid(is_some_left: bool) {
+    #[cfg(feature = "metrics")]
+    if !is_some_left {
+        counter!("limitry.debts_paid").increment(1);
+    }
+    let _ = is_some_left;
 }

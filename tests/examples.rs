@@ -369,3 +369,118 @@ fn servers_that_share_books_are_one_and_may_be_killed() {
         println!("acct_{client}: {count} events");
     }
 }
+
+#[cfg(all(feature = "client", feature = "server"))]
+#[allow(clippy::unwrap_used)]
+mod over_a_server {
+    use std::process::Command;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// A server with these definitions.
+    fn server(definitions: &str) -> Program {
+        let path = crate::file::fresh();
+        std::fs::write(&path, definitions).unwrap();
+        let variables = [
+            ("LISTEN", "127.0.0.1:0"),
+            ("LIMITRY_API_KEYS", "key"),
+            ("LIMITRY_DEFINITIONS", path.to_str().unwrap()),
+        ];
+        Program::start_with("server", &variables)
+    }
+
+    fn variables(server: &Program) -> [(&'static str, String); 3] {
+        [
+            ("LIMITRY_BACKEND", format!("http://{}/v1", server.address())),
+            ("LIMITRY_API_KEY", "key".into()),
+            ("LIMITRY_OUTBOX", crate::file::fresh().display().to_string()),
+        ]
+    }
+
+    fn start(name: &str, server: &Program) -> Program {
+        let variables = variables(server);
+        let variables: Vec<_> =
+            variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        Program::start_with(name, &variables)
+    }
+
+    /// Settlements are on their way for a moment.
+    fn until(mut holds: impl FnMut() -> bool) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while !holds() {
+            assert!(Instant::now() < end, "it never came to this");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn programs_share_one_budget_and_one_balance() {
+        let server = server("[balances.\"AI Credits\"]\ninitialBalance = 500\n");
+        let programs = [start("quickstart", &server), start("quickstart", &server)];
+        for program in &programs {
+            assert_eq!(chat(program, CHAT, "acct_1", 20, 80).status, 200);
+        }
+        for program in &programs {
+            until(|| usage(program, "acct_1")["limits"][0]["used"] == 200);
+            assert_eq!(usage(program, "acct_1")["limits"][0]["name"], "Daily token limit");
+        }
+        assert_eq!(chat(&programs[0], CHAT, "acct_1", 20, 880).status, 429);
+
+        let prepaid = start("prepaid", &server);
+        assert_eq!(chat(&prepaid, CHAT, "acct_2", 20, 80).status, 200);
+        until(|| usage(&programs[0], "acct_2")["balances"][0]["currentBalance"] == 400);
+        let top_up = r#"{"amount":250,"reference":"payment-1"}"#;
+        for _ in 0..2 {
+            let answer = prepaid.ask("POST", "/topup", Some("acct_2"), top_up);
+            assert_eq!(answer.json()["currentBalance"], 650, "{}", answer.body);
+        }
+        let listed = prepaid.ask("GET", "/transactions", Some("acct_2"), "").json();
+        assert_eq!(listed[0]["amount"], 250);
+    }
+
+    /// The server serves Limitry's own routes, too.
+    #[test]
+    fn a_program_speaks_as_with_the_hosted_service_where_it_is_told_to() {
+        let server = server("");
+        let [backend, key, outbox] = variables(&server);
+        let variables = [
+            (backend.0, &*backend.1),
+            (key.0, &*key.1),
+            (outbox.0, &*outbox.1),
+            ("LIMITRY_DIALECT", "limitry"),
+        ];
+        for used in [100, 200] {
+            // The second time it finds what it made the first time, by its name.
+            let program = Program::start_with("quickstart", &variables);
+            assert_eq!(chat(&program, CHAT, "acct_1", 20, 80).status, 200);
+            until(|| usage(&program, "acct_1")["limits"][0]["used"] == used);
+            let limits = usage(&program, "acct_1")["limits"].as_array().unwrap().clone();
+            assert_eq!((limits.len(), &limits[0]["name"]), (1, &"Daily token limit".into()));
+            assert_eq!(chat(&program, CHAT, "acct_1", 20, 990).status, 429);
+        }
+    }
+
+    #[test]
+    fn a_program_says_what_its_server_lacks_and_what_is_wrong_with_its_variables() {
+        let server = server("");
+        let run = |changed: &[(&str, &str)]| {
+            let mut path = std::env::current_exe().unwrap();
+            path.pop();
+            path.pop();
+            let mut program = Command::new(path.join("examples/prepaid"));
+            program.env("PORT", "0").envs(variables(&server)).envs(changed.iter().copied());
+            let output = program.output().unwrap();
+            assert!(!output.status.success());
+            String::from_utf8(output.stderr).unwrap()
+        };
+        let told = run(&[]);
+        assert!(told.contains("AI Credits") && told.contains("[balances]"), "{told}");
+        let told = run(&[("LIMITRY_API_KEY", "")]);
+        assert!(told.contains("LIMITRY_API_KEY"), "{told}");
+        let told = run(&[("LIMITRY_DIALECT", "klingon")]);
+        assert!(told.contains("LIMITRY_DIALECT"), "{told}");
+        let told = run(&[("LIMITRY_BACKEND", "http://books.example/v1")]);
+        assert!(told.contains("https"), "{told}");
+    }
+}

@@ -913,7 +913,11 @@ mod one_hold {
                 }
                 Release => {
                     block_on(store.release(bench.key(), bench.now)).unwrap();
-                    fate.released_before |= !fate.open && !fate.expired && !fate.finished;
+                    fate.released_before |= match fate.open {
+                        // The same check may be sent again, and arrive after this.
+                        true => given,
+                        false => !fate.expired && !fate.finished,
+                    };
                     fate.expired &= fate.open;
                     fate.open = false;
                 }

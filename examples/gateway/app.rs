@@ -10,7 +10,7 @@ use axum::http::Method;
 use axum::http::request::Parts;
 use serde_json::value::RawValue;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_limitry::backend::Backend;
+use tower_limitry::backend::Erased;
 use tower_limitry::customer::{self, Identify};
 use tower_limitry::engine::EngineBuilder;
 use tower_limitry::request::ReadJson;
@@ -44,7 +44,7 @@ pub(crate) fn engine(config: &Config) -> EngineBuilder {
     engine
 }
 
-pub(crate) fn app<B: Backend>(config: &Config, books: Books<B>) -> io::Result<Router> {
+pub(crate) fn app(config: &Config, books: Books) -> io::Result<Router> {
     let upstream = Upstream::new(config)?;
     let forward = service_fn(move |request: Request<_>| {
         let upstream = upstream.clone();
@@ -60,7 +60,7 @@ pub(crate) fn app<B: Backend>(config: &Config, books: Books<B>) -> io::Result<Ro
     }))
 }
 
-fn metered<B: Backend>(config: &Config, books: Books<B>) -> LimitryLayer<B, ReadJson> {
+fn metered(config: &Config, books: Books) -> LimitryLayer<Erased, ReadJson> {
     let metered = LimitryLayer::new(books, identify(), usage::llm())
         .event_type("llm.completion")
         .skip(is_free)

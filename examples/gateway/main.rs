@@ -35,7 +35,9 @@
 //!   client sees one more chunk, with empty `choices`, at the end.
 //! - Only POST is metered, and of it not what counts tokens, moderates or uploads. What runs after its
 //!   answer, such as a batch, is not seen. WebSockets do not pass.
-//! - Unless `LIMITRY_BACKEND` says otherwise, the books are in this process and end with it. On SIGTERM or ctrl-c running answers end first,
+//! - The books are in this process and end with it, unless `LIMITRY_BACKEND` says otherwise, as in the
+//!   quickstart. On a server, events are told there, and `CREDITS` is one of its default balances,
+//!   `credits`. On SIGTERM or ctrl-c running answers end first,
 //!   and all events are written; a second one stops at once.
 
 use std::io::{self, Write};
@@ -68,9 +70,11 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::read(std::env::var_os)?;
     let printer = Printer::start()?;
-    let backend = std::env::var("LIMITRY_BACKEND").unwrap_or_else(|_| "memory:".into());
-    let books = app::engine(&config).on_event(printer.sink()).open(&backend)?;
-    let app = app::app(&config, books)?;
+    let books = app::engine(&config).on_event(printer.sink()).open_from_env().await?;
+    if let Some(path) = tower_limitry::client::outbox_path() {
+        tell(format_args!("settlements wait for the server in {}", path.display()));
+    }
+    let app = app::app(&config, books.clone())?;
     let listener = TcpListener::bind((&*config.host, config.port))
         .await
         .map_err(|error| format!("cannot listen on {}:{}: {error}", config.host, config.port))?;
@@ -86,6 +90,9 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         });
     };
     axum::serve(listener, app).with_graceful_shutdown(stopped).await?;
+    if let Err(error) = books.shutdown(std::time::Duration::from_secs(5)).await {
+        tell(format_args!("gateway: {error}"));
+    }
     printer.finish();
     Ok(())
 }

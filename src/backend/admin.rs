@@ -70,12 +70,34 @@ pub trait Admin: fmt::Debug + Send + Sync {
     /// Every balance of a customer, by name.
     fn balances(&self, customer: CustomerId) -> BoxFuture<'_, Result<Vec<Balance>, Error>>;
 
+    /// Balances of all customers, by customer and name.
+    fn all_balances(
+        &self,
+        page: PageRequest,
+    ) -> BoxFuture<'_, Result<Page<(CustomerId, Balance)>, Error>> {
+        let _ = page;
+        let message = "the backend cannot list balances over all customers; name one";
+        Box::pin(std::future::ready(Err(Error::new(ErrorKind::Invalid, message))))
+    }
+
     /// Creates a balance.
     fn create_balance(
         &self,
         customer: CustomerId,
         terms: NewBalance,
     ) -> BoxFuture<'_, Result<Balance, Error>>;
+
+    /// Changes what must remain of a balance.
+    fn set_minimum(
+        &self,
+        customer: CustomerId,
+        name: String,
+        minimum: Amount,
+    ) -> BoxFuture<'_, Result<Balance, Error>> {
+        let _ = (customer, name, minimum);
+        let message = "the backend cannot change the minimum of a balance";
+        Box::pin(std::future::ready(Err(Error::new(ErrorKind::Invalid, message))))
+    }
 
     /// Adds to a balance, once for each reference.
     fn credit(&self, credit: Credit) -> BoxFuture<'_, Result<Credited, Error>>;
@@ -299,4 +321,24 @@ pub struct MeterReading {
     pub aggregation: Aggregation,
     /// Whether every event of the range was still known.
     pub complete: bool,
+}
+
+/// Whose event it is and under which id, if it makes sense as far as that can be told without a
+/// clock. `at` is its place among those recorded together.
+pub(crate) fn sound_event(
+    at: usize,
+    event: &Event,
+) -> Result<(CustomerId, Option<EventId>), Error> {
+    let field = |name: &str| format!("events[{at}].{name}");
+    let customer =
+        event.customer.clone().map_err(|error| Error::invalid(&field("customer"), error))?;
+    if !(1..=256).contains(&event.event_type.len()) {
+        let problem = "is empty or too long; give 1 to 256 bytes";
+        return Err(Error::invalid(&field("event_type"), problem));
+    }
+    if let Some(problem) = event.usage.problem() {
+        return Err(Error::invalid(&field("usage"), problem));
+    }
+    let id = event.id.clone().transpose();
+    Ok((customer, id.map_err(|error| Error::invalid(&field("id"), error))?))
 }

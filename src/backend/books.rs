@@ -11,7 +11,7 @@ use super::{
 use crate::Error;
 use crate::policy::{
     Balance, Credit, Credited, CustomerId, Debit, Debited, Event, EventId, IdError, Limit, Meter,
-    NewBalance, RecordedEvent, Transaction,
+    NewBalance, RecordedEvent, ToAmount, Transaction,
 };
 
 /// The handle on the books, whatever keeps them: for the layer, for handlers and for admin code.
@@ -152,7 +152,8 @@ impl<B: Backend> Books<B> {
     /// takes it back follows, under the id `void:` and its own: at the same time and with the same
     /// amounts below zero, so that sums and counts of that window, and of meters read later, are as if
     /// it had never been; and what it was charged is given back to its balance. A highest or latest
-    /// value stays as it was seen: record the right one.
+    /// value is found anew among the kept events, which reads them all; where some of its window are no
+    /// longer kept, it stays as it was seen.
     ///
     /// Answers the id of the event that takes it back, and whether this call recorded it.
     ///
@@ -307,6 +308,20 @@ impl<B: Backend> Books<B> {
         self.0.admin().balances(customer).await
     }
 
+    /// Balances of all customers who have one of their own or one that has changed, by customer and
+    /// name. For admin code: its cost may grow with all customers.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a page that is none, and from a backend
+    /// that cannot list them.
+    pub async fn all_balances(
+        &self,
+        page: PageRequest,
+    ) -> Result<Page<(CustomerId, Balance)>, Error> {
+        self.0.admin().all_balances(page).await
+    }
+
     /// One balance of a customer, if there is one of that name (compared exactly).
     ///
     /// # Errors
@@ -334,6 +349,30 @@ impl<B: Backend> Books<B> {
     {
         let customer = customer_id(customer)?;
         self.0.admin().create_balance(customer, terms).await
+    }
+
+    /// Changes what must remain of a balance: above zero keeps a reserve, below zero allows debt.
+    /// Requests that run go on as they were admitted.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for an unknown balance,
+    /// [`ErrorKind::Conflict`](crate::ErrorKind::Conflict) for one that every customer has by default,
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for an amount that is none and from a backend
+    /// that cannot.
+    pub async fn set_minimum<C>(
+        &self,
+        customer: C,
+        name: &str,
+        minimum: impl ToAmount,
+    ) -> Result<Balance, Error>
+    where
+        C: TryInto<CustomerId>,
+        C::Error: Into<IdError>,
+    {
+        let customer = customer_id(customer)?;
+        let minimum = minimum.to_amount().map_err(|error| Error::invalid("minimum", error))?;
+        self.0.admin().set_minimum(customer, name.to_owned(), minimum).await
     }
 
     /// Adds to a balance; once for each reference, for ever.

@@ -6,6 +6,7 @@ use compact_str::CompactString;
 
 use super::Ticket;
 use super::decision::{Answer, Decision};
+use crate::Error;
 #[cfg(doc)]
 use crate::ErrorKind;
 use crate::policy::{Amount, CustomerId, EventId, IdError, Timestamp, ToAmount, Usage};
@@ -89,6 +90,26 @@ impl Ask {
             charge: None,
             lifetime: None,
         }
+    }
+
+    /// Whether it makes sense, whatever is defined.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        if let Some((field, problem)) = self.problem {
+            return Err(Error::invalid(field, problem));
+        }
+        if self.event_type.as_ref().is_some_and(|named| !(1..=256).contains(&named.len())) {
+            let problem = "is empty or too long; give 1 to 256 bytes";
+            return Err(Error::invalid("event_type", problem));
+        }
+        if let Some(problem) = self.expected.problem() {
+            return Err(Error::invalid("estimate", problem));
+        }
+        let negative = self.expected.values().iter().find(|(_, amount)| amount.is_negative());
+        if let Some((name, amount)) = negative {
+            let problem = format_args!("value {name:?} is {amount}; give 0 or more");
+            return Err(Error::invalid("estimate", problem));
+        }
+        Ok(())
     }
 
     pub(crate) fn has_id(&self) -> bool {
@@ -180,7 +201,7 @@ impl Check {
     pub fn id(mut self, id: impl AsRef<str>) -> Self {
         let ask = self.ask_mut();
         ask.given = true;
-        match EventId::new(id) {
+        match EventId::given(id) {
             Ok(id) => ask.id = id,
             Err(error) => ask.problem = Some(("id", error)),
         }

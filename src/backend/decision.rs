@@ -105,6 +105,12 @@ impl Decision {
         refusing.chain(others).filter_map(|looked| LimitState::new(&self.answer().plan, looked))
     }
 
+    /// Every limit that was looked at, in the order of the plan.
+    #[cfg(feature = "server")]
+    pub(crate) fn looked_at(&self) -> impl Iterator<Item = LimitState<'_>> {
+        self.answer().lines.iter().filter_map(|looked| LimitState::new(&self.answer().plan, looked))
+    }
+
     /// The limits that customers may see, in the order of the plan.
     pub(crate) fn shown(&self) -> impl Iterator<Item = (LimitState<'_>, &Shown)> {
         self.answer().lines.iter().filter_map(|looked| {
@@ -344,6 +350,12 @@ impl<'a> LimitState<'a> {
     /// In the answer of a check: this limit refused it. In a usage read: `used + held >= limit`.
     pub fn is_exceeded(&self) -> bool {
         self.looked.judged.verdict.refuses()
+    }
+
+    /// What it said.
+    #[cfg(feature = "server")]
+    pub(crate) fn verdict(&self) -> Verdict {
+        self.looked.judged.verdict
     }
 
     /// Whether the ask is above the cap itself, so that no window will ever have room.

@@ -46,6 +46,10 @@ impl Backend for Erased {
         self.0.settle_many(batch, within)
     }
 
+    fn queued(&self, settlement: &Settlement) {
+        self.0.queued(settlement);
+    }
+
     fn release(&self, ticket: Ticket) -> Self::Finish {
         ErasedFinish(Mutex::new(self.0.release(ticket)))
     }
@@ -91,6 +95,7 @@ trait AnyBackend: fmt::Debug + Send + Sync {
         batch: Vec<Delivery>,
         within: Duration,
     ) -> BoxFuture<'static, Vec<Result<Receipt, Error>>>;
+    fn queued(&self, settlement: &Settlement);
     fn release(&self, ticket: Ticket) -> BoxFuture<'static, Result<(), Error>>;
     fn make_id(&self, at: Timestamp) -> EventId;
     fn now(&self) -> Timestamp;
@@ -112,6 +117,10 @@ impl<B: Backend> AnyBackend for B {
         within: Duration,
     ) -> BoxFuture<'static, Vec<Result<Receipt, Error>>> {
         Backend::settle_many(self, batch, within)
+    }
+
+    fn queued(&self, settlement: &Settlement) {
+        Backend::queued(self, settlement);
     }
 
     fn release(&self, ticket: Ticket) -> BoxFuture<'static, Result<(), Error>> {

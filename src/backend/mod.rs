@@ -18,6 +18,7 @@ pub(crate) mod permit;
 mod settlement;
 
 pub use crate::policy::{Customer, Producer};
+pub(crate) use admin::sound_event;
 pub use admin::{
     Admin, EventQuery, MeterQuery, MeterReading, Page, PageRequest, Recorded, TransactionQuery,
 };
@@ -83,6 +84,13 @@ pub trait Backend: Clone + fmt::Debug + Send + Sync + 'static {
         within: Duration,
     ) -> BoxFuture<'static, Vec<Result<Receipt, Error>>> {
         Box::pin(delivery::settle_each(self.clone(), batch, within))
+    }
+
+    /// A queue before this backend has taken the settlement, and will deliver it: from here on what
+    /// was used counts, and no longer what was set aside. Of use to a backend that counts here what
+    /// is not there yet; the others do nothing.
+    fn queued(&self, settlement: &Settlement) {
+        let _ = settlement;
     }
 
     /// Drops the hold and records nothing. For an id whose check has not arrived, sees to it that it

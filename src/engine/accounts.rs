@@ -26,6 +26,12 @@ impl Known {
         self.customer.is_none() && self.plans.is_none() && self.since.iter().all(Option::is_none)
     }
 
+    /// The periods whose counters are not whole before some time.
+    pub(super) fn since_when(&self) -> Vec<(Period, Timestamp)> {
+        let periods = Period::ALL.into_iter();
+        periods.filter_map(|period| Some((period, self.since[period.index()]?))).collect()
+    }
+
     pub(super) fn window(&self, everybody: &Windows, period: Period, at: Timestamp) -> Window {
         self.windows.as_deref().unwrap_or(everybody).window(period, at)
     }

@@ -7,22 +7,22 @@ use std::time::Duration;
 
 use super::accounts::Known;
 use super::definitions::{Definitions, owner};
-use super::kept::{Counted, counters};
+use super::kept::counters;
 use super::windows::Windows;
 use super::{Engine, Inner, Scope};
 use crate::backend::{
     Admin, Check, Customer, Decision, EventQuery, MeterQuery, MeterReading, Page, PageRequest,
-    Recorded, TransactionQuery,
+    Recorded, TransactionQuery, sound_event,
 };
 use crate::policy::catalog::{Plan, Rule};
 use crate::policy::{
     Aggregation, Amount, Balance, Calendar, Change, Credit, Credited, CustomerId, Debit, Debited,
     Event, EventId, IdError, Limit, Meter, NewBalance, Period, RecordedEvent, Timestamp,
-    Transaction, Usage, Window,
+    Transaction, Usage, Voided, Window,
 };
 use crate::store::{
     BalanceChange, BoxFuture, HoldKey, Keep, Origin, Outcome, Recount, SettleOperation,
-    SettleOutcome, Settled, Store,
+    SettleOutcome, Settled, Store, Wanted,
 };
 use crate::{Error, ErrorKind};
 
@@ -30,7 +30,7 @@ use crate::{Error, ErrorKind};
 const MOST_EVENTS: usize = 1_000;
 
 /// How early an event may come.
-const MOST_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const MOST_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl<S: Store> Admin for Engine<S> {
     fn preview(&self, check: Check) -> BoxFuture<'_, Result<Decision, Error>> {
@@ -46,7 +46,8 @@ impl<S: Store> Admin for Engine<S> {
     }
 
     fn void(&self, customer: CustomerId, id: EventId) -> BoxFuture<'_, Result<Recorded, Error>> {
-        Box::pin(async move { self.0.void(&customer, &id).await })
+        let inner = Arc::clone(&self.0);
+        Box::pin(self.0.to_the_end(async move { inner.void(&customer, &id).await }))
     }
 
     fn events(&self, query: EventQuery) -> BoxFuture<'_, Result<Page<RecordedEvent>, Error>> {
@@ -155,6 +156,42 @@ impl<S: Store> Admin for Engine<S> {
         })
     }
 
+    fn all_balances(
+        &self,
+        page: PageRequest,
+    ) -> BoxFuture<'_, Result<Page<(CustomerId, Balance)>, Error>> {
+        Box::pin(async move {
+            let inner = &*self.0;
+            let length = page.length()?;
+            let after = page.cursor.as_deref().map(balance_at).transpose()?;
+            let from = after.as_ref().map(|(customer, _)| customer);
+            // One more for a customer whose last balance the page before ended with.
+            let most = length.saturating_add(2);
+            let customers = inner.store.with_balances(from, most, &inner.balances).await?;
+            let mut items = Vec::new();
+            for customer in customers {
+                if items.len() > length {
+                    break;
+                }
+                let balances =
+                    inner.store.balances(&customer, &inner.balances, inner.moment()).await?;
+                let follows = |balance: &Balance| {
+                    after.as_ref().is_none_or(|(last, name)| {
+                        (customer.as_str(), balance.name()) > (last.as_str(), name.as_str())
+                    })
+                };
+                let following = balances.into_iter().filter(follows);
+                items.extend(following.map(|balance| (customer.clone(), balance)));
+            }
+            let more = items.len() > length;
+            items.truncate(length);
+            let next = items.last().filter(|_| more).map(|(customer, balance)| {
+                format!("{}:{customer}{}", customer.as_str().len(), balance.name())
+            });
+            Ok(Page { items, next })
+        })
+    }
+
     fn create_balance(
         &self,
         customer: CustomerId,
@@ -172,6 +209,25 @@ impl<S: Store> Admin for Engine<S> {
             let now = self.0.now();
             let balance = self.0.store.create_balance(&customer, &terms, now).await?;
             Ok(balance)
+        })
+    }
+
+    fn set_minimum(
+        &self,
+        customer: CustomerId,
+        name: String,
+        minimum: Amount,
+    ) -> BoxFuture<'_, Result<Balance, Error>> {
+        Box::pin(async move {
+            if let Some(balance) = self.0.store.set_minimum(&customer, &name, minimum).await? {
+                return Ok(balance);
+            }
+            if self.0.balances.iter().any(|default| default.name == name) {
+                let message = format!("balance {name:?} has the terms that everybody has");
+                return Err(Error::new(ErrorKind::Conflict, message));
+            }
+            let message = format!("the customer has no balance {name:?}");
+            Err(Error::new(ErrorKind::NotFound, message))
         })
     }
 
@@ -267,6 +323,16 @@ impl<S: Store> Admin for Engine<S> {
             }
         })
     }
+}
+
+/// The balance that a cursor names.
+fn balance_at(cursor: &str) -> Result<(CustomerId, String), Error> {
+    let named = || {
+        let (length, both) = cursor.split_once(':')?;
+        let (customer, name) = both.split_at_checked(length.parse().ok()?)?;
+        Some((CustomerId::new(customer).ok()?, name.to_owned()))
+    };
+    named().ok_or_else(|| Error::invalid("cursor", "is none that a page gave"))
 }
 
 impl<S: Store> Inner<S> {
@@ -370,15 +436,7 @@ impl<S: Store> Inner<S> {
     fn check_event(&self, at: usize, event: Event) -> Result<Use, Error> {
         let field = |name: &str| format!("events[{at}].{name}");
         let now = self.now();
-        let customer = event.customer.map_err(|error| Error::invalid(&field("customer"), error))?;
-        if !(1..=256).contains(&event.event_type.len()) {
-            let problem = "is empty or too long; give 1 to 256 bytes";
-            return Err(Error::invalid(&field("event_type"), problem));
-        }
-        if let Some(problem) = event.usage.problem() {
-            return Err(Error::invalid(&field("usage"), problem));
-        }
-        let given = event.id.transpose().map_err(|error| Error::invalid(&field("id"), error))?;
+        let (customer, given) = sound_event(at, &event)?;
         let time = event.at.or_else(|| given.as_ref().and_then(EventId::made_at));
         if time.is_some_and(|time| time.duration_since(now) > MOST_AHEAD) {
             let problem = "is more than 24 hours ahead; give the time at which it happened";
@@ -405,11 +463,13 @@ impl<S: Store> Inner<S> {
 
     async fn events(&self, query: EventQuery) -> Result<Page<RecordedEvent>, Error> {
         let length = query.page.length()?;
-        let before = query.page.number()?.unwrap_or(u64::MAX);
+        let before = query.page.number()?;
         let customer = query.customer.map(required).transpose()?;
+        let wanted =
+            Wanted { before, customer: customer.as_ref(), event_type: query.event_type.as_deref() };
         let mut items: Vec<RecordedEvent> = Vec::new();
         let mut visit = |event: &RecordedEvent| {
-            let wanted = event.sequence < before
+            let wanted = before.is_none_or(|before| event.sequence < before)
                 && customer.as_ref().is_none_or(|customer| event.customer == *customer)
                 && query.event_type.as_ref().is_none_or(|wanted| event.event_type == *wanted);
             if wanted {
@@ -417,7 +477,7 @@ impl<S: Store> Inner<S> {
             }
             items.len() <= length
         };
-        self.store.events(&mut visit).await?;
+        self.store.events_before(wanted, &mut visit).await?;
         let more = items.len() > length;
         items.truncate(length);
         let next = items.last().map(|last| last.sequence.to_string()).filter(|_| more);
@@ -466,12 +526,20 @@ impl<S: Store> Inner<S> {
         }
         let mut latest: Option<Timestamp> = None;
         let mut overflow = false;
+        // What takes an event back comes after it, and so is seen before.
+        let mut voided = Voided::default();
         let mut visit = |event: &RecordedEvent| {
             let wanted = (start..end).contains(&event.at)
                 && customer.as_ref().is_none_or(|customer| event.customer == *customer)
                 && meter.accepts(&event.event_type, event.usage.dimensions())
                 && event.usage.dimensions().contain(query.dimensions.pairs());
             let amount = wanted.then(|| meter.reads(event.usage.values())).flatten();
+            if !meter.aggregation().adds() {
+                voided.note(event);
+                if voided.has(event) {
+                    return true;
+                }
+            }
             let amount = amount.and_then(|amount| event.gives(meter.aggregation(), amount));
             let Some(amount) = amount else { return true };
             match meter.aggregation() {
@@ -510,66 +578,6 @@ impl<S: Store> Inner<S> {
         })
     }
 
-    /// Changes definitions: the rules, then the plans, then the counters that are new in them.
-    /// `only` tells the customer whom the change concerns, if it is one alone; `change` changes
-    /// nothing when it fails.
-    ///
-    /// The store keeps the change, and which counters count everything, such that a process that
-    /// ends anywhere in between leaves nothing that is believed to be whole and is not.
-    async fn redefine<T>(
-        &self,
-        only: impl FnOnce(&Definitions) -> Option<CustomerId> + Send,
-        change: impl FnOnce(&mut Definitions) -> Result<T, Error> + Send,
-        keep: Keep<'_>,
-    ) -> Result<T, Error> {
-        let mut definitions = self.definitions.lock().await;
-        // A store that cannot keep it says so before anything has changed.
-        self.store.keep(&[]).await?;
-        let only = only(&definitions);
-        let owners = |definitions: &Definitions| match &only {
-            Some(customer) => vec![customer.clone()],
-            None => definitions.owners(),
-        };
-        let concerned = owners(&definitions);
-        let before = Counted::by(&mut definitions, &concerned);
-        let answer = change(&mut definitions)?;
-        let owners = owners(&definitions);
-        let after = Counted::by(&mut definitions, &owners);
-        let new_counters = definitions.new_counters();
-        let both = before.and(&after);
-        let mut changes: Vec<Keep<'_>> =
-            new_counters.iter().map(|(number, key)| Keep::Counter(*number, key)).collect();
-        changes.extend(both.changes(&before));
-        changes.push(keep);
-        let kept = self.store.keep(&changes);
-        let mut rules = if only.is_none() { definitions.rules() } else { Vec::new() };
-        for owner in &owners {
-            rules.extend(definitions.rules_for(owner));
-        }
-        let new: Vec<Rule> =
-            rules.into_iter().filter(|rule| !before.all_count(rule.counter)).collect();
-        self.publish(&mut definitions, only.as_ref(), &owners);
-        let mut since = Vec::new();
-        if new.is_empty() {
-            // Nothing is counted anew, but what was resolved before settles by the new rules.
-            self.epoch.fetch_add(1, Ordering::AcqRel);
-        } else {
-            let known = |customer: &CustomerId, counter| before.counts(customer, counter);
-            let forgotten = self.recount(only.as_ref(), &new, &known).await?;
-            if let Some(forgotten) = forgotten {
-                for rule in &new {
-                    definitions.incomplete_until(rule.counter, forgotten);
-                    since.push(Keep::Since(rule.counter, forgotten));
-                }
-                self.publish(&mut definitions, only.as_ref(), &owners);
-            }
-        }
-        kept.await?;
-        since.extend(after.changes(&both));
-        self.store.keep(&since).await?;
-        Ok(answer)
-    }
-
     /// `owners` are in order.
     pub(super) fn publish(
         &self,
@@ -604,6 +612,14 @@ impl<S: Store> Inner<S> {
         rules: &[Rule],
         known: &(dyn Fn(&CustomerId, u32) -> bool + Send + Sync),
     ) -> Result<Option<Timestamp>, Error> {
+        let mut voided = Voided::default();
+        if rules.iter().any(|rule| !rule.meter.aggregation().adds()) {
+            let mut note = |event: &RecordedEvent| {
+                voided.note(event);
+                true
+            };
+            self.store.events(&mut note).await?;
+        }
         let epoch = self.epoch.fetch_add(1, Ordering::AcqRel) + 1;
         let counters: Vec<u32> = counters(rules).into_iter().collect();
         let rule = |counter: u32| rules.iter().find(|rule| rule.counter == counter);
@@ -619,6 +635,9 @@ impl<S: Store> Inner<S> {
             let usage = &event.usage;
             let amount = rule.counts(&event.event_type, usage.values(), usage.dimensions())?;
             let aggregation = rule.meter.aggregation();
+            if !aggregation.adds() && voided.has(event) {
+                return None;
+            }
             Some((aggregation, event.gives(aggregation, amount)?))
         };
         let change = Recount {
@@ -639,7 +658,7 @@ impl<S: Store> Inner<S> {
         }
     }
 
-    async fn put_customer(&self, customer: Customer) -> Result<(), Error> {
+    async fn put_customer(self: &Arc<Self>, customer: Customer) -> Result<(), Error> {
         let id = customer.id.clone().map_err(|error| Error::invalid("id", error))?;
         let own = self.windows_of(&customer)?;
         self.describe(&id, Some(customer), own).await
@@ -655,57 +674,6 @@ impl<S: Store> Inner<S> {
         };
         let calendar = calendar.map_err(|error| Error::invalid("customer", error))?;
         Ok((calendar != *everybody).then(|| Arc::new(Windows::new(calendar))))
-    }
-
-    /// Replaces what is known of a customer, and counts again where that moves their windows.
-    async fn describe(
-        &self,
-        id: &CustomerId,
-        customer: Option<Customer>,
-        windows: Option<Arc<Windows>>,
-    ) -> Result<(), Error> {
-        let mut definitions = self.definitions.lock().await;
-        self.store.keep(&[]).await?;
-        let before = self.accounts.get(id);
-        let mut known = before.as_deref().cloned().unwrap_or_default();
-        let moved = known.windows.as_deref().unwrap_or(&self.windows).calendar()
-            != windows.as_deref().unwrap_or(&self.windows).calendar();
-        known.customer = customer;
-        known.windows = windows;
-        let keep = match &known.customer {
-            Some(customer) => Keep::Customer(customer),
-            None => Keep::NoCustomer(id),
-        };
-        if !moved {
-            self.accounts.put(id, known.clone());
-            return self.store.keep(&[keep]).await;
-        }
-        // Until they are counted again, none of their counters is known to be whole.
-        let kept = self.store.keep(&[Keep::Counted(Some(id), Some(&[])), keep]);
-        self.accounts.put(id, known.clone());
-        // Calendars may agree on today and not on tomorrow, where early events may wait.
-        let now = self.now();
-        let moments = [now, now.saturating_add(MOST_AHEAD)];
-        let moved: Vec<Period> = Period::ALL
-            .into_iter()
-            .filter(|period| {
-                moments.into_iter().any(|at| {
-                    self.window_of(before.as_deref(), *period, at)
-                        != self.window_of(Some(&known), *period, at)
-                })
-            })
-            .collect();
-        let mut rules = definitions.rules_for(id);
-        rules.retain(|rule| moved.contains(&rule.period));
-        let forgotten = self.recount(Some(id), &rules, &|_, _| false).await?;
-        for period in moved {
-            known.since[period.index()] = forgotten;
-        }
-        let counted = known.plans.is_some().then(|| counters(&definitions.rules_for(id)));
-        let counted: Option<Vec<u32>> = counted.map(|counters| counters.into_iter().collect());
-        self.accounts.put(id, known);
-        kept.await?;
-        self.store.keep(&[Keep::Counted(Some(id), counted.as_deref())]).await
     }
 
     fn change(&self, change: &Change) -> Result<(CustomerId, EventId), Error> {

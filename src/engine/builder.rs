@@ -13,13 +13,14 @@ use crate::store::{Memory, Store};
 /// [`build`](Self::build); requests never find it out.
 #[must_use]
 pub struct EngineBuilder {
-    pub(super) meters: Vec<Meter>,
-    pub(super) limits: Vec<Limit>,
-    pub(super) balances: Vec<NewBalance>,
+    pub(crate) meters: Vec<Meter>,
+    pub(crate) limits: Vec<Limit>,
+    pub(crate) balances: Vec<NewBalance>,
     pub(super) zone: Option<Box<str>>,
     pub(super) clock: Option<Arc<dyn Clock>>,
     pub(super) on_event: Option<Arc<OnEvent>>,
     pub(super) on_alert: Option<Arc<OnAlert>>,
+    pub(super) alerts_again: bool,
     pub(super) memory: Memory,
 }
 
@@ -36,6 +37,7 @@ impl EngineBuilder {
             clock: None,
             on_event: None,
             on_alert: None,
+            alerts_again: false,
             memory: Memory::new(),
         }
     }
@@ -83,6 +85,16 @@ impl EngineBuilder {
     /// first; alerts of different threads come in any order. Keep it short.
     pub fn on_alert(mut self, hook: impl Fn(&Crossing) + Send + Sync + 'static) -> Self {
         self.on_alert = Some(Arc::new(hook));
+        self
+    }
+
+    /// After a restart, has [`on_alert`](Self::on_alert) hear again of every alert in a window that
+    /// has not ended, with the usage of now: the process before may have ended between the count and
+    /// the call. For a hook that knows repeats, as that of `webhooks` does, over a store that keeps
+    /// which alerts fell due: a SQLite file does, and of any other nothing is told again. They are told before [`build_on`](Self::build_on) returns, in any
+    /// order; those of limits that are gone are not.
+    pub fn alert_again_after_restart(mut self) -> Self {
+        self.alerts_again = true;
         self
     }
 
@@ -166,6 +178,9 @@ impl EngineBuilder {
             self.on_event,
             self.on_alert,
         );
+        if !self.alerts_again {
+            kept.alerts.clear();
+        }
         if keeps {
             engine.take_up(kept).map_err(of_store)?;
         }
@@ -173,7 +188,8 @@ impl EngineBuilder {
     }
 
     /// Builds the engine over the store that a URL names, for a choice that belongs in
-    /// configuration:
+    /// configuration. (`open_from_env`, of the feature `client`, takes it from there, and servers
+    /// too.)
     ///
     /// | URL | where the books are |
     /// |---|---|

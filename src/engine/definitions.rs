@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem;
 use std::sync::Arc;
 
 use compact_str::CompactString;
@@ -10,6 +11,7 @@ use crate::policy::catalog::{
     Catalog, CounterNumbers, Plans, Rule, validate_limit, validate_meter,
 };
 use crate::policy::{ConfigError, CounterKey, CustomerId, Limit, Meter, Timestamp};
+use crate::store::Keep;
 
 /// How many values meters may read between them: plans number them in a byte.
 const MOST_VALUES: usize = 255;
@@ -17,8 +19,11 @@ const MOST_VALUES: usize = 255;
 /// How many counters without a limit go on being counted.
 const MOST_DORMANT: usize = 64;
 
+/// Rules without a limit, and for whom they are.
+pub(super) type Dormant = Vec<(Option<CustomerId>, Rule)>;
+
 /// What was defined, and what follows from it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Definitions {
     meters: HashMap<CompactString, Arc<Meter>>,
     limits: BTreeMap<CompactString, Limit>,
@@ -28,7 +33,7 @@ pub(super) struct Definitions {
     /// How many of them the store has kept.
     numbers_kept: u32,
     /// Counters whose limits were removed, oldest first: for everybody, or for one customer.
-    dormant: Vec<(Option<CustomerId>, Rule)>,
+    dormant: Dormant,
     /// The values that meters read, or ever did.
     values: BTreeSet<CompactString>,
     /// Counters whose history before that time is not whole.
@@ -207,6 +212,43 @@ impl Definitions {
     pub(super) fn plans_for(&mut self, customer: &CustomerId) -> Plans {
         let rules = self.rules_for(customer);
         Plans::compile(&rules, &self.since)
+    }
+
+    /// Goes on counting what was counted before a change, too, whatever the change made of it. Answers
+    /// which counters without a limit the change itself would go on with.
+    pub(super) fn go_on_counting(&mut self, former: &mut Self) -> Dormant {
+        let lasting = self.dormant.clone();
+        let owners = former.owners().into_iter().map(Some).chain([None]);
+        for owner in owners {
+            let now = self.rules_of(owner.as_ref());
+            let gone = former.rules_of(owner.as_ref()).into_iter();
+            let gone = gone.filter(|rule| now.iter().all(|known| known.counter != rule.counter));
+            self.dormant.extend(gone.map(|rule| (owner.clone(), rule.dormant())));
+        }
+        lasting
+    }
+
+    pub(super) fn set_dormant(&mut self, dormant: Dormant) {
+        self.dormant = dormant;
+    }
+
+    /// As they were before a change, but that no number is given twice.
+    pub(super) fn go_back_to(&mut self, former: &Self) {
+        let (numbers, numbers_kept) = (mem::take(&mut self.numbers), self.numbers_kept);
+        *self = Self { numbers, numbers_kept, ..former.clone() };
+    }
+
+    /// What keeps these definitions after a change was kept.
+    pub(super) fn undo<'a>(&'a self, change: Keep<'a>) -> Option<Keep<'a>> {
+        let meter = |id| self.meter(id).map_or(Keep::NoMeter(id), Keep::Meter);
+        let limit = |id| self.limit(id).map_or(Keep::NoLimit(id), Keep::Limit);
+        match change {
+            Keep::Meter(changed) => Some(meter(changed.id())),
+            Keep::NoMeter(id) => Some(meter(id)),
+            Keep::Limit(changed) => Some(limit(changed.id())),
+            Keep::NoLimit(id) => Some(limit(id)),
+            _ => None,
+        }
     }
 
     fn rules_of(&mut self, customer: Option<&CustomerId>) -> Vec<Rule> {

@@ -6,16 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
+use std::time::Duration;
 
 use tokio::task::unconstrained;
 
 use super::accounts::Known;
 use super::definitions::Definitions;
 use super::{Engine, Inner};
-use crate::Error;
 use crate::policy::CustomerId;
 use crate::policy::catalog::{PlanLine, Rule};
-use crate::store::{Keep, Kept, KeptHold, Origin, SettleOperation, SettleOutcome, Store};
+use crate::store::{
+    Keep, Kept, KeptAlert, KeptHold, Origin, SettleOperation, SettleOutcome, Store,
+};
+use crate::{Error, hook};
 
 /// How many holds of earlier processes are settled together.
 const AT_ONCE: usize = 1_000;
@@ -99,9 +102,11 @@ impl<S: Store> Engine<S> {
     /// Goes on from what the store has kept. Blocks while counters that are new to it are counted.
     pub(super) fn take_up(&self, mut kept: Kept) -> Result<(), Error> {
         let holds = std::mem::take(&mut kept.holds);
+        let alerts = std::mem::take(&mut kept.alerts);
         block_on(async {
             self.0.take_up(kept).await?;
-            self.0.settle_kept(&holds).await
+            self.0.settle_kept(&holds).await?;
+            self.0.alert_again(alerts).await
         })
     }
 }
@@ -114,6 +119,14 @@ impl<S: Store> Inner<S> {
             let known = self.accounts.get(&id);
             let known = known.map(|known| Known::clone(&known)).unwrap_or_default();
             self.accounts.put(&id, Known { customer: Some(customer), windows, ..known });
+        }
+        for (id, periods) in kept.customers_since {
+            let known = self.accounts.get(&id);
+            let mut known = known.map(|known| Known::clone(&known)).unwrap_or_default();
+            for (period, since) in periods {
+                known.since[period.index()] = Some(since);
+            }
+            self.accounts.put(&id, known);
         }
         let zone = self.windows.calendar().zone();
         let same_days = kept.zone.as_deref() == Some(zone);
@@ -164,6 +177,34 @@ impl<S: Store> Inner<S> {
                     return Err(settled.outcome.into());
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Tells of alerts of which it is not known that anybody heard.
+    async fn alert_again(&self, alerts: Vec<KeptAlert>) -> Result<(), Error> {
+        let Some(on_alert) = &self.on_alert else { return Ok(()) };
+        let now = self.now();
+        for KeptAlert { customer, limit, ends, percent } in alerts {
+            let known = self.accounts.get(&customer);
+            let catalog = self.catalog.load();
+            let plan = Self::plan(known.as_deref(), &catalog, None);
+            let Some(line) = plan.lines.iter().find(|line| line.id() == &*limit) else { continue };
+            // Ends are kept by the minute, rounded up, and no window is shorter.
+            const MINUTE: Duration = Duration::from_secs(60);
+            let within = ends.map_or(now, |ends| ends.saturating_sub(MINUTE));
+            let window = self.window(known.as_deref(), line, within);
+            let is_it = match ends {
+                Some(ends) => window.end() <= ends && ends.duration_since(window.end()) < MINUTE,
+                None => window.is_all_time(),
+            };
+            // Else the limit, or the customer's calendar, is another now.
+            if !is_it {
+                continue;
+            }
+            let used = self.store.read(&customer, line.counter, window).await?;
+            let crossing = line.crossing(customer, percent, used, window);
+            hook::call(|| on_alert(&crossing));
         }
         Ok(())
     }

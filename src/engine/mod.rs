@@ -30,9 +30,10 @@ use crate::backend::{
     Settlement, Ticket,
 };
 use crate::clock::Steady;
+use crate::ids::Ids;
 use crate::policy::catalog::{Catalog, Given, Plan, PlanLine};
 use crate::policy::{
-    Calendar, Crossing, CustomerId, EventId, NewBalance, RecordedEvent, Timestamp, Usage, Window,
+    Calendar, CustomerId, EventId, NewBalance, RecordedEvent, Timestamp, Usage, Window,
 };
 use crate::store::{
     BalanceAsk, BalanceRef, BoxFuture, CheckLine, CheckOperation, Checked, HoldKey, HoldTerms,
@@ -45,8 +46,8 @@ mod admin;
 mod builder;
 mod definitions;
 mod deliver;
-mod ids;
 mod kept;
+mod redefine;
 mod reload;
 mod void;
 mod windows;
@@ -59,7 +60,6 @@ pub use builder::EngineBuilder;
 use accounts::{Accounts, Known};
 use builder::{OnAlert, OnEvent};
 use definitions::Definitions;
-use ids::Ids;
 use windows::Windows;
 
 /// Decides in this process, and keeps its books in a [`Store`].
@@ -381,21 +381,7 @@ impl<S: Store> Inner<S> {
     /// The check, if it makes sense, with its id.
     fn validate(&self, check: Check) -> Result<Check, Error> {
         let ask = check.ask();
-        if let Some((field, problem)) = ask.problem {
-            return Err(Error::invalid(field, problem));
-        }
-        if ask.event_type.as_ref().is_some_and(|named| !(1..=256).contains(&named.len())) {
-            let problem = "is empty or too long; give 1 to 256 bytes";
-            return Err(Error::invalid("event_type", problem));
-        }
-        if let Some(problem) = ask.expected.problem() {
-            return Err(Error::invalid("estimate", problem));
-        }
-        let negative = ask.expected.values().iter().find(|(_, amount)| amount.is_negative());
-        if let Some((name, amount)) = negative {
-            let problem = format_args!("value {name:?} is {amount}; give 0 or more");
-            return Err(Error::invalid("estimate", problem));
-        }
+        ask.validate()?;
         if !ask.expected.is_empty() && ask.charge.is_none() {
             let catalog = self.catalog.load();
             if !catalog.reads_any(ask.expected.values()) {
@@ -614,16 +600,8 @@ impl<S: Store> Inner<S> {
         let plan = Self::plan(known.as_deref(), &catalog, Some(event_type));
         for (limit, percent, used) in &settled.alerts {
             let Some(line) = plan.lines.iter().find(|line| line.id() == &**limit) else { continue };
-            let crossing = Crossing {
-                customer: customer.clone(),
-                limit: limit.as_str().into(),
-                limit_name: line.limit.as_ref().map_or("", |limit| limit.name()).into(),
-                percent: *percent,
-                cap: line.cap,
-                used: *used,
-                period: line.period,
-                window: self.window(known.as_deref(), line, at),
-            };
+            let window = self.window(known.as_deref(), line, at);
+            let crossing = line.crossing(customer.clone(), *percent, *used, window);
             hook::call(|| on_alert(&crossing));
         }
     }

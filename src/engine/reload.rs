@@ -68,6 +68,15 @@ impl<S: Store> Inner<S> {
                 self.accounts.put(id, known);
             }
         }
+        for (id, periods) in kept.customers_since {
+            let known = self.accounts.get(&id);
+            let mut known = known.map(|known| Known::clone(&known)).unwrap_or_default();
+            known.since = Known::default().since;
+            for (period, since) in periods {
+                known.since[period.index()] = Some(since);
+            }
+            self.accounts.put(&id, known);
+        }
         let owners = definitions.owners();
         self.publish(definitions, None, &owners);
         Ok(())

@@ -1,9 +1,13 @@
 //! Taking an event back.
 
 use super::Inner;
+use super::accounts::Known;
+use super::definitions::Definitions;
+use super::kept::counters;
 use crate::backend::Recorded;
-use crate::policy::{Amount, CustomerId, EventId, TransactionKind};
-use crate::store::{Origin, SettleLine, SettleOperation, SettleOutcome, Store};
+use crate::policy::catalog::Rule;
+use crate::policy::{Amount, CustomerId, EventId, RecordedEvent, TransactionKind};
+use crate::store::{Keep, Origin, SettleLine, SettleOperation, SettleOutcome, Store};
 use crate::{Error, ErrorKind};
 
 impl<S: Store> Inner<S> {
@@ -13,14 +17,21 @@ impl<S: Store> Inner<S> {
         customer: &CustomerId,
         id: &EventId,
     ) -> Result<Recorded, Error> {
-        let mut one_at_a_time = self.definitions.lock().await;
+        let mut definitions = self.definitions.lock().await;
         let found = self.store.find(customer, id).await?;
         let found = found.filter(|found| !found.event.reverses).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "no event of the customer is kept under this id")
         })?;
         let reversal = found.event.reversal().map_err(|error| Error::invalid("id", error))?;
+        let sought = self.sought(&mut definitions, &found.event).await?;
         if self.store.find(customer, &reversal.id).await?.is_some() {
+            // Perhaps it failed at the first time.
+            self.seek(&mut definitions, customer, &sought).await?;
             return Ok(Recorded { id: reversal.id, recorded: false });
+        }
+        // Should the process end before they are found, the next one counts them.
+        if !sought.is_empty() {
+            self.keep_counted(&mut definitions, customer, &sought).await?;
         }
         let charged = found.charge.filter(|charge| charge.kind == TransactionKind::Debit);
         loop {
@@ -52,18 +63,85 @@ impl<S: Store> Inner<S> {
             let settled = self.store.record(vec![operation]).await?;
             let Some(settled) = settled.first() else { return Err(SettleOutcome::Full.into()) };
             match settled.outcome {
-                SettleOutcome::Stale => self.reload_under(&mut one_at_a_time, epoch).await?,
+                SettleOutcome::Stale => self.reload_under(&mut definitions, epoch).await?,
                 // Another process that shares the books was faster.
                 SettleOutcome::Repeat => {
                     return Ok(Recorded { id: reversal.id, recorded: false });
                 }
                 SettleOutcome::Recorded => {
                     self.tell(settled, || reversal.clone());
+                    self.seek(&mut definitions, customer, &sought).await?;
                     return Ok(Recorded { id: reversal.id, recorded: true });
                 }
                 outcome => return Err(outcome.into()),
             }
         }
+    }
+
+    /// The counters of which an event may be the highest or the latest, in a window that runs and of
+    /// which all events are kept.
+    async fn sought(
+        &self,
+        definitions: &mut Definitions,
+        event: &RecordedEvent,
+    ) -> Result<Vec<Rule>, Error> {
+        let known = self.accounts.get(&event.customer);
+        let window = |rule: &Rule, at| self.window_of(known.as_deref(), rule.period, at);
+        let now = self.now();
+        let mut rules = definitions.rules_for(&event.customer);
+        rules.retain(|rule| {
+            let usage = &event.usage;
+            !rule.meter.aggregation().adds()
+                && rule.counts(&event.event_type, usage.values(), usage.dimensions()).is_some()
+                && window(rule, event.at).end() > now
+        });
+        if !rules.is_empty() {
+            let forgotten = self.store.events(&mut |_| false).await?;
+            rules.retain(|rule| forgotten < Some(window(rule, now).start()));
+        }
+        Ok(rules)
+    }
+
+    /// Finds the highest and the latest anew.
+    async fn seek(
+        &self,
+        definitions: &mut Definitions,
+        customer: &CustomerId,
+        sought: &[Rule],
+    ) -> Result<(), Error> {
+        if sought.is_empty() {
+            return Ok(());
+        }
+        let forgotten = self.recount(Some(customer), sought, &|_, _| false).await?;
+        let known = self.accounts.get(customer);
+        let mut known = known.map(|known| Known::clone(&known)).unwrap_or_default();
+        // Some of their events may have gone meanwhile.
+        for rule in sought {
+            if forgotten >= Some(self.window_of(Some(&known), rule.period, self.now()).start()) {
+                known.since[rule.period.index()] = forgotten;
+            }
+        }
+        let since = known.since_when();
+        self.accounts.put(customer, known);
+        self.store.keep(&[Keep::CustomerSince(customer, &since)]).await?;
+        self.keep_counted(definitions, customer, &[]).await
+    }
+
+    /// Keeps which counters count every event of the customer: all but those.
+    async fn keep_counted(
+        &self,
+        definitions: &mut Definitions,
+        customer: &CustomerId,
+        but: &[Rule],
+    ) -> Result<(), Error> {
+        let own = self.accounts.get(customer).is_some_and(|known| known.plans.is_some());
+        let mut counted = counters(&definitions.rules_for(customer));
+        for rule in but {
+            counted.remove(&rule.counter);
+        }
+        let counted: Vec<u32> = counted.into_iter().collect();
+        let counted = (own || !but.is_empty()).then_some(&*counted);
+        self.store.keep(&[Keep::Counted(Some(customer), counted)]).await
     }
 }
 

@@ -9,7 +9,7 @@ use crate::backend::{
     PageRequest, Recorded, TransactionQuery,
 };
 use crate::policy::{
-    Balance, Credit, Credited, CustomerId, Debit, Debited, Event, EventId, Limit, Meter,
+    Amount, Balance, Credit, Credited, CustomerId, Debit, Debited, Event, EventId, Limit, Meter,
     NewBalance, RecordedEvent, Transaction,
 };
 use crate::store::BoxFuture;
@@ -25,6 +25,10 @@ impl<B: Backend> Admin for Outbox<B> {
 
     fn record(&self, events: Vec<Event>) -> BoxFuture<'_, Result<Vec<Recorded>, Error>> {
         self.backend().admin().record(events)
+    }
+
+    fn void(&self, customer: CustomerId, id: EventId) -> BoxFuture<'_, Result<Recorded, Error>> {
+        self.backend().admin().void(customer, id)
     }
 
     fn events(&self, query: EventQuery) -> BoxFuture<'_, Result<Page<RecordedEvent>, Error>> {
@@ -79,12 +83,28 @@ impl<B: Backend> Admin for Outbox<B> {
         self.backend().admin().balances(customer)
     }
 
+    fn all_balances(
+        &self,
+        page: PageRequest,
+    ) -> BoxFuture<'_, Result<Page<(CustomerId, Balance)>, Error>> {
+        self.backend().admin().all_balances(page)
+    }
+
     fn create_balance(
         &self,
         customer: CustomerId,
         terms: NewBalance,
     ) -> BoxFuture<'_, Result<Balance, Error>> {
         self.backend().admin().create_balance(customer, terms)
+    }
+
+    fn set_minimum(
+        &self,
+        customer: CustomerId,
+        name: String,
+        minimum: Amount,
+    ) -> BoxFuture<'_, Result<Balance, Error>> {
+        self.backend().admin().set_minimum(customer, name, minimum)
     }
 
     fn credit(&self, credit: Credit) -> BoxFuture<'_, Result<Credited, Error>> {

@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rusqlite::config::DbConfig;
 use rusqlite::types::FromSql;
@@ -23,6 +24,10 @@ pub(super) struct File {
     producer: Producer,
     /// The sequence of the next entry.
     next: u64,
+    durability: Durability,
+    log: PathBuf,
+    /// When the oldest commit that may not be on the disk was made.
+    unsynced: Option<Instant>,
 }
 
 /// Where an entry stands.
@@ -58,7 +63,8 @@ impl File {
     /// even if the file has forgotten some (a power cut under [`Durability::Relaxed`], a backup put
     /// back): they go on from the microseconds of `now`.
     pub(super) fn open(path: &Path, durability: Durability, now: Timestamp) -> Result<Self, Error> {
-        let has_log = log_of(path).exists();
+        let log = log_of(path);
+        let has_log = log.exists();
         // A path is a path, also one that looks like a URI.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
@@ -73,7 +79,7 @@ impl File {
             .map_err(unopened)?;
         let micros = u64::try_from(now.as_nanos() / 1_000).unwrap_or(0);
         let next = micros.max(last.map_or(0, i64::cast_unsigned) + 1);
-        Ok(Self { connection, producer, next })
+        Ok(Self { connection, producer, next, durability, log, unsynced: None })
     }
 
     pub(super) fn producer(&self) -> Producer {
@@ -97,6 +103,9 @@ impl File {
 
     /// Runs all steps in one transaction; they all happen, durably, or none does.
     pub(super) fn commit(&mut self, steps: &mut [Box<dyn Work>]) -> Result<()> {
+        if steps.is_empty() {
+            return Ok(());
+        }
         let next = self.next;
         let result = self.run(steps);
         if result.is_err() {
@@ -105,6 +114,8 @@ impl File {
                 // Where that fails, too, the next transaction cannot begin and says so.
                 let _ = self.connection.execute_batch("ROLLBACK");
             }
+        } else if self.durability != Durability::Full {
+            self.unsynced.get_or_insert_with(Instant::now);
         }
         result
     }
@@ -125,7 +136,25 @@ impl File {
     /// also gives back the room that the log took, for the case that the disk is full.
     pub(super) fn recover(&mut self) -> Result<()> {
         let busy: i64 = run_to_end(&self.connection, "PRAGMA wal_checkpoint(TRUNCATE)")?;
-        if busy == 0 { Ok(()) } else { Err(failure(ErrorCode::DatabaseBusy)) }
+        if busy != 0 {
+            return Err(failure(ErrorCode::DatabaseBusy));
+        }
+        self.unsynced = None;
+        Ok(())
+    }
+
+    /// When what was committed is to be on the disk, if it may not be there.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.unsynced.and_then(|since| self.durability.due(since))
+    }
+
+    /// Brings what was committed to the disk.
+    pub(super) fn sync(&mut self) -> Result<()> {
+        if self.unsynced.take().is_some() {
+            let synced = std::fs::File::open(&self.log).and_then(|log| log.sync_data());
+            synced.map_err(|_| failure(ErrorCode::SystemIoFailure))?;
+        }
+        Ok(())
     }
 
     /// Appends an entry. Answers its sequence.
@@ -284,10 +313,7 @@ fn check_kind(connection: &Connection, has_log: bool) -> Result<(), Error> {
 }
 
 fn prepare(connection: &mut Connection, durability: Durability) -> Result<()> {
-    let synchronous = match durability {
-        Durability::Full => "FULL",
-        Durability::Relaxed => "NORMAL",
-    };
+    let synchronous = durability.synchronous();
     let mode: String = run_to_end(connection, "PRAGMA journal_mode = WAL")?;
     if mode != "wal" {
         return Err(failure(ErrorCode::CannotOpen));

@@ -92,6 +92,7 @@ impl<B: Backend> Outbox<B> {
     fn append(&self, settlement: &Settlement) -> FinishFuture<B> {
         match Entry::new(settlement) {
             Ok(entry) => {
+                self.0.backend.queued(settlement);
                 let appended = self.0.queue.append(entry, self.0.backend.now());
                 FinishFuture(Finish::Appended(appended))
             }

@@ -33,7 +33,7 @@
 //! - A settlement's future resolves once it is committed to the file. From then on it survives the
 //!   process, killed or not; with [`Durability::Full`] it is synced, and survives a power cut, as
 //!   far as the disk keeps what it says it has synced. With [`Durability::Relaxed`] a power cut may
-//!   take the last settlements that were not yet delivered.
+//!   take the settlements of the last moments, as long as it says, that were not yet delivered.
 //! - Many settlements share one commit and its sync: what comes while one is on its way goes into
 //!   the next.
 //! - A commit that fails is tried again until it succeeds, and nothing is acknowledged meanwhile;
@@ -102,20 +102,10 @@ mod queue;
 mod schedule;
 mod writer;
 
+pub use crate::durability::Durability;
 pub use builder::OutboxBuilder;
 pub use future::{CheckFuture, FinishFuture};
 pub use handle::Outbox;
-
-/// What a settlement that was acknowledged survives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Durability {
-    /// A power cut. Every commit is synced to the disk. The default: a settlement is money.
-    #[default]
-    Full,
-    /// The end of the process, however it comes, but not a power cut.
-    Relaxed,
-}
 
 /// What happens to checks while the outbox has no place for their settlement, or cannot write its
 /// file.

@@ -2,9 +2,9 @@
 //! one, all together.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::file::{File, Work};
 use crate::observe;
@@ -47,31 +47,42 @@ impl Drop for Gone<'_> {
 }
 
 /// Commits what comes until nobody is left to send anything. What fails is tried again, whole:
-/// nothing is answered before it is durable.
+/// nothing is answered before it is as durable as declared.
 pub(super) fn serve(mut file: File, steps: &Receiver<Box<dyn Work>>, health: &Health) {
     let _gone = Gone(health);
     let mut pending: Vec<Box<dyn Work>> = Vec::new();
     loop {
-        if pending.is_empty() {
-            let Ok(step) = steps.recv() else { return };
-            pending.push(step);
-        }
         let failing = health.is_failing();
+        if pending.is_empty() && !failing {
+            match next(steps, file.due()) {
+                Ok(step) => pending.push(step),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    if let Err(error) = file.sync() {
+                        observe::outbox_failing(&error);
+                    }
+                    return;
+                }
+            }
+        }
         while (pending.len() < MOST || failing)
             && let Ok(step) = steps.try_recv()
         {
             pending.push(step);
         }
-        let result =
+        let committed =
             if failing { again(&mut file, &mut pending) } else { file.commit(&mut pending) };
+        let result = committed.and_then(|()| {
+            pending.drain(..).for_each(Work::committed);
+            let is_due = file.due().is_some_and(|due| due <= Instant::now());
+            if is_due { file.sync() } else { Ok(()) }
+        });
         match result {
-            Ok(()) => {
-                if failing {
-                    health.failing.store(false, Ordering::Relaxed);
-                    observe::outbox_recovered();
-                }
-                pending.drain(..).for_each(Work::committed);
+            Ok(()) if failing => {
+                health.failing.store(false, Ordering::Relaxed);
+                observe::outbox_recovered();
             }
+            Ok(()) => {}
             Err(error) => {
                 if !failing {
                     health.failing.store(true, Ordering::Relaxed);
@@ -83,6 +94,17 @@ pub(super) fn serve(mut file: File, steps: &Receiver<Box<dyn Work>>, health: &He
                 thread::sleep(PAUSE);
             }
         }
+    }
+}
+
+/// The next step, if it comes in time.
+fn next(
+    steps: &Receiver<Box<dyn Work>>,
+    due: Option<Instant>,
+) -> Result<Box<dyn Work>, RecvTimeoutError> {
+    match due {
+        Some(due) => steps.recv_timeout(due.saturating_duration_since(Instant::now())),
+        None => steps.recv().map_err(|_| RecvTimeoutError::Disconnected),
     }
 }
 

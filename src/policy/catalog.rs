@@ -7,7 +7,8 @@ use compact_str::CompactString;
 
 use super::limit::{CounterKey, Replaces};
 use super::{
-    Aggregation, Amount, ConfigError, Dimensions, Limit, Meter, Period, Timestamp, Usage, Values,
+    Aggregation, Amount, ConfigError, Crossing, CustomerId, Dimensions, Limit, Meter, Period,
+    Timestamp, Usage, Values, Window,
 };
 
 /// Numbers counters, so that lines carry four bytes instead of a definition. A number is never given
@@ -97,7 +98,7 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
-    fn new(meter: &Meter, limit: &Limit, cap: Amount) -> Option<Self> {
+    pub(crate) fn new(meter: &Meter, limit: &Limit, cap: Amount) -> Option<Self> {
         if limit.is_private() {
             return None;
         }
@@ -137,6 +138,26 @@ pub(crate) fn write_quoted(out: &mut Vec<u8>, text: &str) {
 impl PlanLine {
     pub(crate) fn id(&self) -> &str {
         self.limit.as_ref().map_or("", |limit| limit.id())
+    }
+
+    /// Usage of the limit reached a percentage.
+    pub(crate) fn crossing(
+        &self,
+        customer: CustomerId,
+        percent: u8,
+        used: Amount,
+        window: Window,
+    ) -> Crossing {
+        Crossing {
+            customer,
+            limit: self.id().into(),
+            limit_name: self.limit.as_ref().map_or("", |limit| limit.name()).into(),
+            percent,
+            cap: self.cap,
+            used,
+            period: self.period,
+            window,
+        }
     }
 }
 
@@ -366,6 +387,12 @@ pub(crate) fn validate_meter(meter: &Meter) -> Result<(), ConfigError> {
     ConfigError::check_dimensions("meter", &meter.id, &meter.dimensions)
 }
 
+/// The cap of a limit, if it is an amount at all.
+pub(crate) fn cap_of(limit: &Limit) -> Result<Amount, ConfigError> {
+    let field = || format!("limit {:?}: cap", limit.id);
+    limit.cap.map_err(|reason| ConfigError::new(field(), format!("is {reason}")))
+}
+
 /// Checks a limit against the meters it may read.
 pub(crate) fn validate_limit<'a>(
     limit: &Limit,
@@ -379,17 +406,12 @@ pub(crate) fn validate_limit<'a>(
             format!("{:?} is not defined; define the meter too, or correct its id", limit.meter),
         )
     })?;
-    match limit.cap {
-        Ok(cap) if cap.is_positive() => {}
-        Ok(cap) => {
-            return Err(ConfigError::new(
-                field("cap"),
-                format!("is {cap}; give an amount above 0 (to refuse everything, use the router)"),
-            ));
-        }
-        Err(reason) => {
-            return Err(ConfigError::new(field("cap"), format!("is {reason}")));
-        }
+    let cap = cap_of(limit)?;
+    if !cap.is_positive() {
+        return Err(ConfigError::new(
+            field("cap"),
+            format!("is {cap}; give an amount above 0 (to refuse everything, use the router)"),
+        ));
     }
     if let Some(percent) = limit.alerts.iter().find(|percent| !(1..=100).contains(*percent)) {
         return Err(ConfigError::new(

@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use compact_str::CompactString;
 
 use super::{Aggregation, Amount, CustomerId, EventId, IdError, Period, Timestamp, Usage, Window};
@@ -42,7 +44,7 @@ impl Event {
     /// that is older than that instead of counting it twice. So the event must tell its time: by
     /// [`at`](Self::at), the same on every attempt, or in the id, if that is a UUID of version 7.
     pub fn id(mut self, id: impl AsRef<str>) -> Self {
-        self.id = Some(EventId::new(id));
+        self.id = Some(EventId::given(id));
         self
     }
 
@@ -112,11 +114,31 @@ impl RecordedEvent {
     /// The event that takes this one back, at the same time so that it counts in the same windows.
     pub(crate) fn reversal(&self) -> Result<Self, IdError> {
         Ok(Self {
-            id: EventId::new(format!("void:{}", self.id))?,
+            id: EventId::new(format!("{}{}", Voided::PREFIX, self.id))?,
             usage: self.usage.negated(),
             reverses: true,
             ..self.clone()
         })
+    }
+}
+
+/// Events that were taken back: what was the highest or the latest is found without them.
+#[derive(Debug, Default)]
+pub(crate) struct Voided(HashSet<(CustomerId, String)>);
+
+impl Voided {
+    pub(super) const PREFIX: &str = "void:";
+
+    /// Notes what this event takes back, if anything.
+    pub(crate) fn note(&mut self, event: &RecordedEvent) {
+        let id = event.reverses.then(|| event.id.to_string());
+        if let Some(id) = id.as_deref().and_then(|id| id.strip_prefix(Self::PREFIX)) {
+            self.0.insert((event.customer.clone(), id.to_owned()));
+        }
+    }
+
+    pub(crate) fn has(&self, event: &RecordedEvent) -> bool {
+        !self.0.is_empty() && self.0.contains(&(event.customer.clone(), event.id.to_string()))
     }
 }
 

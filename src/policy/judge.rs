@@ -17,6 +17,21 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Every verdict.
+    #[cfg(feature = "client")]
+    pub(crate) const ALL: [Self; 4] = [Self::Within, Self::Held, Self::Exceeded, Self::TooLarge];
+
+    /// Its name in our own API.
+    #[cfg(any(feature = "client", feature = "server"))]
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Within => "within",
+            Self::Held => "held",
+            Self::Exceeded => "exceeded",
+            Self::TooLarge => "too_large",
+        }
+    }
+
     /// Whether this refuses the request.
     pub const fn refuses(self) -> bool {
         !matches!(self, Self::Within)

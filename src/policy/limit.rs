@@ -1,6 +1,6 @@
 use compact_str::CompactString;
 
-use super::{Amount, AmountError, CustomerId, Dimensions, Meter, Period, ToAmount};
+use super::{Amount, AmountError, CustomerId, Dimensions, Made, Meter, Period, ToAmount};
 
 /// A cap on a meter over a period.
 ///
@@ -27,6 +27,7 @@ pub struct Limit {
     pub(crate) dimensions: Dimensions,
     pub(crate) alerts: Vec<u8>,
     pub(crate) private: bool,
+    pub(crate) made: Made,
 }
 
 macro_rules! per_period {
@@ -59,6 +60,7 @@ impl Limit {
             dimensions: Dimensions::new(),
             alerts: Vec::new(),
             private: false,
+            made: Made::default(),
         }
     }
 

@@ -2,7 +2,7 @@ use std::fmt;
 
 use compact_str::CompactString;
 
-use super::{Amount, Dimensions, Values};
+use super::{Amount, Dimensions, Made, Values};
 
 /// How events become a number.
 ///
@@ -25,6 +25,7 @@ pub struct Meter {
     pub(crate) dimensions: Dimensions,
     pub(crate) unit: Option<Box<str>>,
     pub(crate) description: Option<Box<str>>,
+    pub(crate) made: Made,
 }
 
 impl Meter {
@@ -116,6 +117,7 @@ impl Meter {
             dimensions: Dimensions::new(),
             unit: None,
             description: None,
+            made: Made::default(),
         }
     }
 
@@ -161,6 +163,10 @@ pub enum Aggregation {
 }
 
 impl Aggregation {
+    /// Every kind.
+    #[cfg(any(feature = "client", feature = "server"))]
+    pub(crate) const ALL: [Self; 4] = [Self::Sum, Self::Count, Self::Max, Self::Latest];
+
     /// The name in the API: `sum`, `count`, `max` or `latest`.
     pub const fn as_str(self) -> &'static str {
         match self {

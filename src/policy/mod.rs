@@ -33,6 +33,7 @@ mod id;
 mod json;
 mod judge;
 mod limit;
+mod made;
 mod meter;
 mod time;
 #[cfg(any(feature = "embedded", feature = "json"))]
@@ -48,10 +49,13 @@ pub use balance::{
 pub use calendar::{Calendar, CalendarError};
 pub use config::ConfigError;
 pub use customer::Customer;
+#[cfg(feature = "embedded")]
+pub(crate) use event::Voided;
 pub use event::{Crossing, Event, RecordedEvent};
 pub use id::{CustomerId, EventId, IdError, Producer};
 pub use judge::{Verdict, judge_balance, judge_limit};
 pub use limit::{CounterKey, Limit};
+pub(crate) use made::Made;
 pub use meter::{Aggregation, Meter};
 pub use time::Timestamp;
 #[cfg(any(feature = "embedded", feature = "json"))]

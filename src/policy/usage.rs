@@ -61,6 +61,12 @@ impl Usage {
         self
     }
 
+    /// Of values and dimensions that are sound.
+    #[cfg(any(feature = "client", feature = "server"))]
+    pub(crate) fn from_parts(values: Values, dimensions: Dimensions) -> Self {
+        Self { values, dimensions, problem: None }
+    }
+
     /// The amount of that name.
     pub fn value(&self, name: &str) -> Option<Amount> {
         self.values.get(name)
@@ -233,7 +239,7 @@ impl Values {
         self.0.is_empty()
     }
 
-    fn set(&mut self, name: &str, amount: Amount) {
+    pub(crate) fn set(&mut self, name: &str, amount: Amount) {
         match self.0.iter_mut().find(|(key, _)| key == name) {
             Some((_, held)) => *held = amount,
             None => self.0.push((CompactString::new(name), amount)),

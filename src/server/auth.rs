@@ -1,38 +1,95 @@
+use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::http::StatusCode;
 use axum::http::header::{AUTHORIZATION, HeaderMap};
 use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
 
-/// The keys, by their SHA-256.
-#[derive(Default)]
-pub(super) struct Keys {
-    accepted: Vec<[u8; 32]>,
-    revoked: Vec<[u8; 32]>,
+/// The API keys of a server, by their SHA-256. Clones are the same keys: change one while the server
+/// runs, and the next request is judged by it.
+///
+/// ```
+/// use tower_limitry::Engine;
+/// use tower_limitry::server::{ApiKeys, Server};
+///
+/// let keys = ApiKeys::new();
+/// keys.replace(["limitry_sk_of_march"]);
+/// let server = Server::new(Engine::builder().open("memory:")?).keys(keys.clone());
+/// // later: users of the key of March are told that it was revoked
+/// keys.replace(["limitry_sk_of_april"]);
+/// # drop(server);
+/// # Ok::<_, tower_limitry::policy::ConfigError>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct ApiKeys(Arc<ArcSwap<Known>>);
+
+#[derive(Clone, Default)]
+struct Known {
+    accepted: Vec<Key>,
+    revoked: Vec<Key>,
 }
 
-impl fmt::Debug for Keys {
+/// A key by its hash.
+pub(super) type Key = [u8; 32];
+
+impl fmt::Debug for ApiKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keys")
-            .field("accepted", &self.accepted.len())
-            .field("revoked", &self.revoked.len())
+        let known = self.0.load();
+        f.debug_struct("ApiKeys")
+            .field("accepted", &known.accepted.len())
+            .field("revoked", &known.revoked.len())
             .finish()
     }
 }
 
-impl Keys {
-    pub(super) fn accept(&mut self, key: &str) {
-        self.accepted.push(hash(key.as_bytes()));
+impl ApiKeys {
+    /// No keys: nobody is let in.
+    pub fn new() -> Self {
+        Self::default()
     }
 
-    pub(super) fn revoke(&mut self, key: &str) {
-        self.revoked.push(hash(key.as_bytes()));
+    /// Accepts one more key.
+    pub fn accept(&self, key: impl AsRef<str>) {
+        let key = hash(key.as_ref().as_bytes());
+        self.change(|known| known.accepted.push(key));
+    }
+
+    /// Refuses a key as revoked, whether or not it is accepted, so that its users learn why.
+    pub fn revoke(&self, key: impl AsRef<str>) {
+        let key = hash(key.as_ref().as_bytes());
+        self.change(|known| known.revoked.push(key));
+    }
+
+    /// Accepts these keys and no others. Keys that were accepted before and are no longer given are
+    /// revoked from here on; one that is given is no longer revoked.
+    pub fn replace<K: AsRef<str>>(&self, keys: impl IntoIterator<Item = K>) {
+        let keys: Vec<Key> = keys.into_iter().map(|key| hash(key.as_ref().as_bytes())).collect();
+        let given: HashSet<Key> = keys.iter().copied().collect();
+        self.change(|known| {
+            let former = std::mem::replace(&mut known.accepted, keys.clone());
+            known.revoked.extend(former);
+            known.revoked.retain(|key| !given.contains(key));
+        });
+    }
+
+    fn change(&self, change: impl Fn(&mut Known)) {
+        self.0.rcu(|known| {
+            let mut known = Known::clone(known);
+            change(&mut known);
+            for keys in [&mut known.accepted, &mut known.revoked] {
+                keys.sort_unstable();
+                keys.dedup();
+            }
+            known
+        });
     }
 
     /// Lets those in who have a key, and mean this project.
-    pub(super) fn admit(&self, headers: &HeaderMap, project: &str) -> Result<(), Problem> {
+    pub(super) fn admit(&self, headers: &HeaderMap, project: &str) -> Result<Key, Problem> {
         let unauthorized =
             |code, message: &str| Err(Problem::new(StatusCode::UNAUTHORIZED, code, message));
         let Some(value) = headers.get(AUTHORIZATION) else {
@@ -44,9 +101,10 @@ impl Keys {
         let Some((_, key)) = key else {
             return unauthorized("invalid_api_key", "the Authorization header holds no Bearer key");
         };
-        let hash = hash(key.trim_ascii());
+        let key = hash(key.trim_ascii());
+        let known = self.0.load();
         // Both lists are always walked to their ends.
-        let (revoked, accepted) = (is_among(&self.revoked, &hash), is_among(&self.accepted, &hash));
+        let (revoked, accepted) = (is_among(&known.revoked, &key), is_among(&known.accepted, &key));
         if revoked {
             return unauthorized("expired_api_key", "the API key was revoked");
         }
@@ -58,17 +116,17 @@ impl Keys {
                 let message = "the API key is not for the project in X-Project";
                 Err(Problem::new(StatusCode::FORBIDDEN, "insufficient_permissions", message))
             }
-            _ => Ok(()),
+            _ => Ok(key),
         }
     }
 }
 
-fn hash(key: &[u8]) -> [u8; 32] {
+fn hash(key: &[u8]) -> Key {
     Sha256::digest(key).into()
 }
 
 /// Takes the same time wherever hashes differ.
-fn is_among(known: &[[u8; 32]], hash: &[u8; 32]) -> bool {
+fn is_among(known: &[Key], hash: &Key) -> bool {
     known.iter().fold(false, |found, known| {
         let differing = known.iter().zip(hash).fold(0, |bits, (one, other)| bits | (one ^ other));
         found | (std::hint::black_box(differing) == 0)

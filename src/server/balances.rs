@@ -1,4 +1,5 @@
 use axum::extract::State;
+use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -14,7 +15,7 @@ use crate::policy::{
 };
 use crate::wire::{
     BalanceBody, BalanceChangeBody, BalanceChanged, BalanceCheck, BalanceCheckBody, BalanceSummary,
-    CustomerBalances, NewBalanceBody, PageBody, Texts, TransactionBody,
+    BalanceUpdate, CustomerBalances, NewBalanceBody, Number, PageBody, Texts, TransactionBody,
 };
 use crate::{Error, ErrorKind};
 
@@ -40,7 +41,7 @@ pub(super) async fn create(
         ErrorKind::Conflict => Problem::conflict("balance_exists", error.to_string()),
         _ => error.into(),
     })?;
-    app.times.created(&id_of(&customer, balance.name()), app.now());
+    app.times.made_balance(id_of(&customer, balance.name()), app.now());
     created(body(&app, &customer, &balance, None))
 }
 
@@ -132,13 +133,23 @@ fn bounded(asked: &BalanceChangeBody) -> Result<(), Problem> {
     asked.reference.as_deref().map_or(Ok(()), |reference| named("reference", reference))
 }
 
-/// The balances of the customer in the query: there is no list over all customers.
+/// The balances of the customer in the query, or of all.
 pub(super) async fn list(
     State(app): State<Shared>,
     Asked(query): Asked<ListQuery>,
 ) -> Result<Reply<PageBody<BalanceBody>>, Problem> {
-    let id = query.customer_id.as_deref();
-    let id = id.ok_or_else(|| Problem::missing("missing query parameter `customerId`"))?;
+    let Some(id) = query.customer_id.as_deref() else {
+        let balances = app.books.all_balances(query.page()).await?;
+        let mut data = Vec::with_capacity(balances.items.len());
+        for (customer, balance) in &balances.items {
+            data.push(read(&app, customer, balance).await?);
+        }
+        return ok(PageBody {
+            data,
+            has_more: balances.next.is_some(),
+            next_cursor: balances.next,
+        });
+    };
     let customer = resolve(&app, id).await?;
     let mut bodies = Vec::new();
     for balance in app.books.balances(&customer).await? {
@@ -146,6 +157,39 @@ pub(super) async fn list(
     }
     bodies.sort_by(|one, other| one.id.cmp(&other.id));
     ok(query.cut(bodies.into_iter(), |balance| &balance.id)?)
+}
+
+pub(super) async fn update(
+    State(app): State<Shared>,
+    Id(id): Id,
+    Json(change): Json<BalanceUpdate>,
+) -> Result<Reply<BalanceBody>, Problem> {
+    let (customer, name) = named_by(&id)?;
+    let balance = find(&app, &customer, &name).await?;
+    if change.name.is_some_and(|wanted| wanted != name) {
+        return Err(Problem::field("name", "cannot be changed; make another balance"));
+    }
+    if change.unit.is_some_and(|wanted| wanted != balance.unit()) {
+        return Err(Problem::field("unit", "cannot be changed; make another balance"));
+    }
+    let balance = match change.minimum_balance {
+        Some(Number(minimum)) => {
+            let set = app.books.set_minimum(&customer, &name, minimum).await;
+            let balance = set.map_err(no_balance)?;
+            app.times.changed_balance(id, app.now());
+            balance
+        }
+        None => balance,
+    };
+    ok(read(&app, &customer, &balance).await?)
+}
+
+/// What was paid and spent stays on record.
+pub(super) async fn remove(State(app): State<Shared>, Id(id): Id) -> Result<StatusCode, Problem> {
+    let (customer, name) = named_by(&id)?;
+    find(&app, &customer, &name).await?;
+    let message = "a balance is not removed, for its transactions stay; debit what is left of it";
+    Err(Problem::conflict("balance_kept", message))
 }
 
 pub(super) async fn retrieve(
@@ -256,7 +300,7 @@ fn body(
     changed: Option<Timestamp>,
 ) -> BalanceBody {
     let id = id_of(customer, balance.name());
-    let times = app.times.of(&id);
+    let times = app.times.of_balance(&id);
     BalanceBody {
         id,
         project_id: app.project.clone(),

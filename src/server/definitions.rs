@@ -1,15 +1,18 @@
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::problem::Problem;
 use super::{customers, limits, meters};
 use crate::backend::Backend;
-use crate::policy::{Customer, Limit, Meter};
+use crate::policy::{Customer, Limit, Made, Meter, NewBalance};
+use crate::wire::Number;
 use crate::{Books, Error, ErrorKind};
 
-/// Meters, limits and customers as a TOML file gives them: by id, with the members of the API.
+/// Meters, limits, customers and default balances as a TOML file gives them: by id or name, with the
+/// members of the API.
 ///
 /// ```
 /// use tower_limitry::Engine;
@@ -28,13 +31,19 @@ use crate::{Books, Error, ErrorKind};
 ///     limitValue = 100_000
 ///     period = "day"
 ///
+///     [balances."AI Credits"]
+///     initialBalance = 500
+///
 ///     [customers.acct_42]
 ///     timezone = "Europe/Vienna"
 ///     billingCycleStart = "2026-01-31"
 /// "#.parse()?;
-/// let books = Engine::builder().open("memory:")?;
+/// let engine = Engine::builder();
+/// let engine = definitions.balances().iter().cloned().fold(engine, |e, terms| e.default_balance(terms));
+/// let books = engine.open("memory:")?;
 /// definitions.apply(&books).await?;
 /// assert_eq!(books.limits().await?[0].name(), "Daily tokens");
+/// assert_eq!(books.balances("acct_42").await?[0].current(), 500.into());
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```
@@ -43,6 +52,30 @@ pub struct Definitions {
     meters: Vec<Meter>,
     limits: Vec<Limit>,
     customers: Vec<Customer>,
+    balances: Vec<NewBalance>,
+}
+
+/// A default balance, by its name.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct BalanceTerms {
+    unit: Option<String>,
+    initial_balance: Option<Number>,
+    minimum_balance: Option<Number>,
+}
+
+fn default_balance(name: &str, terms: BalanceTerms) -> Result<NewBalance, Problem> {
+    let mut balance = NewBalance::new(name);
+    if let Some(unit) = terms.unit {
+        balance = balance.unit(unit);
+    }
+    if let Some(Number(initial)) = terms.initial_balance {
+        balance = balance.initial(initial);
+    }
+    if let Some(Number(minimum)) = terms.minimum_balance {
+        balance = balance.minimum(minimum);
+    }
+    Ok(balance)
 }
 
 impl std::str::FromStr for Definitions {
@@ -65,9 +98,12 @@ impl std::str::FromStr for Definitions {
         let meters = read("meters", take("meters"), meters::defined)?;
         let limits = read("limits", take("limits"), limits::defined)?;
         let customers = read("customers", take("customers"), customers::defined)?;
+        let balances = read("balances", take("balances"), default_balance)?;
         match file.keys().next() {
-            Some(other) => Err(Error::invalid(other, "is none of meters, limits, customers")),
-            None => Ok(Self { meters, limits, customers }),
+            Some(other) => {
+                Err(Error::invalid(other, "is none of meters, limits, customers, balances"))
+            }
+            None => Ok(Self { meters, limits, customers, balances }),
         }
     }
 }
@@ -91,6 +127,13 @@ fn read<New: DeserializeOwned, T>(
 }
 
 impl Definitions {
+    /// What every customer has by default. Books are given it when they are built
+    /// ([`default_balance`](crate::engine::EngineBuilder::default_balance)); [`apply`](Self::apply)
+    /// leaves it alone.
+    pub fn balances(&self) -> &[NewBalance] {
+        &self.balances
+    }
+
     /// Puts what differs into the books: what was there under the same id is replaced, its usage is
     /// kept, and what the file does not name stays.
     ///
@@ -99,16 +142,20 @@ impl Definitions {
     /// What the books say of the first that they do not take; those before it are in place.
     pub async fn apply(&self, books: &Books) -> Result<(), Error> {
         let known = books.meters().await?;
+        let now = books.backend().now();
         for meter in self.meters.iter().filter(|meter| !known.contains(meter)) {
-            books.put_meter(meter.clone()).await?;
+            let before = known.iter().find(|known| known.id() == meter.id());
+            let made = Made::now(before.map(|before| &before.made), now);
+            books.put_meter(Meter { made, ..meter.clone() }).await?;
         }
         let known = books.limits().await?;
         for limit in self.limits.iter().filter(|limit| !known.contains(limit)) {
-            books.put_limit(limit.clone()).await?;
+            let before = known.iter().find(|known| known.id() == limit.id());
+            let made = Made::now(before.map(|before| &before.made), now);
+            books.put_limit(Limit { made, ..limit.clone() }).await?;
         }
         for customer in &self.customers {
             let Some(id) = customer.id() else { continue };
-            let now = books.backend().now();
             let known = books.customer(id).await?;
             if let Some(customer) = customers::changed(customer, known, now) {
                 books.put_customer(customer).await?;

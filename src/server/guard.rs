@@ -1,11 +1,12 @@
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::{Problem, Shared};
+use super::problem::Told;
+use super::{App, Problem, Shared};
 use crate::observe;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -16,7 +17,7 @@ pub(super) async fn guard(State(app): State<Shared>, request: Request, next: Nex
     let id = id.or_else(|| HeaderValue::try_from(app.make_id("req_")).ok());
     let admitted = match request.uri().path() {
         "/healthz" | "/readyz" | "/metrics" | "/openapi.json" => Ok(()),
-        _ => app.keys.admit(request.headers(), &app.project),
+        _ => admit(&app, request.headers()),
     };
     let method = known(request.method());
     let route = request.extensions().get::<MatchedPath>().cloned();
@@ -38,9 +39,20 @@ pub(super) async fn guard(State(app): State<Shared>, request: Request, next: Nex
             response.status().as_u16(),
             began.elapsed(),
         );
+        if let Some(told) = response.extensions_mut().remove::<Told>() {
+            *response.body_mut() = told.body(id.to_str().ok()).into();
+        }
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
+}
+
+fn admit(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
+    let key = app.keys.admit(headers, &app.project)?;
+    match &app.calls {
+        Some(calls) => calls.count(key, app.now()),
+        None => Ok(()),
+    }
 }
 
 /// Whether a caller's id can be told on.

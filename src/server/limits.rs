@@ -8,7 +8,7 @@ use super::request::{Id, Json, named};
 use super::{App, Shared};
 use crate::backend::{LimitState, MeterQuery};
 use crate::policy::{
-    Aggregation, Amount, Calendar, Dimensions, Limit, Period, Timestamp, Window, judge_limit,
+    Aggregation, Amount, Calendar, Dimensions, Limit, Made, Period, Timestamp, Window, judge_limit,
 };
 use crate::wire::{
     LimitBody, LimitChange, LimitStanding, LimitsCheck, LimitsCheckBody, NewLimit, PageBody, Texts,
@@ -91,8 +91,8 @@ pub(super) async fn create(
     if let Some(id) = limit.customer.take() {
         limit = limit.for_customer(resolve(&app, &id).await?);
     }
+    limit.made = Made::now(None, app.now());
     put(&app, &limit).await?;
-    app.times.created(limit.id(), app.now());
     created(body(&app, &limit))
 }
 
@@ -162,8 +162,8 @@ pub(super) async fn update(
     if let Some(percentages) = change.alert_thresholds {
         limit = limit.alert_at(percentages.unwrap_or_default());
     }
+    limit.made = Made::now(Some(&limit.made), app.now());
     put(&app, &limit).await?;
-    app.times.updated(limit.id(), app.now());
     ok(body(&app, &limit))
 }
 
@@ -172,7 +172,6 @@ pub(super) async fn remove(State(app): State<Shared>, Id(id): Id) -> Result<Stat
     if !app.books.remove_limit(&*id).await? {
         return Err(unknown(&id));
     }
-    app.times.removed(&id);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -217,7 +216,7 @@ pub(super) fn texts(dimensions: &Dimensions) -> Texts {
 }
 
 fn body(app: &App, limit: &Limit) -> LimitBody {
-    let times = app.times.of(limit.id());
+    let times = app.times.of_definition(limit.id(), &limit.made);
     LimitBody {
         id: limit.id().to_owned(),
         project_id: app.project.clone(),

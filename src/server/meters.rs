@@ -9,7 +9,7 @@ use super::request::{Id, Json, named};
 use super::{App, Shared};
 use crate::ErrorKind;
 use crate::backend::MeterQuery;
-use crate::policy::{Aggregation, Meter};
+use crate::policy::{Aggregation, Made, Meter};
 use crate::wire::{
     EventFilter, MeterBody, MeterChange, MeterReadingBody, MeterReadingQuery, NewMeter, PageBody,
 };
@@ -18,9 +18,9 @@ pub(super) async fn create(
     State(app): State<Shared>,
     Json(new): Json<NewMeter>,
 ) -> Result<Reply<MeterBody>, Problem> {
-    let meter = defined(&app.make_id("mtr_"), new)?;
+    let mut meter = defined(&app.make_id("mtr_"), new)?;
+    meter.made = Made::now(None, app.now());
     app.books.put_meter(meter.clone()).await?;
-    app.times.created(meter.id(), app.now());
     created(body(&app, &meter))
 }
 
@@ -73,8 +73,8 @@ pub(super) async fn update(
     if let Some(wanted) = change.event_filter {
         filter(&mut meter, wanted)?;
     }
+    meter.made = Made::now(Some(&meter.made), app.now());
     app.books.put_meter(meter.clone()).await?;
-    app.times.updated(meter.id(), app.now());
     ok(body(&app, &meter))
 }
 
@@ -87,7 +87,6 @@ pub(super) async fn remove(State(app): State<Shared>, Id(id): Id) -> Result<Stat
     if !removed? {
         return Err(unknown(&id));
     }
-    app.times.removed(&id);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -149,7 +148,7 @@ fn filter(meter: &mut Meter, wanted: EventFilter) -> Result<(), Problem> {
 }
 
 fn body(app: &App, meter: &Meter) -> MeterBody {
-    let times = app.times.of(meter.id());
+    let times = app.times.of_definition(meter.id(), &meter.made);
     MeterBody {
         id: meter.id().to_owned(),
         project_id: Some(app.project.clone()),

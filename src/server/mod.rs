@@ -25,6 +25,7 @@
 //! | `/v1/customers`, `/v1/customers/{id}`, `…/{id}/balances` | customers, by your id or the API's |
 //! | `/v1/project` | the project |
 //! | `/v1/x/check`, `/v1/x/settle`, `/v1/x/release`, `/v1/x/renew` | with holds, each safe to repeat under its ids |
+//! | `/v1/x/…` | the rest of the books, exactly, for this crate's own client |
 //!
 //! With the feature `tracing` every request is an event with its id, its route, its status and its time;
 //! with `metrics` it is counted. Ids are taken from `X-Request-Id` or made, and answered there.
@@ -40,8 +41,11 @@
 //!   100,000 keys, while the server runs. Beyond that an event's key is known for as long as the
 //!   books remember ids, and a credit's `reference` for ever. An event under a key that is older than
 //!   that (in memory ten minutes) is refused as `too_old`, as a repeat could not be told from it.
-//! - `createdAt` and `updatedAt` of meters, limits and balances are not kept in the books. They tell
-//!   what this process knows, at the latest the time at which it was built.
+//! - `createdAt` of a balance is not kept in the books: it tells what this process knows, at the latest the
+//!   time at which it was built, as do the times of meters and limits that a program defined.
+//! - Of a balance only the minimum can be changed, and it is not removed: `DELETE` is answered 409
+//!   `balance_kept`. A list over all customers has those who have a balance of their own or one that
+//!   has changed, and costs the more the more customers there are.
 //! - The `properties` of an event are read and not kept.
 
 use std::fmt;
@@ -51,21 +55,23 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use crate::backend::Backend;
 use crate::policy::Timestamp;
 use crate::wire::{
-    BalanceBody, BalanceChangeBody, BalanceChanged, BalanceCheck, BalanceCheckBody, CountBody,
-    CustomerBalances, CustomerBody, CustomerChange, EndedBody, EventBatch, EventBody, HoldCheck,
-    HoldCheckBody, HoldsBody, LimitBody, LimitChange, LimitsCheck, LimitsCheckBody, MeterBody,
-    MeterChange, MeterReadingBody, MeterReadingQuery, NewBalanceBody, NewCustomer, NewEvent,
-    NewLimit, NewMeter, PageBody, ProjectBody, RecordedBody, RenewedBody, ResultsBody, SettleBody,
-    TransactionBody,
+    BalanceBody, BalanceChangeBody, BalanceChanged, BalanceCheck, BalanceCheckBody, BalanceUpdate,
+    CountBody, CustomerBalances, CustomerBody, CustomerChange, EventBatch, EventBody, LimitBody,
+    LimitChange, LimitsCheck, LimitsCheckBody, MeterBody, MeterChange, MeterReadingBody,
+    MeterReadingQuery, NewBalanceBody, NewCustomer, NewEvent, NewLimit, NewMeter, PageBody,
+    ProjectBody, RecordedBody, TransactionBody,
 };
 use crate::{Books, ErrorKind};
 
+mod answers;
 mod auth;
 mod balances;
+mod calls;
 mod customers;
 mod definitions;
 mod events;
@@ -75,13 +81,18 @@ mod holds;
 mod limits;
 mod meters;
 mod openapi;
+mod own;
 mod page;
 mod problem;
 mod replay;
 mod request;
+mod settlements;
+mod standing;
 mod times;
 
-use auth::Keys;
+use answers::Answers;
+pub use auth::ApiKeys;
+use calls::Calls;
 pub use definitions::Definitions;
 use openapi::{Routes, nothing, takes};
 use problem::Problem;
@@ -92,7 +103,8 @@ use times::Times;
 #[must_use]
 pub struct Server {
     books: Books,
-    keys: Keys,
+    keys: ApiKeys,
+    most_calls: Option<(u32, u32)>,
     project: String,
     most_body: usize,
     timeout: Duration,
@@ -117,7 +129,8 @@ impl Server {
     pub fn new(books: Books) -> Self {
         Self {
             books,
-            keys: Keys::default(),
+            keys: ApiKeys::new(),
+            most_calls: None,
             project: "proj_default".into(),
             most_body: 2 * 1024 * 1024,
             timeout: Duration::from_secs(10),
@@ -126,14 +139,28 @@ impl Server {
     }
 
     /// Accepts this key. Only its SHA-256 is kept.
-    pub fn key(mut self, key: impl AsRef<str>) -> Self {
-        self.keys.accept(key.as_ref());
+    pub fn key(self, key: impl AsRef<str>) -> Self {
+        self.keys.accept(key);
+        self
+    }
+
+    /// Judges by these keys instead of those given so far. They may change while the server runs.
+    pub fn keys(mut self, keys: ApiKeys) -> Self {
+        self.keys = keys;
         self
     }
 
     /// Refuses this key as revoked, whether or not it is accepted, so that its users learn why.
-    pub fn revoked_key(mut self, key: impl AsRef<str>) -> Self {
-        self.keys.revoke(key.as_ref());
+    pub fn revoked_key(self, key: impl AsRef<str>) -> Self {
+        self.keys.revoke(key);
+        self
+    }
+
+    /// How often each key may call in a minute and in a day, both of the clock in UTC and at least 1.
+    /// More is answered 429 `rate_limit_exceeded` with `Retry-After`. No limit unless set. Counts are
+    /// of this process, and begin anew with it.
+    pub fn most_calls(mut self, minute: u32, day: u32) -> Self {
+        self.most_calls = Some((minute.max(1), day.max(1)));
         self
     }
 
@@ -144,7 +171,8 @@ impl Server {
         self
     }
 
-    /// The longest body of a request, in bytes. 2 MiB unless set: room for 1,000 events.
+    /// The longest body of a request, in bytes. 2 MiB unless set: room for 1,000 events. Of all that
+    /// arrive at once the server takes up 64 times that; what comes beyond is answered 503 and not done.
     pub fn most_body(mut self, bytes: usize) -> Self {
         self.most_body = bytes;
         self
@@ -167,17 +195,21 @@ impl Server {
     pub fn router(self) -> Router {
         let started = self.books.backend().now();
         let (routes, openapi) = api().finish();
+        let calls = self.most_calls.map(|(minute, day)| Calls::new(minute, day));
         let app = Arc::new(App {
             books: self.books,
             keys: self.keys,
+            calls,
             project: self.project,
             most_body: self.most_body,
             timeout: self.timeout,
             metrics: self.metrics,
+            room: Semaphore::new(self.most_body.saturating_mul(64).min(Semaphore::MAX_PERMITS)),
             openapi: openapi.into(),
             started,
             times: Times::new(started),
             replays: Replays::default(),
+            answers: Answers::default(),
             changing: tokio::sync::Mutex::new(()),
         });
         let guarded = axum::middleware::from_fn_with_state(Arc::clone(&app), guard::guard);
@@ -198,7 +230,7 @@ fn api() -> Routes {
     const PAGE: &[&str] = &["limit", "cursor"];
     const OF_CUSTOMER: &[&str] = &["limit", "cursor", "customerId"];
     const EVENTS: &[&str] = &["limit", "cursor", "customerId", "eventType"];
-    Routes::new()
+    let routes = Routes::new()
         .post(
             "/v1/limits",
             "Makes a limit",
@@ -287,7 +319,7 @@ fn api() -> Routes {
         )
         .get(
             "/v1/balances",
-            "Lists the balances of a customer",
+            "Lists the balances of a customer, or of all",
             nothing().gives::<PageBody<BalanceBody>>().query(OF_CUSTOMER),
             balances::list,
         )
@@ -314,6 +346,17 @@ fn api() -> Routes {
             "Tells of a balance",
             nothing().gives::<BalanceBody>(),
             balances::retrieve,
+        )
+        .put(
+            "/v1/balances/{id}",
+            "Changes what must remain of a balance",
+            takes::<BalanceUpdate>().gives::<BalanceBody>(),
+            balances::update,
+        )
+        .delete(
+            "/v1/balances/{id}",
+            "Refused: what was paid and spent stays on record",
+            balances::remove,
         )
         .get(
             "/v1/balances/{id}/transactions",
@@ -357,31 +400,8 @@ fn api() -> Routes {
             "Tells of the project",
             nothing().gives::<ProjectBody>(),
             customers::project,
-        )
-        .post(
-            "/v1/x/check",
-            "Decides about a request and holds its estimate",
-            takes::<HoldCheck>().gives::<HoldCheckBody>(),
-            holds::check,
-        )
-        .post(
-            "/v1/x/settle",
-            "Records what requests used, charges it, and drops their holds",
-            takes::<SettleBody>().gives::<ResultsBody<EndedBody>>(),
-            holds::settle,
-        )
-        .post(
-            "/v1/x/release",
-            "Drops holds and records nothing",
-            takes::<HoldsBody>().gives::<ResultsBody<EndedBody>>(),
-            holds::release,
-        )
-        .post(
-            "/v1/x/renew",
-            "Lets holds live on",
-            takes::<HoldsBody>().gives::<ResultsBody<RenewedBody>>(),
-            holds::renew,
-        )
+        );
+    own::add(routes)
 }
 
 async fn no_route() -> Problem {
@@ -397,15 +417,19 @@ type Shared = Arc<App>;
 
 struct App {
     books: Books,
-    keys: Keys,
+    keys: ApiKeys,
+    calls: Option<Calls>,
     project: String,
     most_body: usize,
     timeout: Duration,
     metrics: Option<Box<Render>>,
+    /// In bytes, for bodies that arrive.
+    room: Semaphore,
     openapi: Bytes,
     started: Timestamp,
     times: Times,
     replays: Replays,
+    answers: Answers,
     /// Held by those who look at a definition and then change it.
     changing: tokio::sync::Mutex<()>,
 }

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
@@ -9,16 +11,20 @@ use crate::wire::{ErrorBody, ErrorDetail};
 use crate::{Error, ErrorKind};
 
 /// An error, as the API tells it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Problem {
     status: StatusCode,
     code: &'static str,
     message: String,
+    /// Seconds.
+    retry_after: Option<u64>,
 }
 
 impl Problem {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
+        // Our own trouble passes soon, as a rule.
+        let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1);
+        Self { status, code, message: message.into(), retry_after }
     }
 
     /// The body is no JSON, or not of the form.
@@ -58,11 +64,20 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
     }
 
+    /// The key has called too often.
+    pub(super) fn too_many_calls(wait: Duration) -> Self {
+        let message = "the API key has called too often; wait as long as Retry-After says";
+        let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
+        problem.retry_after = Some(wait.as_secs());
+        problem
+    }
+
     pub(super) fn detail(self) -> ErrorDetail {
         ErrorDetail {
             code: self.code.to_owned(),
             message: self.message,
             status: self.status.as_u16(),
+            request_id: None,
         }
     }
 }
@@ -107,29 +122,29 @@ impl<T: Serialize> IntoResponse for Reply<T> {
 
 /// An answer as it is sent, and perhaps sent again.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) body: Bytes,
+pub(super) enum Answer {
+    Done(StatusCode, Bytes),
+    Problem(Problem),
+}
+
+impl Answer {
+    pub(super) fn is_success(&self) -> bool {
+        matches!(self, Self::Done(..))
+    }
 }
 
 impl<T: Serialize> From<Reply<T>> for Answer {
     fn from(Reply(status, body): Reply<T>) -> Self {
         match serde_json::to_vec(&body) {
-            Ok(body) => Self { status, body: body.into() },
-            Err(_) => Self {
-                status: StatusCode::INTERNAL_SERVER_ERROR,
-                body: Bytes::from_static(
-                    br#"{"error":{"code":"internal_error","message":"the answer is no JSON","status":500}}"#,
-                ),
-            },
+            Ok(body) => Self::Done(status, body.into()),
+            Err(_) => Self::Problem(Problem::internal()),
         }
     }
 }
 
 impl From<Problem> for Answer {
     fn from(problem: Problem) -> Self {
-        let status = problem.status;
-        Reply(status, ErrorBody { error: problem.detail() }).into()
+        Self::Problem(problem)
     }
 }
 
@@ -141,13 +156,39 @@ impl<T: Serialize> From<Result<Reply<T>, Problem>> for Answer {
 
 impl IntoResponse for Answer {
     fn into_response(self) -> Response {
-        let mut response = Response::new(Body::from(self.body));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        let problem = match self {
+            Self::Done(status, body) => return json(status, body),
+            Self::Problem(problem) => problem,
+        };
+        let (status, retry_after) = (problem.status, problem.retry_after);
+        let told = Told(problem.detail());
+        let mut response = json(status, told.body(None));
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
+        response.extensions_mut().insert(told);
         response
     }
+}
+
+/// The error that a response tells of, in its extensions until the request's id is added.
+#[derive(Clone, Debug)]
+pub(super) struct Told(ErrorDetail);
+
+impl Told {
+    pub(super) fn body(&self, request: Option<&str>) -> Bytes {
+        let error = ErrorDetail { request_id: request.map(Into::into), ..self.0.clone() };
+        match serde_json::to_vec(&ErrorBody { error }) {
+            Ok(body) => body.into(),
+            Err(_) => Bytes::new(),
+        }
+    }
+}
+
+fn json(status: StatusCode, body: Bytes) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
 }

@@ -76,7 +76,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         // What may succeed later is not answered the same for a day.
-        let answer = self.answer.take().filter(|answer| answer.status.is_success());
+        let answer = self.answer.take().filter(Answer::is_success);
         self.app.replays.end(&self.once, answer);
     }
 }

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 use sha2::{Digest, Sha256};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::problem::Problem;
 use super::replay::Once;
@@ -62,27 +63,45 @@ async fn bytes(request: Request, app: &App) -> Result<Bytes, Problem> {
     if body.size_hint().lower() > app.most_body as u64 {
         return Err(too_long());
     }
-    let read = tokio::time::timeout(app.timeout, collect(body, app.most_body));
+    let read = tokio::time::timeout(app.timeout, collect(body, app.most_body, &app.room));
     match read.await {
-        Ok(Ok(Some(bytes))) => Ok(bytes),
-        Ok(Ok(None)) => Err(too_long()),
-        Ok(Err(_)) => Err(Problem::request("the body was cut off")),
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(Unread::TooLong)) => Err(too_long()),
+        Ok(Err(Unread::Cut)) => Err(Problem::request("the body was cut off")),
+        Ok(Err(Unread::NoRoom)) => {
+            let message = "too many requests arrive at once; nothing was done, ask again";
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message))
+        }
         Err(_) => Err(Problem::timeout(StatusCode::REQUEST_TIMEOUT)),
     }
 }
 
-/// The whole body; `None` when it is longer.
-async fn collect(body: Body, most: usize) -> Result<Option<Bytes>, axum::Error> {
+/// Why there is no body.
+enum Unread {
+    TooLong,
+    Cut,
+    NoRoom,
+}
+
+/// The whole body. What of it has arrived takes room until it is whole.
+async fn collect(body: Body, most: usize, room: &Semaphore) -> Result<Bytes, Unread> {
     let mut body = pin!(body);
     let mut all = BytesMut::new();
+    let mut taken: Option<SemaphorePermit<'_>> = None;
     while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-        let Ok(data) = frame?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|_| Unread::Cut)?.into_data() else { continue };
         if data.len() > most.saturating_sub(all.len()) {
-            return Ok(None);
+            return Err(Unread::TooLong);
+        }
+        let bytes = u32::try_from(data.len()).map_err(|_| Unread::TooLong)?;
+        let more = room.try_acquire_many(bytes).map_err(|_| Unread::NoRoom)?;
+        match &mut taken {
+            Some(taken) => taken.merge(more),
+            None => taken = Some(more),
         }
         all.extend_from_slice(&data);
     }
-    Ok(Some(all.freeze()))
+    Ok(all.freeze())
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {

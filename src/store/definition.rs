@@ -5,7 +5,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::{Aggregation, Amount, Customer, CustomerId, Dimensions, Limit, Meter, Period};
+use crate::policy::{
+    Aggregation, Amount, Customer, CustomerId, Dimensions, Limit, Made, Meter, Period, Timestamp,
+};
 use crate::{Error, ErrorKind};
 
 /// Reads a meter.
@@ -27,6 +29,23 @@ pub(super) fn customer(id: CustomerId, json: &str) -> Result<Customer, Error> {
         anchor: about.anchor.map(Into::into),
         metadata: about.metadata,
     })
+}
+
+/// Since when a customer's windows are whole, by period; nothing where they all are.
+pub(super) fn since_text(periods: &[(Period, Timestamp)]) -> Option<String> {
+    let since: BTreeMap<&str, i64> =
+        periods.iter().map(|(period, at)| (period.as_str(), at.as_nanos())).collect();
+    if since.is_empty() { None } else { serde_json::to_string(&since).ok() }
+}
+
+/// Reads that.
+pub(super) fn since(json: &str) -> Result<Vec<(Period, Timestamp)>, Error> {
+    let since: BTreeMap<String, i64> = parse(json)?;
+    let period = |(period, at): (&String, &i64)| {
+        let period = Period::from_str(period).map_err(|_| unreadable("period"))?;
+        Ok((period, Timestamp::from_nanos(*at)))
+    };
+    since.iter().map(period).collect()
 }
 
 fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Error> {
@@ -62,6 +81,8 @@ pub(super) struct MeterRow {
     dimensions: Pairs,
     unit: Option<String>,
     description: Option<String>,
+    #[serde(default, flatten)]
+    made: MadeRow,
 }
 
 impl MeterRow {
@@ -75,6 +96,7 @@ impl MeterRow {
             dimensions: pairs(&meter.dimensions),
             unit: meter.unit.as_deref().map(Into::into),
             description: meter.description.as_deref().map(Into::into),
+            made: MadeRow::of(&meter.made),
         }
     }
 
@@ -90,6 +112,7 @@ impl MeterRow {
             dimensions: dimensions(self.dimensions),
             unit: self.unit.map(Into::into),
             description: self.description.map(Into::into),
+            made: self.made.made(),
         })
     }
 }
@@ -105,6 +128,8 @@ pub(super) struct LimitRow {
     dimensions: Pairs,
     alerts: Vec<u8>,
     private: bool,
+    #[serde(default, flatten)]
+    made: MadeRow,
 }
 
 impl LimitRow {
@@ -119,6 +144,7 @@ impl LimitRow {
             dimensions: pairs(&limit.dimensions),
             alerts: limit.alerts.clone(),
             private: limit.private,
+            made: MadeRow::of(&limit.made),
         }
     }
 
@@ -135,7 +161,29 @@ impl LimitRow {
             dimensions: dimensions(self.dimensions),
             alerts: self.alerts,
             private: self.private,
+            made: self.made.made(),
         })
+    }
+}
+
+/// In nanoseconds since 1970, where it is known.
+#[derive(Default, Deserialize, Serialize)]
+struct MadeRow {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    created: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    updated: Option<i64>,
+}
+
+impl MadeRow {
+    fn of(made: &Made) -> Self {
+        let nanos = |at: Timestamp| at.as_nanos();
+        Self { created: made.created.map(nanos), updated: made.updated.map(nanos) }
+    }
+
+    fn made(self) -> Made {
+        let time = Timestamp::from_nanos;
+        Made { created: self.created.map(time), updated: self.updated.map(time) }
     }
 }
 

@@ -27,8 +27,8 @@ use compact_str::CompactString;
 
 use crate::policy::{
     Aggregation, Amount, Balance, CounterKey, Credited, Customer, CustomerId, Debited, EventId,
-    Limit, Meter, NewBalance, Producer, RecordedEvent, Timestamp, Transaction, Usage, Verdict,
-    Window,
+    Limit, Meter, NewBalance, Period, Producer, RecordedEvent, Timestamp, Transaction, Usage,
+    Verdict, Window,
 };
 use crate::{Error, ErrorKind};
 
@@ -105,7 +105,9 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         })
     }
 
-    /// Drops the hold if it is there. For an id that is not known, remembers that it was released.
+    /// Drops the hold if it is there. For an id that is not known, and for one that may come again
+    /// ([`HoldTerms::remember`]), remembers that this check was released: one that arrives after its
+    /// release places nothing.
     fn release(&self, key: HoldKey<'_>, now: Moment<'_>) -> Self::Release;
 
     /// Counts events that had no hold: all of them, or none when one cannot be taken. The answers
@@ -131,6 +133,23 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         at: Timestamp,
     ) -> BoxFuture<'a, Result<Balance, Error>>;
 
+    /// Changes the minimum of a balance of the customer's own; `None` when there is none of that
+    /// name.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](crate::ErrorKind::Invalid) from a store that cannot.
+    fn set_minimum<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        name: &'a str,
+        minimum: Amount,
+    ) -> BoxFuture<'a, Result<Option<Balance>, Error>> {
+        let _ = (customer, name, minimum);
+        let message = "the store cannot change the minimum of a balance";
+        Box::pin(std::future::ready(Err(Error::new(ErrorKind::Invalid, message))))
+    }
+
     /// Adds to a balance; once for each reference, for ever.
     fn credit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Credited, Error>>;
 
@@ -144,6 +163,23 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         defaults: &'a [NewBalance],
         now: Moment<'a>,
     ) -> BoxFuture<'a, Result<Vec<Balance>, Error>>;
+
+    /// Customers who have a balance of their own, or one that has changed: the first so many from an
+    /// id on, in the order of their ids. Cost may grow with all customers.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](crate::ErrorKind::Invalid) from a store that cannot list them.
+    fn with_balances<'a>(
+        &'a self,
+        from: Option<&'a CustomerId>,
+        most: usize,
+        defaults: &'a [NewBalance],
+    ) -> BoxFuture<'a, Result<Vec<CustomerId>, Error>> {
+        let _ = (from, most, defaults);
+        let message = "the store cannot list balances over all customers; name one";
+        Box::pin(std::future::ready(Err(Error::new(ErrorKind::Invalid, message))))
+    }
 
     /// The kept transactions of one balance, oldest first, led by an opening balance where older
     /// ones are no longer kept.
@@ -159,6 +195,18 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         &'a self,
         visit: &'a mut (dyn FnMut(&RecordedEvent) -> bool + Send),
     ) -> BoxFuture<'a, Result<Option<Timestamp>, Error>>;
+
+    /// Calls `visit` for the kept events that came before some place, newest first, until it answers
+    /// `false`: for one page of a list. At least those that are wanted; a store that cannot find them
+    /// without the others visits those, too.
+    fn events_before<'a>(
+        &'a self,
+        wanted: Wanted<'a>,
+        visit: &'a mut (dyn FnMut(&RecordedEvent) -> bool + Send),
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        let _ = wanted;
+        Box::pin(async move { self.events(visit).await.map(|_forgotten| ()) })
+    }
 
     /// A kept event by its id, and what it was charged.
     ///
@@ -232,6 +280,17 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     }
 }
 
+/// Which kept events are wanted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted<'a> {
+    /// Only those that came before the event at this place in the order of arrival.
+    pub before: Option<u64>,
+    /// Only this customer's.
+    pub customer: Option<&'a CustomerId>,
+    /// Only this type.
+    pub event_type: Option<&'a str>,
+}
+
 /// A kept event, and what it was charged.
 #[derive(Clone, Debug)]
 pub struct Found {
@@ -267,9 +326,14 @@ pub struct Kept {
     pub limits: Vec<Limit>,
     /// Customers of whom something is known beyond usage.
     pub customers: Vec<Customer>,
+    /// Customers whose counters of some periods are not whole before some time, since their windows
+    /// moved.
+    pub customers_since: Vec<(CustomerId, Vec<(Period, Timestamp)>)>,
     /// Holds of earlier processes, to be settled as they were estimated. A store that keeps them
     /// forgets each in the step that counts its event.
     pub holds: Vec<KeptHold>,
+    /// Alerts that fell due in windows that have not ended.
+    pub alerts: Vec<KeptAlert>,
     /// Other processes share the books: what is kept holds for all of them, and wins over what a program
     /// defines under the same id.
     pub shared: bool,
@@ -277,6 +341,19 @@ pub struct Kept {
     pub removed_meters: Vec<Box<str>>,
     /// Limits that were removed while a program ran that defines them.
     pub removed_limits: Vec<Box<str>>,
+}
+
+/// An alert that fell due, whether or not somebody heard of it.
+#[derive(Clone, Debug)]
+pub struct KeptAlert {
+    /// Whose usage.
+    pub customer: CustomerId,
+    /// The id of the limit.
+    pub limit: Box<str>,
+    /// The end of its window; `None` for one that never ends.
+    pub ends: Option<Timestamp>,
+    /// The percentage.
+    pub percent: u8,
 }
 
 /// Something to keep for the next process.
@@ -303,6 +380,9 @@ pub enum Keep<'a> {
     Customer(&'a Customer),
     /// Nothing is known of a customer any more.
     NoCustomer(&'a CustomerId),
+    /// The history of a customer's counters of these periods before those times is not whole, that
+    /// of all others is: in place of what was kept of it before.
+    CustomerSince(&'a CustomerId, &'a [(Period, Timestamp)]),
 }
 
 /// Names a hold: the id, the customer it is for, and where the store said it is.

@@ -1,22 +1,28 @@
+#[cfg(feature = "server")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Number, Texts};
 use crate::policy::{Amount, Timestamp};
 
-#[derive(Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NewBalanceBody {
     pub(crate) customer_id: String,
     pub(crate) name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) unit: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) initial_balance: Option<Number>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) minimum_balance: Option<Number>,
     #[serde(default)]
     pub(crate) dimension_filters: Texts,
 }
 
-#[derive(Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BalanceCheck {
     pub(crate) customer_id: String,
@@ -26,7 +32,8 @@ pub(crate) struct BalanceCheck {
     pub(crate) dimensions: Texts,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BalanceCheckBody {
     pub(crate) balance_id: String,
@@ -40,18 +47,21 @@ pub(crate) struct BalanceCheckBody {
 }
 
 /// A credit or a debit.
-#[derive(Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BalanceChangeBody {
     pub(crate) customer_id: String,
     pub(crate) name: String,
     pub(crate) amount: Number,
     pub(crate) description: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reference: Option<String>,
 }
 
 /// The answer to a credit or a debit. One that was refused is an answer too.
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 pub(crate) struct BalanceChanged {
     pub(crate) success: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,7 +71,8 @@ pub(crate) struct BalanceChanged {
     pub(crate) balance: BalanceBody,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BalanceBody {
     pub(crate) id: String,
@@ -77,7 +88,8 @@ pub(crate) struct BalanceBody {
     pub(crate) updated_at: Timestamp,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TransactionBody {
     pub(crate) id: String,
@@ -90,12 +102,14 @@ pub(crate) struct TransactionBody {
     pub(crate) created_at: Timestamp,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 pub(crate) struct CustomerBalances {
     pub(crate) balances: Vec<BalanceSummary>,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BalanceSummary {
     pub(crate) id: String,
@@ -104,4 +118,17 @@ pub(crate) struct BalanceSummary {
     pub(crate) current_balance: Amount,
     pub(crate) minimum_balance: Amount,
     pub(crate) available_balance: Amount,
+}
+
+/// What is absent stays as it is. Name and unit stay in any case.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BalanceUpdate {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) minimum_balance: Option<Number>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) unit: Option<String>,
 }

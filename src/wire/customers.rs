@@ -1,3 +1,4 @@
+#[cfg(feature = "server")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -5,14 +6,19 @@ use serde_json::{Map, Value};
 use super::present;
 use crate::policy::Timestamp;
 
-#[derive(Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NewCustomer {
     pub(crate) external_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) email: Option<String>,
     /// A date-time, or a date, which is midnight in the customer's zone.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) billing_cycle_start: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timezone: Option<String>,
     #[serde(default)]
     pub(crate) metadata: Map<String, Value>,
@@ -39,20 +45,24 @@ impl From<NewCustomer> for CustomerTerms {
 }
 
 /// What is absent stays as it is.
-#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct CustomerChange {
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<Option<String>>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub(crate) email: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) billing_cycle_start: Option<String>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub(crate) timezone: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) metadata: Option<Map<String, Value>>,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct CustomerBody {
     pub(crate) id: String,
@@ -67,7 +77,8 @@ pub(crate) struct CustomerBody {
     pub(crate) updated_at: Timestamp,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 pub(crate) struct ProjectBody {
     pub(crate) id: String,
     pub(crate) name: String,

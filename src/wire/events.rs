@@ -1,3 +1,4 @@
+#[cfg(feature = "server")]
 use schemars::JsonSchema;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -5,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::{Numbers, Texts};
 use crate::policy::Timestamp;
 
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NewEvent {
     pub(crate) customer_id: String,
@@ -16,31 +18,38 @@ pub(crate) struct NewEvent {
     pub(crate) dimensions: Texts,
     /// Read and not kept: nothing aggregates it.
     #[serde(default, rename = "properties")]
-    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
+    #[cfg_attr(
+        feature = "server",
+        schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")
+    )]
     pub(crate) _properties: Option<std::collections::BTreeMap<String, IgnoredAny>>,
     pub(crate) timestamp: Option<Timestamp>,
     pub(crate) idempotency_key: Option<String>,
 }
 
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 pub(crate) struct EventBatch {
     pub(crate) events: Vec<NewEvent>,
 }
 
-#[derive(Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 pub(crate) struct RecordedBody {
     pub(crate) id: String,
     /// Whether this call counted it.
     pub(crate) recorded: bool,
 }
 
-#[derive(Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 pub(crate) struct CountBody {
     pub(crate) count: usize,
 }
 
 /// An event as it is listed.
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EventBody {
     pub(crate) id: String,

@@ -1,3 +1,4 @@
+#[cfg(feature = "server")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -5,22 +6,26 @@ use super::{Number, Texts, present};
 use crate::policy::{Amount, Timestamp};
 
 /// Asks where a customer stands on the limits that match.
-#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LimitsCheck {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) customer_id: Option<String>,
     #[serde(default)]
     pub(crate) dimensions: Texts,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 pub(crate) struct LimitsCheckBody {
     pub(crate) allowed: bool,
     pub(crate) limits: Vec<LimitStanding>,
 }
 
 /// One limit that was looked at.
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LimitStanding {
     pub(crate) id: String,
@@ -35,35 +40,45 @@ pub(crate) struct LimitStanding {
     pub(crate) reset: Option<i64>,
 }
 
-#[derive(Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NewLimit {
     pub(crate) name: String,
     pub(crate) meter_id: String,
     pub(crate) limit_value: Number,
     pub(crate) period: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) customer_id: Option<String>,
     #[serde(default)]
     pub(crate) dimension_filters: Texts,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) alert_thresholds: Option<Vec<u8>>,
 }
 
 /// What is absent stays as it is.
-#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LimitChange {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) meter_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) limit_value: Option<Number>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) period: Option<String>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub(crate) customer_id: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dimension_filters: Option<Texts>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub(crate) alert_thresholds: Option<Option<Vec<u8>>>,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LimitBody {
     pub(crate) id: String,

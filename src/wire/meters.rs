@@ -1,21 +1,26 @@
+#[cfg(feature = "server")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Texts, present};
 use crate::policy::{Amount, Timestamp};
 
-#[derive(Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NewMeter {
     pub(crate) name: String,
     pub(crate) aggregation: String,
     pub(crate) field: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) description: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) event_filter: Option<EventFilter>,
 }
 
 /// Which events a meter reads; an absent part lets all pass.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EventFilter {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -25,18 +30,24 @@ pub(crate) struct EventFilter {
 }
 
 /// What is absent stays as it is.
-#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MeterChange {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) aggregation: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) field: Option<String>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub(crate) description: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) event_filter: Option<EventFilter>,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MeterBody {
     pub(crate) id: String,
@@ -51,17 +62,22 @@ pub(crate) struct MeterBody {
 }
 
 /// From the start up to, but not including, the end.
-#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MeterReadingQuery {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) customer_id: Option<String>,
     #[serde(default)]
     pub(crate) dimensions: Texts,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) start_date: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) end_date: Option<Timestamp>,
 }
 
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MeterReadingBody {
     pub(crate) meter_id: String,

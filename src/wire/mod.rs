@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+#[cfg(feature = "server")]
+use schemars::JsonSchema;
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::policy::{Amount, Timestamp};
+use crate::policy::Amount;
 
 mod balances;
 mod customers;
@@ -17,6 +18,11 @@ mod events;
 mod holds;
 mod limits;
 mod meters;
+mod own;
+#[cfg(feature = "server")]
+mod schema;
+mod standing;
+mod usage;
 
 pub(crate) use balances::*;
 pub(crate) use customers::*;
@@ -25,6 +31,9 @@ pub(crate) use events::*;
 pub(crate) use holds::*;
 pub(crate) use limits::*;
 pub(crate) use meters::*;
+pub(crate) use own::*;
+pub(crate) use standing::*;
+pub(crate) use usage::*;
 
 /// Text by key.
 pub(crate) type Texts = BTreeMap<String, String>;
@@ -33,7 +42,8 @@ pub(crate) type Texts = BTreeMap<String, String>;
 pub(crate) type Numbers = BTreeMap<String, Number>;
 
 /// One page of a list.
-#[derive(Debug, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PageBody<T> {
     pub(crate) data: Vec<T>,
@@ -66,47 +76,4 @@ where
     D: Deserializer<'de>,
 {
     Option::deserialize(deserializer).map(Some)
-}
-
-impl JsonSchema for Number {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Number".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "number", "minimum": -9e12, "maximum": 9e12 })
-    }
-}
-
-/// Amounts as answered, which may be any.
-impl JsonSchema for Amount {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Amount".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "number" })
-    }
-}
-
-impl JsonSchema for Timestamp {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Timestamp".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "format": "date-time" })
-    }
 }

@@ -115,7 +115,7 @@ async fn waits_for_the_next_minute(library: &str) {
         }
         ready(response)
     });
-    let gateway = serve(app::app(&config, books).unwrap().layer(until_refused)).await;
+    let gateway = serve(app::app(&config, books.erased()).unwrap().layer(until_refused)).await;
     run(vec!["waits".into(), gateway, library.into()]).await;
     assert_eq!(seen.take().len(), 2, "what is refused goes nowhere");
 }

@@ -1,34 +1,16 @@
-//! A disk that fails or is full: `fault.c`, loaded into a program that settles.
+//! A disk that fails or is full, in a program that settles.
 
 use std::collections::HashSet;
 use std::pin::Pin;
-use std::process::Command;
-use std::sync::OnceLock;
 
 use super::durable::{as_child, child, lines};
+use super::faulty::FOR_EVER;
 use super::*;
+use tower_limitry::outbox::Durability;
 
 const SETTLEMENTS: usize = 8;
-/// As often as it is tried.
-const FOR_EVER: u64 = u64::MAX;
 /// How long a settlement may take once the disk has failed for ever.
 const PATIENCE: Duration = Duration::from_millis(150);
-
-/// The library that makes calls fail.
-fn faults() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/outbox/fault.c");
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let (library, fresh) = (folder.join("fault.so"), Folder::new());
-        let built = fresh.0.join("fault.so");
-        let mut compiler = Command::new(std::env::var_os("CC").unwrap_or("cc".into()));
-        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&built).arg(&source).arg("-ldl");
-        assert!(compiler.status().expect("a C compiler, as for SQLite").success());
-        std::fs::rename(&built, &library).unwrap();
-        library
-    })
-}
 
 /// What a program said, and what was in the file when it had ended.
 struct Outcome {
@@ -50,7 +32,7 @@ impl Outcome {
 async fn run(test: &str, kind: &str, first: u64, often: u64) -> Outcome {
     let folder = Folder::new();
     let mut program = child(&format!("disk::{test}"), "", &folder.file());
-    program.env("LD_PRELOAD", faults()).env("FAULT_KIND", kind);
+    program.env("LD_PRELOAD", faulty::library()).env("FAULT_KIND", kind);
     program.env("FAULT_FIRST", first.to_string()).env("FAULT_OFTEN", often.to_string());
     let mut program = program.spawn().unwrap();
     let said = lines(&mut program).collect();
@@ -71,11 +53,15 @@ async fn run(test: &str, kind: &str, first: u64, often: u64) -> Outcome {
 
 /// Settles one after the other, and says which are acknowledged.
 async fn settle_all(path: &Path) {
+    let told = |name: &str| std::env::var(name).unwrap();
+    let (first, often) =
+        (told("FAULT_FIRST").parse().unwrap(), told("FAULT_OFTEN").parse().unwrap());
+    faulty::tell(&told("FAULT_KIND"), first, often);
     let target = target();
     target.always(Answer::Fail(ErrorKind::Unavailable));
     let opened = soon(&target).backoff(HOUR, HOUR).open(path).await;
     let Ok(outbox) = opened else { return println!("said unopened") };
-    let heals = std::env::var("FAULT_OFTEN").unwrap() != FOR_EVER.to_string();
+    let heals = often < FOR_EVER;
     for at in 0..SETTLEMENTS {
         let id = at.to_string();
         let mut settled = pin!(settle(&outbox, "acct", &id));
@@ -129,9 +115,9 @@ async fn after_a_sync_that_fails_nothing_is_acknowledged_that_is_not_there() {
         return settle_all(&path).await;
     }
     let mut opened = 0;
-    for first in 1..calls(TEST, "sync").await {
+    for first in 1..calls(TEST, "lost").await {
         for often in [1, 2, 3] {
-            let outcome = run(TEST, "sync", first, often).await;
+            let outcome = run(TEST, "lost", first, often).await;
             if !outcome.was("unopened") {
                 opened += 1;
                 assert_eq!(
@@ -154,8 +140,8 @@ async fn a_disk_that_never_syncs_again_acknowledges_nothing_and_refuses_checks()
         return settle_all(&path).await;
     }
     let mut before = None;
-    for first in 1..calls(TEST, "sync").await {
-        let outcome = run(TEST, "sync", first, FOR_EVER).await;
+    for first in 1..calls(TEST, "lost").await {
+        let outcome = run(TEST, "lost", first, FOR_EVER).await;
         let acknowledged = outcome.acknowledged().len();
         if !outcome.was("unopened") && acknowledged < SETTLEMENTS {
             assert!(outcome.was("the outbox cannot write its file"), "{:?}", outcome.said);
@@ -173,13 +159,50 @@ async fn a_full_disk_loses_nothing_and_goes_on_when_there_is_room() {
         return settle_all(&path).await;
     }
     let step = times(5, 1) as usize;
-    for first in (1..calls(TEST, "write").await).step_by(step) {
+    for first in (1..calls(TEST, "full").await).step_by(step) {
         for often in [1, 3, FOR_EVER] {
-            let outcome = run(TEST, "write", first, often).await;
+            let outcome = run(TEST, "full", first, often).await;
             if often < FOR_EVER && !outcome.was("unopened") {
                 assert_eq!(outcome.acknowledged().len(), SETTLEMENTS, "{:?}", outcome.said);
                 assert_eq!(outcome.there, everything());
             }
         }
     }
+}
+
+/// What is acknowledged before it is synced is synced in time; where that fails it is known, and
+/// made good.
+#[tokio::test]
+async fn a_relaxed_outbox_syncs_when_it_has_said_and_not_before() {
+    const TEST: &str = "disk::a_relaxed_outbox_syncs_when_it_has_said_and_not_before";
+    let Some((path, part)) = as_child() else {
+        for part in ["soon", "late"] {
+            let folder = Folder::new();
+            let mut program = child(TEST, part, &folder.file());
+            let mut program = program.env("LD_PRELOAD", faulty::library()).spawn().unwrap();
+            assert_eq!(lines(&mut program).collect::<Vec<_>>(), ["as it should be"], "{part}");
+            program.wait().unwrap();
+        }
+        return;
+    };
+    let target = target();
+    target.always(Answer::Fail(ErrorKind::Unavailable));
+    let at_most = if part == "soon" { MILLISECOND } else { HOUR };
+    let builder = soon(&target).backoff(HOUR, HOUR).durability(Durability::Relaxed { at_most });
+    let outbox = open(builder, &path).await;
+    faulty::tell("sync", 1, FOR_EVER);
+    settle(&outbox, "acct", "a").await;
+    if part == "soon" {
+        until(|| outbox.stats().is_failing).await;
+        faulty::heal();
+        until(|| !outbox.stats().is_failing).await;
+        settle(&outbox, "acct", "b").await;
+    } else {
+        for at in 0..100 {
+            settle(&outbox, "acct", &at.to_string()).await;
+        }
+        assert!(!outbox.stats().is_failing);
+        faulty::heal();
+    }
+    println!("said as it should be");
 }

@@ -14,6 +14,9 @@ use tower_limitry::outbox::{Outbox, OutboxBuilder};
 use tower_limitry::test_util::Scripted;
 use tower_limitry::{Books, Check, Error, ErrorKind, Permit};
 
+#[cfg(target_os = "linux")]
+#[path = "../support/faulty.rs"]
+mod faulty;
 #[path = "../support/mod.rs"]
 mod support;
 

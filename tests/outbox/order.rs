@@ -49,7 +49,10 @@ async fn round(random: &mut Random) {
     let batch = 1 + random.below(8) as usize;
     let build = || {
         let builder = soon(&target).backoff(MILLISECOND, MILLISECOND);
-        builder.durability(Durability::Relaxed).batch(batch).keep_delivered(HOUR)
+        builder
+            .durability(Durability::Relaxed { at_most: MILLISECOND })
+            .batch(batch)
+            .keep_delivered(HOUR)
     };
     let mut outbox = open(build(), &folder.file()).await;
     let mut settled: HashMap<String, Vec<String>> = HashMap::new();

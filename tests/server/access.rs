@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tower_limitry::server::ApiKeys;
 use tower_limitry::test_util::{Answer, Scripted};
 use tower_limitry::{Books, ErrorKind};
 
@@ -121,6 +122,42 @@ async fn a_slow_sender_is_given_up_and_the_next_request_served() {
 }
 
 #[tokio::test]
+async fn bodies_that_arrive_share_a_bounded_room() {
+    let api = Api::start_with(|server| server.most_body(1_000)).await;
+    let mut slow = Vec::new();
+    for _ in 0..65 {
+        let mut stream = TcpStream::connect(api.address()).await.unwrap();
+        let head = format!(
+            "POST /v1/limits/check HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n\
+             content-length: 1000\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&[b' '; 999]).await.unwrap();
+        slow.push(stream);
+    }
+    // One of those that came after the room was full hears of it.
+    let body = json!({ "customerId": "a".repeat(100) });
+    let full = async {
+        loop {
+            let answer = api.post("/v1/limits/check", body.clone()).await;
+            if answer.status != 200 {
+                return answer;
+            }
+        }
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(5), full).await.expect("there is no end");
+    assert_eq!(answer.error(), (503, "unavailable".into()));
+    assert_eq!(answer.headers["retry-after"], "1");
+    drop(slow);
+    let free = async {
+        while api.post("/v1/limits/check", body.clone()).await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), free).await.expect("there is room again");
+}
+
+#[tokio::test]
 async fn what_is_no_route_or_no_method_is_told_in_the_envelope() {
     let api = Api::start().await;
     for path in ["/v1/none", "/v1/limits/a/b", "/v1", "/", "/v1/../etc/passwd", "/v1//limits"] {
@@ -144,6 +181,69 @@ async fn requests_have_ids() {
     assert_eq!(given.status, 401);
     let unsound = api.send("GET", "/healthz", &[("x-request-id", "with space")], "").await;
     assert!(unsound.headers["x-request-id"].to_str().unwrap().starts_with("req_"));
+}
+
+#[tokio::test]
+async fn an_error_tells_the_id_of_its_request() {
+    let api = Api::start().await;
+    let answer = api.get("/v1/limits/none").await;
+    let id = answer.headers["x-request-id"].to_str().unwrap();
+    assert_eq!(answer.json()["error"]["requestId"], id);
+    for (path, status) in [("/v1/limits", 401), ("/none", 401)] {
+        let answer = api.send("GET", path, &[("x-request-id", "trace-7")], "").await;
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.json()["error"]["requestId"], "trace-7");
+    }
+}
+
+#[tokio::test]
+async fn keys_change_while_the_server_runs() {
+    let keys = ApiKeys::new();
+    keys.replace(["march", KEY]);
+    let api = Api::start_with(|server| server.keys(keys.clone())).await;
+    let status = async |key: &str| {
+        let bearer = format!("Bearer {key}");
+        let answer = api.send("GET", "/v1/limits", &[("authorization", &bearer)], "").await;
+        match answer.status {
+            200 => "let in".to_owned(),
+            _ => answer.error().1,
+        }
+    };
+    assert_eq!(status("march").await, "let in");
+    assert_eq!(status("april").await, "invalid_api_key");
+    keys.replace(["april", KEY]);
+    assert_eq!(status("march").await, "expired_api_key");
+    assert_eq!(status("april").await, "let in");
+    assert_eq!(status(KEY).await, "let in");
+    keys.replace(["march"]);
+    assert_eq!(status("march").await, "let in", "one that is given again is a key again");
+    assert_eq!(status("april").await, "expired_api_key");
+    assert!(!format!("{keys:?}").contains("march"));
+}
+
+#[tokio::test]
+async fn a_key_that_calls_too_often_waits() {
+    let api = Api::start_with(|server| server.key("other").most_calls(3, 5)).await;
+    let other = [("authorization", "Bearer other")];
+    for _ in 0..3 {
+        assert_eq!(api.get("/v1/limits").await.status, 200);
+    }
+    let answer = api.get("/v1/limits").await;
+    assert_eq!(answer.error(), (429, "rate_limit_exceeded".into()));
+    assert_eq!(answer.headers["retry-after"], "60");
+    assert_eq!(api.send("GET", "/v1/limits", &other, "").await.status, 200, "each key for itself");
+    assert_eq!(api.send("GET", "/healthz", &[], "").await.status, 200);
+
+    api.clock.advance(Duration::from_secs(59));
+    assert_eq!(api.get("/v1/limits").await.headers["retry-after"], "1");
+    api.clock.advance(Duration::from_secs(1));
+    for _ in 0..2 {
+        assert_eq!(api.get("/v1/limits").await.status, 200);
+    }
+    let answer = api.get("/v1/limits").await;
+    assert_eq!(answer.status, 429, "five a day");
+    assert_eq!(answer.headers["retry-after"], (12 * 3_600 - 60).to_string());
+    assert_eq!(api.send("GET", "/v1/none", &[], "").await.status, 401, "strangers use up nothing");
 }
 
 #[tokio::test]
@@ -200,7 +300,7 @@ async fn the_document_names_every_route_and_only_forms_that_it_defines() {
     let json = document.json();
     assert_eq!(json["openapi"], "3.1.0");
     let paths = json["paths"].as_object().unwrap();
-    assert_eq!(paths.values().map(|path| path.as_object().unwrap().len()).sum::<usize>(), 33);
+    assert_eq!(paths.values().map(|path| path.as_object().unwrap().len()).sum::<usize>(), 59);
     for (path, operations) in paths {
         for method in operations.as_object().unwrap().keys() {
             let path = path.replace("{id}", "none");

@@ -42,7 +42,83 @@ async fn a_balance_is_made_and_read() {
     assert_eq!(answer.error(), (409, "balance_exists".into()));
     let other = json!({ "customerId": "acct_42", "name": "AI-Credits" });
     assert_eq!(api.post("/v1/balances", other).await.status, 201, "names are compared exactly");
-    assert_eq!(api.get("/v1/balances").await.error(), (400, "missing_required_field".into()));
+}
+
+#[tokio::test]
+async fn balances_of_all_customers_are_listed_by_pages() {
+    let api = Api::start().await;
+    assert_eq!(api.get("/v1/balances").await.json()["data"], json!([]));
+    let mut expected = Vec::new();
+    for customer in 0..7 {
+        for name in ["credits", "ai:credits", "zeta"].into_iter().take(1 + customer % 3) {
+            let new = json!({ "customerId": format!("acct_{customer}"), "name": name });
+            api.made("/v1/balances", new).await;
+            expected.push((format!("acct_{customer}"), name.to_owned()));
+        }
+    }
+    expected.sort();
+    api.record("only_used", 5).await;
+    for limit in [1, 2, 3, 5, 100] {
+        let mut listed = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let page = api.get(&format!("/v1/balances?limit={limit}{cursor}")).await.json();
+            let data = page["data"].as_array().unwrap();
+            assert!(data.len() <= limit);
+            listed.extend(data.iter().map(|balance| {
+                let text = |name: &str| balance[name].as_str().unwrap().to_owned();
+                (text("customerId"), text("name"))
+            }));
+            assert_eq!(page["hasMore"], !page["nextCursor"].is_null());
+            let Some(next) = page["nextCursor"].as_str() else { break };
+            cursor = format!("&cursor={}", next.replace(':', "%3A"));
+        }
+        assert_eq!(listed, expected, "{limit} at a time");
+    }
+    for cursor in ["x", "5:abc", "-1:a", "99999999999999999999:a", ":", "0:"] {
+        let answer = api.get(&format!("/v1/balances?cursor={cursor}")).await;
+        assert_eq!(answer.error().0, 400, "{cursor}");
+    }
+}
+
+#[tokio::test]
+async fn what_must_remain_of_a_balance_can_be_changed_and_nothing_else() {
+    let (api, made) = with_credits(json!(640)).await;
+    let path = format!("/v1/balances/{}", made["id"].as_str().unwrap());
+    api.clock.advance(std::time::Duration::from_secs(60));
+    let mut expected = made.clone();
+    let same = json!({ "name": "ai-credits", "unit": "credits" });
+    assert_eq!(api.ask("PUT", &path, same).await.json(), expected);
+    expected["minimumBalance"] = json!(-10.5);
+    expected["availableBalance"] = json!(650.5);
+    expected["updatedAt"] = json!("2026-03-01T12:01:00Z");
+    let answer = api.ask("PUT", &path, json!({ "minimumBalance": -10.5 })).await;
+    assert_eq!(answer.json(), expected);
+    assert_eq!(api.get(&path).await.json(), expected);
+    let debit = api.post("/v1/balances/debit", change(json!(650.5))).await.json();
+    assert_eq!(debit["balance"]["currentBalance"], json!(-10.5), "debt is allowed now");
+
+    for body in [json!({ "name": "other" }), json!({ "unit": "cents" })] {
+        assert_eq!(api.ask("PUT", &path, body).await.error(), (400, "invalid_field_value".into()));
+    }
+    let none = api.ask("PUT", "/v1/balances/bal_none", json!({})).await;
+    assert_eq!(none.error(), (404, "balance_not_found".into()));
+    assert_eq!(api.ask("DELETE", &path, json!(null)).await.error(), (409, "balance_kept".into()));
+    assert_eq!(api.get(&path).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_balance_that_everybody_has_keeps_everybodys_terms() {
+    let books = tower_limitry::Engine::builder()
+        .default_balance(tower_limitry::NewBalance::new("gift").initial(5))
+        .build()
+        .unwrap();
+    let api = Api::over(books.erased(), |server| server).await;
+    let list = api.get("/v1/balances?customerId=acct_42").await.json();
+    let path = format!("/v1/balances/{}", list["data"][0]["id"].as_str().unwrap());
+    let answer = api.ask("PUT", &path, json!({ "minimumBalance": -1 })).await;
+    assert_eq!(answer.error().0, 409);
+    assert_eq!(api.get(&path).await.json()["minimumBalance"], 0);
 }
 
 #[tokio::test]

@@ -6,7 +6,10 @@ mod balances;
 mod customers;
 mod definitions;
 mod events;
+#[path = "../support/file.rs"]
+mod file;
 mod holds;
 mod limits;
 mod meters;
+mod restart;
 mod support;

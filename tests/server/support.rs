@@ -19,6 +19,16 @@ pub(crate) struct Api {
     pub(crate) clock: ManualClock,
     address: String,
     client: Client<HttpConnector, Full<Bytes>>,
+    _serving: Serving,
+}
+
+/// Ends with the test's use of it.
+struct Serving(tokio::task::JoinHandle<std::io::Result<()>>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 pub(crate) struct Answer {
@@ -65,9 +75,10 @@ impl Api {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let app = server.router();
-        tokio::spawn(async move { axum::serve(listener, app).await });
+        let serving = tokio::spawn(async move { axum::serve(listener, app).await });
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Self { books, clock: ManualClock::at(NOW), address, client }
+        let clock = ManualClock::at(NOW);
+        Self { books, clock, address, client, _serving: Serving(serving) }
     }
 
     pub(crate) fn address(&self) -> &str {

@@ -19,6 +19,8 @@ const FULL: &str = "full";
 const RELAXED: &str = "relaxed";
 const HOLDS: &str = "holds";
 const CUSTOMERS: u64 = 7;
+/// Each with one request at a time.
+const TASKS: u64 = 8;
 const CREDITS: &str = "credits";
 
 fn open(path: &Path, mode: &str) -> Books {
@@ -30,6 +32,7 @@ fn open(path: &Path, mode: &str) -> Books {
         _ => Sqlite::options(),
     };
     let store = options.open_wait(MINUTE).open(path).unwrap();
+    assert!(store.ownerless() <= TASKS as usize, "{} without an owner", store.ownerless());
     Engine::builder()
         .meter(Meter::sum("tokens", "total_tokens"))
         .meter(Meter::count("calls"))
@@ -56,7 +59,7 @@ fn work() {
         let books = open(path.as_ref(), &std::env::var(MODE).unwrap());
         let run = std::process::id();
         let tasks: Vec<_> =
-            (0..8_u64).map(|task| tokio::spawn(act(books.clone(), run, task))).collect();
+            (0..TASKS).map(|task| tokio::spawn(act(books.clone(), run, task))).collect();
         for task in tasks {
             task.await.unwrap();
         }

@@ -3,25 +3,20 @@
 
 use std::future::Future;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tower_limitry::policy::Credit;
 use tower_limitry::store::Sqlite;
 use tower_limitry::{Books, Check, CheckError, Engine, ErrorKind, Limit, Meter, NewBalance};
 
+use crate::faulty::FOR_EVER;
 use crate::support::*;
-use crate::{asked, assert_sound, file};
+use crate::{asked, assert_sound, faulty, file};
 
 /// As many as make more than a hundred changes.
 const STEPS: u32 = 50;
 const CREDITS: &str = "credits";
-
-/// Tells the disk what to fail: see `faulty.c`.
-fn tell(kind: &str, call: u64, how: &str) {
-    let told = std::fs::File::open(format!("/faulty/{kind}/{call}/{how}"));
-    assert!(told.is_err());
-}
 
 /// `None` when the disk fails meanwhile.
 async fn open(path: &Path) -> Option<Books> {
@@ -78,10 +73,10 @@ async fn step(books: &Books, number: u32) -> Option<(u32, u32)> {
     }
 }
 
-async fn try_with(kind: &str, call: u64, how: &str) {
-    let about = format!("{kind} {call} {how}");
+async fn try_with(kind: &str, call: u64, often: u64) {
+    let about = format!("{kind} {call}, {often} times");
     let path = file::emptied();
-    tell(kind, call, how);
+    faulty::tell(kind, call, often);
     let (mut settled, mut credited) = (0, 0);
     let opened = open(&path).await;
     if let Some(books) = &opened {
@@ -91,7 +86,7 @@ async fn try_with(kind: &str, call: u64, how: &str) {
                 Some((used, paid)) => (settled, credited) = (settled + used, credited + paid),
                 None => failed += 1,
             }
-            if settled >= STEPS || (how == "ever" && failed == 3) {
+            if settled >= STEPS || (often == FOR_EVER && failed == 3) {
                 break;
             }
             // One that failed once heals by itself.
@@ -99,7 +94,7 @@ async fn try_with(kind: &str, call: u64, how: &str) {
             tokio::task::yield_now().await;
         }
     }
-    tell("none", 0, "once");
+    faulty::heal();
     if let Some(books) = opened {
         // What was accepted meanwhile is written now that the disk is well.
         books.shutdown(MINUTE).await.unwrap();
@@ -124,17 +119,22 @@ fn trials() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     // Begun anywhere: all of them come in turn.
     let every = times(37, 1);
-    let first = 1 + Random(seed()).below(every);
+    let seed = seed();
+    let first = 1 + Random(seed).below(every);
+    eprintln!("LIMITRY_SEED={seed}: every {every}th call from the {first}th on");
     runtime.block_on(async {
         // A script takes about so many writes, and half as many syncs.
-        for (kind, calls) in [("write", 450), ("full", 450), ("sync", 150)] {
+        for (kind, calls) in [("write", 450), ("full", 450), ("sync", 150), ("lost", 150)] {
             // The first calls are those of opening, which waits for no disk that fails for good.
             for call in (1..40).step_by(3) {
-                try_with(kind, call, "ever").await;
+                try_with(kind, call, FOR_EVER).await;
             }
             for call in (first..calls).step_by(every as usize) {
-                try_with(kind, call, "once").await;
-                try_with(kind, call, "ever").await;
+                try_with(kind, call, 1).await;
+                try_with(kind, call, FOR_EVER).await;
+                if call % 50 == 0 {
+                    eprintln!("{kind}: {call} of {calls} calls failed once and for good");
+                }
             }
         }
     });
@@ -142,20 +142,11 @@ fn trials() {
 
 #[test]
 fn a_disk_that_fails_loses_nothing_that_was_acknowledged() {
-    let library = file::fresh().with_extension("so");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sqlite/faulty.c");
-    let built = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-w", "-o"])
-        .arg(&library)
-        .args([source, "-ldl"])
-        .status()
-        .unwrap();
-    assert!(built.success());
     let trials = Command::new(std::env::current_exe().unwrap())
         .args(["disk::trials", "--exact", "--ignored", "--nocapture"])
-        .env("LD_PRELOAD", &library)
-        .output()
+        .env("LD_PRELOAD", faulty::library())
+        .stdout(Stdio::null())
+        .status()
         .unwrap();
-    let said = String::from_utf8_lossy(&trials.stderr);
-    assert!(trials.status.success(), "{said}\n{}", String::from_utf8_lossy(&trials.stdout));
+    assert!(trials.success(), "{trials}; what was tried is told above");
 }

@@ -12,7 +12,7 @@ fn chat(customer: &str, tokens: u32, at: &str) -> Event {
 }
 
 /// Until the writer has let go of what is old, which it does in its own time.
-async fn until_kept(books: &Books, events: usize) {
+pub(crate) async fn until_kept(books: &Books, events: usize) {
     let since = std::time::Instant::now();
     while books.events(EventQuery::new()).await.unwrap().items.len() > events {
         assert!(since.elapsed() < MINUTE, "events are not let go");

@@ -3,16 +3,25 @@
 #![cfg(feature = "sqlite")]
 #![allow(clippy::unwrap_used)]
 
+mod changes;
+mod corrections;
 mod crash;
+mod damaged;
 #[cfg(target_os = "linux")]
 mod disk;
 mod file_itself;
+mod ids;
 mod keeping;
+mod load;
 mod ownerless;
 mod places;
 mod reopen;
 mod verify;
+mod voids;
 
+#[cfg(target_os = "linux")]
+#[path = "../support/faulty.rs"]
+mod faulty;
 #[path = "../support/file.rs"]
 mod file;
 #[path = "../support/mod.rs"]

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use tower_limitry::backend::EventQuery;
 use tower_limitry::store::Sqlite;
@@ -13,6 +14,7 @@ use crate::support::*;
 use crate::{asked, assert_sound_at, file};
 
 const FILE: &str = "LIMITRY_KILLED_FILE";
+const COST: &str = "LIMITRY_KILLED_COST";
 
 fn open(path: &Path, cost: OwnerlessHolds) -> (usize, Books) {
     let store = Sqlite::options().ownerless_holds(cost).open(path).unwrap();
@@ -37,7 +39,7 @@ fn charged(id: &str, tokens: u32) -> Check {
 #[ignore = "is no test of its own"]
 async fn work() {
     let path = std::env::var_os(FILE).unwrap();
-    let (_, books) = open(path.as_ref(), OwnerlessHolds::CostTheirEstimate);
+    let (_, books) = open(path.as_ref(), cost(&std::env::var(COST).unwrap()));
     let _first = admitted(&books, charged("first", 5)).await;
     let _second = admitted(&books, Check::of("bob").id("second")).await;
     drop(admitted(&books, charged("released", 20)).await);
@@ -47,17 +49,83 @@ async fn work() {
     std::future::pending::<()>().await;
 }
 
-fn killed(path: &Path) {
+/// What a killed process does that settles nothing: three requests, of which one fails.
+#[tokio::test]
+#[ignore = "is no test of its own"]
+async fn only_begin() {
+    let path = std::env::var_os(FILE).unwrap();
+    let (_, books) = open(path.as_ref(), cost(&std::env::var(COST).unwrap()));
+    let _first = admitted(&books, charged("first", 5)).await;
+    let failed = admitted(&books, charged("failed", 5)).await;
+    let _second = admitted(&books, Check::of("bob").id("second")).await;
+    eprint!("!");
+    drop(failed);
+    std::future::pending::<()>().await;
+}
+
+const NOTHING: &str = "nothing";
+const ESTIMATE: &str = "estimate";
+
+fn cost(name: &str) -> OwnerlessHolds {
+    match name {
+        NOTHING => OwnerlessHolds::CostNothing,
+        _ => OwnerlessHolds::CostTheirEstimate,
+    }
+}
+
+/// Runs one of the functions above as a process of its own, until it says that it is done and
+/// `until` it is so.
+fn killed_at(work: &str, path: &Path, cost: &str, until: impl Fn() -> bool) {
     let mut work = Command::new(std::env::current_exe().unwrap())
-        .args(["ownerless::work", "--exact", "--ignored", "--nocapture"])
+        .args([&format!("ownerless::{work}"), "--exact", "--ignored", "--nocapture"])
         .env(FILE, path)
+        .env(COST, cost)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     work.stderr.take().unwrap().read_exact(&mut [0]).unwrap();
+    let end = Instant::now() + MINUTE;
+    while !until() {
+        assert!(Instant::now() < end, "it never came to this");
+        std::thread::yield_now();
+    }
     work.kill().unwrap();
     work.wait().unwrap();
+}
+
+/// How many requests run, as the file has it.
+fn noted(path: &Path) -> u32 {
+    asked(path, "SELECT coalesce(max(value), 0) FROM state WHERE name = 'running'")
+}
+
+fn killed(path: &Path) {
+    killed_at("work", path, ESTIMATE, || true);
+}
+
+/// What was acknowledged is never counted among what was left, nor is what failed before it.
+#[tokio::test]
+async fn requests_of_a_killed_process_are_counted_though_their_holds_are_not_written() {
+    let path = file::fresh();
+    killed_at("work", &path, NOTHING, || true);
+    assert_eq!(asked::<u32>(&path, "SELECT count(*) FROM hold"), 0);
+    let (ownerless, books) = open(&path, OwnerlessHolds::CostNothing);
+    assert_eq!(ownerless, 2);
+    assert_eq!(used(&books, "ada", "daily").await, amount(3));
+    drop(books);
+    // Once, whatever they cost from then on. This time nothing is new but what only begins.
+    killed_at("work", &path, NOTHING, || noted(&path) == 2);
+    assert_eq!(open(&path, OwnerlessHolds::CostTheirEstimate).0, 2);
+    assert_eq!(open(&path, OwnerlessHolds::CostNothing).0, 0);
+}
+
+/// Nothing but the number is to be written.
+#[test]
+fn requests_are_counted_though_nothing_was_ever_settled() {
+    let path = file::fresh();
+    killed_at("only_begin", &path, NOTHING, || noted(&path) == 2);
+    assert_eq!(open(&path, OwnerlessHolds::CostNothing).0, 2);
+    assert_eq!(open(&path, OwnerlessHolds::CostNothing).0, 0);
 }
 
 #[tokio::test]
@@ -103,8 +171,14 @@ async fn ownerless_holds_cost_nothing_unless_set_and_are_counted() {
 /// A process that ends in order leaves none, whatever its requests did.
 #[tokio::test]
 async fn what_ended_in_order_leaves_no_hold() {
+    for cost in [OwnerlessHolds::CostNothing, OwnerlessHolds::CostTheirEstimate] {
+        ended_in_order(cost).await;
+    }
+}
+
+async fn ended_in_order(cost: OwnerlessHolds) {
     let path = file::fresh();
-    let (_, books) = open(&path, OwnerlessHolds::CostTheirEstimate);
+    let (_, books) = open(&path, cost);
     let checks = (0..10).map(|number| charged(&number.to_string(), 1));
     for (number, check) in checks.enumerate() {
         let permit = admitted(&books, check).await;
@@ -115,6 +189,7 @@ async fn what_ended_in_order_leaves_no_hold() {
     drop(books);
     assert_eq!(asked::<u32>(&path, "SELECT count(*) FROM hold"), 0);
     assert_eq!(asked::<u32>(&path, "SELECT count(*) FROM event"), 5);
+    assert_eq!(open(&path, cost).0, 0);
 }
 
 /// Limits of now, not those of the check: what was added meanwhile counts them, too.

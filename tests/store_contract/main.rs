@@ -19,6 +19,8 @@ mod memory;
 #[cfg(feature = "redis")]
 #[path = "../support/redis.rs"]
 mod redis;
+#[cfg(all(feature = "client", feature = "server"))]
+mod remote;
 #[path = "../support/mod.rs"]
 mod support;
 mod voids;
@@ -208,7 +210,8 @@ macro_rules! store_suite {
                     what_was_charged_is_given_back,
                     an_event_of_an_earlier_window_leaves_this_one_alone,
                     a_limit_added_later_does_not_count_what_was_taken_back,
-                    the_highest_and_the_latest_stay_as_they_were_seen,
+                    the_highest_and_the_latest_are_found_without_it,
+                    a_highest_that_is_found_anew_is_the_customers_own_and_of_its_window,
                     an_event_that_is_not_there_is_not_found,
                     what_takes_an_event_back_is_told,
                 ]
@@ -225,6 +228,8 @@ store_suite!(on_sqlite, |builder| {
     builder.build_on(store).unwrap().erased()
 });
 
+#[cfg(all(feature = "client", feature = "server"))]
+store_suite!(through_a_server, crate::remote::open);
 #[cfg(feature = "redis")]
 store_suite!(on_redis, |builder| {
     let (url, prefix) = crate::redis::fresh();

@@ -92,21 +92,71 @@ pub(crate) async fn a_limit_added_later_does_not_count_what_was_taken_back(open:
     assert_eq!(used(&books, "ada", "calls").await, amount(1));
 }
 
-pub(crate) async fn the_highest_and_the_latest_stay_as_they_were_seen(open: Open) {
-    let builder = tokens(&noon())
+/// A meter for the highest and one for the latest, and limits on both.
+fn peaks(clock: &tower_limitry::engine::ManualClock) -> tower_limitry::engine::EngineBuilder {
+    tokens(clock)
         .meter(Meter::max("peak", "total_tokens"))
-        .meter(Meter::latest("last", "total_tokens"));
-    let books = open(
-        builder
-            .limit(Limit::all_time("max", "peak", 100))
-            .limit(Limit::all_time("latest", "last", 100)),
-    );
-    let wrong = books.record(chat("ada", 30)).await.unwrap().id;
-    books.void("ada", &wrong).await.unwrap();
-    for (limit, meter) in [("max", "peak"), ("latest", "last")] {
-        assert_eq!(used(&books, "ada", limit).await, amount(30));
-        assert_eq!(books.query(MeterQuery::new(meter)).await.unwrap().value, amount(30));
+        .meter(Meter::latest("last", "total_tokens"))
+        .limit(Limit::all_time("max", "peak", 100))
+        .limit(Limit::per_day("latest", "last", 100))
+}
+
+pub(crate) async fn the_highest_and_the_latest_are_found_without_it(open: Open) {
+    let books = open(peaks(&noon()));
+    let mut ids = Vec::new();
+    for (tokens, at) in
+        [(20, "2026-03-01T10:00:00Z"), (50, "2026-03-01T11:00:00Z"), (30, "2026-03-01T11:30:00Z")]
+    {
+        let event = chat("ada", tokens).at(time(at));
+        ids.push(books.record(event).await.unwrap().id);
     }
+    let said = async |books: &tower_limitry::Books| {
+        let (max, latest) = (used(books, "ada", "max").await, used(books, "ada", "latest").await);
+        for (meter, value) in [("peak", max), ("last", latest)] {
+            let query = MeterQuery::new(meter).customer("ada");
+            let at = time("2026-02-28T00:00:00Z");
+            assert_eq!(books.query(query.clone()).await.unwrap().value, value);
+            assert_eq!(books.query(query.from(at)).await.unwrap().value, value);
+        }
+        (max, latest)
+    };
+    assert_eq!(said(&books).await, (amount(50), amount(30)));
+    // One that neither was leaves both; each of the others leaves what is left.
+    let expected = [(1, (30, 30)), (2, (20, 20)), (0, (0, 0))];
+    for (wrong, (max, latest)) in expected {
+        for recorded in [true, false] {
+            assert_eq!(books.void("ada", &ids[wrong]).await.unwrap().recorded, recorded);
+            assert_eq!(said(&books).await, (amount(max), amount(latest)));
+        }
+        // A limit that is added now finds the same.
+        books.put_limit(Limit::per_month("monthly", "peak", 100)).await.unwrap();
+        assert_eq!(used(&books, "ada", "monthly").await, amount(max));
+        books.remove_limit("monthly").await.unwrap();
+    }
+    // What comes then counts as ever.
+    books.record(chat("ada", 7)).await.unwrap();
+    assert_eq!(said(&books).await, (amount(7), amount(7)));
+}
+
+pub(crate) async fn a_highest_that_is_found_anew_is_the_customers_own_and_of_its_window(
+    open: Open,
+) {
+    let clock = noon();
+    let books = open(peaks(&clock));
+    books.put_limit(Limit::per_day("bobs", "peak", 100).for_customer("bob")).await.unwrap();
+    let yesterday = books.record(chat("bob", 60)).await.unwrap().id;
+    clock.advance(DAY);
+    let mut wrong = Vec::new();
+    for (customer, tokens) in [("bob", 10), ("bob", 40), ("ada", 90)] {
+        wrong.push(books.record(chat(customer, tokens)).await.unwrap().id);
+    }
+    books.void("bob", &yesterday).await.unwrap();
+    assert_eq!(used(&books, "bob", "max").await, amount(40));
+    books.void("bob", &wrong[1]).await.unwrap();
+    for limit in ["max", "latest", "bobs"] {
+        assert_eq!(used(&books, "bob", limit).await, amount(10), "{limit}");
+    }
+    assert_eq!(used(&books, "ada", "max").await, amount(90));
 }
 
 pub(crate) async fn an_event_that_is_not_there_is_not_found(open: Open) {

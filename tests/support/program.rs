@@ -52,6 +52,11 @@ impl Program {
         &self.address
     }
 
+    /// The id of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends it on the spot, whatever it is doing (SIGKILL).
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();

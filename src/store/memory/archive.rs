@@ -27,7 +27,7 @@ pub(crate) trait Archive: fmt::Debug + Send + Sync {
     /// A balance was credited or debited. Answers the transaction's place in the order of arrival.
     fn transacted(&self, transaction: Transaction) -> u64;
 
-    /// A customer was given a balance.
+    /// A customer was given a balance, or it other terms.
     fn opened(&self, opened: Opened);
 
     /// Counters were counted again.
@@ -67,8 +67,6 @@ pub(crate) struct Counted {
     pub(crate) transaction: Option<Transaction>,
     /// Alerts that were told: the limit, the end of the window, and the percentage.
     pub(crate) alerts: Vec<(CompactString, WindowEnd, u8)>,
-    /// The id may come again.
-    pub(crate) given: bool,
     /// The mark that it moved, and where to.
     pub(crate) mark: Option<(Producer, u64)>,
 }

@@ -4,6 +4,7 @@
 //! an await. A customer takes about 65 bytes, and 16 more for each counter and balance; one that was
 //! only checked, or whose windows have ended, takes none.
 
+use std::collections::BTreeSet;
 use std::future::{Ready, ready};
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,7 +39,7 @@ use account::{FOREVER, Tag, minute, minute_now};
 use archive::{Archive, Opened};
 use journal::Journal;
 use names::Names;
-use shard::{Around, Numbered, Shard, open_balance, read_balance};
+use shard::{Around, Numbered, Shard, has_balance, open_balance, read_balance};
 
 /// A power of two.
 const SHARDS: usize = 64;
@@ -155,6 +156,27 @@ impl Memory {
             archive.opened(Opened { customer: customer.clone(), balance: balance.clone() });
         }
         Ok(balance)
+    }
+
+    fn set_minimum_now(
+        &self,
+        customer: &CustomerId,
+        name: &str,
+        minimum: Amount,
+    ) -> Option<Balance> {
+        let numbered = self.numbered(BalanceRef { name, default: None })?;
+        let hash = hash(customer);
+        let around = self.around(hash);
+        let mut shard = locked(self.shard(hash));
+        let slot = shard.customers.find(around.hash, customer)?;
+        let account = shard.customers.get_mut(slot)?;
+        let mut terms = account.rare.as_mut()?.terms.iter_mut();
+        terms.find(|terms| terms.number == numbered.number)?.minimum = minimum;
+        let balance = read_balance(Some(account), numbered, 0)?;
+        if let Some(archive) = &self.archive {
+            archive.opened(Opened { customer: customer.clone(), balance: balance.clone() });
+        }
+        Some(balance)
     }
 
     fn change(
@@ -277,6 +299,15 @@ impl Store for Memory {
         Box::pin(ready(self.create_now(customer, terms, at)))
     }
 
+    fn set_minimum<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        name: &'a str,
+        minimum: Amount,
+    ) -> BoxFuture<'a, Result<Option<Balance>, Error>> {
+        Box::pin(ready(Ok(self.set_minimum_now(customer, name, minimum))))
+    }
+
     fn credit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Credited, Error>> {
         let credited = self.change(change, TransactionKind::Credit).map(|(balance, made)| {
             let earlier = || {
@@ -322,6 +353,34 @@ impl Store for Memory {
             .collect();
         balances.sort_by(|one, other| one.name.cmp(&other.name));
         Box::pin(ready(Ok(balances)))
+    }
+
+    fn with_balances<'a>(
+        &'a self,
+        from: Option<&'a CustomerId>,
+        most: usize,
+        defaults: &'a [NewBalance],
+    ) -> BoxFuture<'a, Result<Vec<CustomerId>, Error>> {
+        let is_default = |name: &str| defaults.iter().any(|default| default.name == name);
+        let names = self.names.all().into_iter();
+        let numbers: Vec<_> = names.map(|(name, number)| (number, is_default(&name))).collect();
+        // The last of it is the first to go.
+        let mut first: BTreeSet<CustomerId> = BTreeSet::new();
+        for shard in &self.shards {
+            let shard = locked(shard);
+            for slot in 0..shard.customers.reach() {
+                let Some(account) = shard.customers.get(slot) else { continue };
+                let is_wanted = from.is_none_or(|from| account.id >= *from)
+                    && (first.len() < most || first.last().is_some_and(|last| account.id < *last));
+                if is_wanted && numbers.iter().any(|number| has_balance(account, *number)) {
+                    first.insert(account.id.clone());
+                    if first.len() > most {
+                        first.pop_last();
+                    }
+                }
+            }
+        }
+        Box::pin(ready(Ok(first.into_iter().collect())))
     }
 
     fn transactions<'a>(

@@ -325,8 +325,7 @@ impl Shard {
         if let Some(archive) = around.archive {
             let counters = counters(account, operation.lines);
             let alerts = ends_of(&settled.alerts, operation.lines);
-            let given = remember;
-            archive.counted(Counted { event, counters, transaction, alerts, given, mark });
+            archive.counted(Counted { event, counters, transaction, alerts, mark });
         } else {
             let mut journal = locked(around.journal);
             journal.record(event);
@@ -408,9 +407,14 @@ impl Shard {
 
     pub(super) fn release(&mut self, key: HoldKey<'_>, now: Moment<'_>, around: Around<'_>) {
         match self.end_hold(key.customer, key.id, key.place, key.attempt, around) {
-            Some((slot, _)) => {
+            Some((slot, remember)) => {
                 around.released(key.customer, key.id);
                 self.close(slot, now, around);
+                // The check may be sent again, and arrive after this.
+                if remember {
+                    let fate = Fate::Released(key.attempt.unwrap_or_default());
+                    self.finished.remember(key.customer, key.id, fate, None, now);
+                }
             }
             // It had a hold, which has ended already. Of an id that a caller gave, one that expired may
             // be another check's, which is still to be settled.
@@ -609,6 +613,9 @@ impl Shard {
             }
         }
         let slot = self.customers.find(around.hash, customer);
+        if let (Origin::Given, Some(slot)) = (operation.origin, slot) {
+            self.expect_repeat(slot, id);
+        }
         // Who had a hold was admitted: the settlement has its place, whoever came meanwhile.
         let most = match operation.origin {
             Origin::Held(_) => usize::MAX,
@@ -624,6 +631,14 @@ impl Shard {
                 Err(SettleOutcome::Full)
             }
         }
+    }
+
+    /// A caller records a use under the id of a request that runs: the id, though made here, comes
+    /// twice, and the request's own settlement is the repeat.
+    fn expect_repeat(&mut self, slot: u32, id: &EventId) {
+        let open = self.customers.get_mut(slot).and_then(|account| account.open.as_mut());
+        let holds = open.into_iter().flat_map(|open| open.holds.iter_mut().flatten());
+        holds.filter(|hold| hold.id == *id).for_each(|hold| hold.remember = true);
     }
 
     pub(super) fn admit(&mut self, customer: &CustomerId, around: Around<'_>) -> Option<u32> {
@@ -888,6 +903,13 @@ pub(super) fn read_balance(
 
 fn terms(account: &Account, number: u32) -> Option<&Terms> {
     account.rare.as_ref()?.terms.iter().find(|terms| terms.number == number)
+}
+
+/// Whether the customer has a balance of their own of that number, or one that everybody has and that
+/// has changed. A charge of a balance that there is not makes none.
+pub(super) fn has_balance(account: &Account, (number, is_default): (u32, bool)) -> bool {
+    terms(account, number).is_some()
+        || is_default && account.place(Tag::balance(number), FOREVER, 0).is_some()
 }
 
 /// Opens a balance of the customer's own.

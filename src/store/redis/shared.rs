@@ -24,6 +24,7 @@ const COUNTER: &str = "counter:";
 const SINCE: &str = "since:";
 const COUNTED: &str = "counted:";
 const CUSTOMER: &str = "customer:";
+const CUSTOMER_SINCE: &str = "customer-since:";
 const METER: &str = "meter:";
 const LIMIT: &str = "limit:";
 const ZONE: &str = "zone";
@@ -289,6 +290,8 @@ impl Shared {
                 }
             } else if let Some(id) = field.strip_prefix(CUSTOMER) {
                 kept.customers.push(definition::customer(customer(id)?, text)?);
+            } else if let Some(id) = field.strip_prefix(CUSTOMER_SINCE) {
+                kept.customers_since.push((customer(id)?, definition::since(text)?));
             } else if field == ZONE {
                 kept.zone = Some(text.as_str().into());
             }
@@ -367,6 +370,10 @@ impl Shared {
                 Keep::NoCustomer(id) => {
                     note.changes(Some(shard_of(id.as_str())));
                     note.0.push((format!("{CUSTOMER}{id}"), None));
+                }
+                Keep::CustomerSince(id, periods) => {
+                    note.changes(Some(shard_of(id.as_str())));
+                    note.0.push((format!("{CUSTOMER_SINCE}{id}"), definition::since_text(periods)));
                 }
             }
         }

@@ -21,7 +21,8 @@ pub(super) struct Books {
 
 impl Books {
     pub(super) fn new(path: &Path, keeps_holds: bool) -> Self {
-        Self { queue: Arc::default(), reader: Reader::new(path), keeps_holds }
+        let queue = Arc::new(Queue::new(!keeps_holds));
+        Self { queue, reader: Reader::new(path), keeps_holds }
     }
 
     /// How many places a hold takes: for what ends it, and for itself.
@@ -74,7 +75,7 @@ impl Archive for Books {
     }
 
     fn is_settled(&self, customer: &CustomerId, id: &EventId) -> Option<bool> {
-        if self.queue.is_given(customer, id) {
+        if self.queue.is_unwritten(customer, id) {
             return Some(true);
         }
         or_unknown(self.reader.has_event(customer, id))

@@ -7,7 +7,7 @@ use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, Row};
 
 use super::row;
-use crate::policy::Timestamp;
+use crate::policy::{CustomerId, Period, Timestamp};
 use crate::store::definition::{self, CustomerRow, LimitRow, MeterRow};
 use crate::store::{Keep, Kept};
 
@@ -18,7 +18,8 @@ pub(super) enum Note {
     Since { number: u32, time: Timestamp },
     Counted { customer: String, counters: Option<String> },
     Definition { kind: &'static str, id: String, body: Option<String> },
-    Customer { id: crate::policy::CustomerId, about: Option<String> },
+    Customer { id: CustomerId, about: Option<String> },
+    CustomerSince { id: CustomerId, since: Option<String> },
 }
 
 const METER: &str = "meter";
@@ -54,6 +55,10 @@ impl Note {
                 Ok(Some(Self::Customer { id, about: Some(about) }))
             }
             Keep::NoCustomer(id) => Ok(Some(Self::Customer { id: (*id).clone(), about: None })),
+            Keep::CustomerSince(id, periods) => {
+                let since = definition::since_text(periods);
+                Ok(Some(Self::CustomerSince { id: (*id).clone(), since }))
+            }
         }
     }
 }
@@ -86,12 +91,20 @@ pub(super) fn load(file: &Connection) -> rusqlite::Result<Kept> {
         let about = row.get_ref(0)?.as_str()?;
         kept.customers.push(read(definition::customer(row.get(1)?, about))?);
     }
+    kept.customers_since = customers_since(file)?;
     Ok(kept)
 }
 
-fn counted(
-    file: &Connection,
-) -> rusqlite::Result<HashMap<Option<crate::policy::CustomerId>, Vec<u32>>> {
+type Since = Vec<(CustomerId, Vec<(Period, Timestamp)>)>;
+
+fn customers_since(file: &Connection) -> rusqlite::Result<Since> {
+    let mut customers = file.prepare("SELECT name, since FROM customer WHERE since IS NOT NULL")?;
+    let row =
+        |row: &Row<'_>| Ok((row.get(0)?, read(definition::since(row.get_ref(1)?.as_str()?))?));
+    customers.query_map([], row)?.collect()
+}
+
+fn counted(file: &Connection) -> rusqlite::Result<HashMap<Option<CustomerId>, Vec<u32>>> {
     let mut counted = file.prepare("SELECT customer, counters FROM counted")?;
     let row = |row: &Row<'_>| {
         let everybody = row.get_ref(0)?.as_str()?.is_empty();

@@ -1,10 +1,11 @@
 //! What was changed in memory and waits to be committed, and who waits for it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::HashSet;
 use tokio::sync::oneshot;
 
 use super::definition::Note;
@@ -20,6 +21,9 @@ pub(super) const PLACES: usize = 65_536;
 /// How many changes are committed together at most.
 const GROUP: usize = 4_096;
 
+/// How long it may take until the file says how many requests run, where nothing else is written.
+const NOTE: Duration = Duration::from_millis(100);
+
 /// One change, in the order in which it was made.
 #[derive(Debug)]
 pub(super) enum Change {
@@ -34,6 +38,21 @@ pub(super) enum Change {
     Marked(CustomerId, Producer, u64),
 }
 
+/// What is committed as one.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub(super) changes: Vec<Change>,
+    /// How many requests run whose settlement is not in the file once these changes are, where the
+    /// file is to say so.
+    pub(super) running: Option<usize>,
+}
+
+impl Group {
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.running.is_none()
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
@@ -43,8 +62,12 @@ pub(super) struct Queue {
     done: Condvar,
     /// The last commit failed: nothing new is taken until one succeeds.
     failing: AtomicBool,
-    /// How many places are taken.
+    /// How many places are taken: by running requests, and by changes that are not committed.
     taken: AtomicUsize,
+    /// The file is to say how many requests run.
+    notes_running: bool,
+    /// It does, and the writer wants to be told when that has changed.
+    asleep: AtomicBool,
     /// The time of the newest step, in nanoseconds.
     now: AtomicI64,
 }
@@ -52,14 +75,17 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct Waiting {
     changes: VecDeque<Change>,
-    /// Ids that may come again, of events that cannot be found in the file yet.
-    given: HashSet<(CustomerId, EventId)>,
+    /// Ids of events that cannot be found in the file yet: any of them may come again, from whoever
+    /// was told it.
+    unwritten: HashSet<(CustomerId, EventId)>,
     waiters: VecDeque<Waiter>,
     /// How many changes there ever were, and how many of them are in the file.
     pushed: u64,
     committed: u64,
     events: u64,
     transactions: u64,
+    /// How many requests run, as the file has it.
+    noted: usize,
     closing: bool,
     /// The writer has ended.
     ended: bool,
@@ -75,6 +101,10 @@ struct Waiter {
 }
 
 impl Queue {
+    pub(super) fn new(notes_running: bool) -> Self {
+        Self { notes_running, ..Self::default() }
+    }
+
     /// Goes on numbering after the newest event and transaction of the file.
     pub(super) fn number_from(&self, events: u64, transactions: u64) {
         let mut waiting = self.lock();
@@ -91,12 +121,33 @@ impl Queue {
     /// until its change is committed, or until it is given back.
     pub(super) fn reserve(&self, places: usize) -> bool {
         let more = |taken: usize| taken.checked_add(places).filter(|taken| *taken <= PLACES);
-        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+        let reserved = self.taken.fetch_update(Ordering::SeqCst, Ordering::Relaxed, more).is_ok();
+        self.stir();
+        reserved
     }
 
     /// Nothing will come into these places.
     pub(super) fn give_back(&self, places: usize) {
-        self.taken.fetch_sub(places, Ordering::Relaxed);
+        if places > 0 {
+            self.taken.fetch_sub(places, Ordering::SeqCst);
+            self.stir();
+        }
+    }
+
+    /// What runs may have changed. The writer lies down before it looks for the last time, and here
+    /// it is looked for after the change: one of the two sees the other.
+    fn stir(&self) {
+        if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
+            drop(self.lock());
+            self.work.notify_one();
+        }
+    }
+
+    /// How many requests run, if the file says something else once `group` more changes are in it.
+    /// What waits beyond those is not in the file, either.
+    fn to_note(&self, waiting: &Waiting, group: usize) -> Option<usize> {
+        let running = self.taken.load(Ordering::SeqCst).saturating_sub(group);
+        (self.notes_running && running != waiting.noted).then_some(running)
     }
 
     /// A step was taken at that time. There is no other clock here.
@@ -117,10 +168,7 @@ impl Queue {
             waiting.transactions += 1;
             transaction.sequence = waiting.transactions;
         }
-        if counted.given {
-            let key = (counted.event.customer.clone(), counted.event.id.clone());
-            waiting.given.insert(key);
-        }
+        waiting.unwritten.insert((counted.event.customer.clone(), counted.event.id.clone()));
         self.push(waiting, Change::Counted(counted));
     }
 
@@ -156,9 +204,9 @@ impl Queue {
         }
     }
 
-    pub(super) fn is_given(&self, customer: &CustomerId, id: &EventId) -> bool {
+    pub(super) fn is_unwritten(&self, customer: &CustomerId, id: &EventId) -> bool {
         let waiting = self.lock();
-        !waiting.given.is_empty() && waiting.given.contains(&(customer.clone(), id.clone()))
+        !waiting.unwritten.is_empty() && waiting.unwritten.contains(&(customer.clone(), id.clone()))
     }
 
     /// What resolves when every change of up to now is in the file, however often that fails; `None`
@@ -198,39 +246,57 @@ impl Queue {
         Ok(())
     }
 
-    /// The next group to commit: when there is one, or at `due` an empty one. `None` when there will
-    /// never be another.
-    pub(super) fn next_group(&self, group: &mut Vec<Change>, due: Option<Instant>) -> Option<()> {
+    /// The next group to commit: when there is one, when the file is to say that other requests run,
+    /// or at `due` an empty one. `None` when there will never be another.
+    pub(super) fn next_group(&self, group: &mut Group, due: Option<Instant>) -> Option<()> {
         let mut waiting = self.lock();
+        let mut look = self.notes_running.then(|| Instant::now() + NOTE);
         while waiting.changes.is_empty() {
-            let left = due.map(|due| due.saturating_duration_since(Instant::now()));
-            match left {
-                _ if waiting.closing => return None,
-                Some(left) if left.is_zero() => return Some(()),
-                Some(left) => {
-                    let woken = self.work.wait_timeout(waiting, left);
-                    waiting = woken.unwrap_or_else(PoisonError::into_inner).0;
+            let now = Instant::now();
+            let is_over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+            if waiting.closing || is_over(look) {
+                self.asleep.store(true, Ordering::SeqCst);
+                look = None;
+                group.running = self.to_note(&waiting, 0);
+            }
+            if group.running.is_some() || is_over(due) {
+                break;
+            }
+            if waiting.closing {
+                return None;
+            }
+            waiting = match due.into_iter().chain(look).min() {
+                Some(at) => {
+                    let woken = self.work.wait_timeout(waiting, at.saturating_duration_since(now));
+                    woken.unwrap_or_else(PoisonError::into_inner).0
                 }
-                None => {
-                    waiting = self.work.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-                }
+                None => self.work.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+            };
+            if self.notes_running && look.is_none() && !self.asleep.load(Ordering::Relaxed) {
+                look = Some(Instant::now() + NOTE);
             }
         }
+        self.asleep.store(false, Ordering::Relaxed);
         let length = waiting.changes.len().min(GROUP);
-        group.extend(waiting.changes.drain(..length));
+        group.changes.extend(waiting.changes.drain(..length));
+        group.running = self.to_note(&waiting, length);
         Some(())
     }
 
     /// The group is in the file: those who wait for it are told.
-    pub(super) fn acknowledge(&self, group: &mut Vec<Change>) {
+    pub(super) fn acknowledge(&self, group: &mut Group) {
         let mut told = Vec::new();
         let mut waiting = self.lock();
         self.failing.store(false, Ordering::Relaxed);
-        waiting.committed += group.len() as u64;
-        self.give_back(group.len());
-        for change in group.drain(..) {
-            if let Change::Counted(Counted { event, given: true, .. }) = change {
-                waiting.given.remove(&(event.customer, event.id));
+        if let Some(running) = group.running.take() {
+            waiting.noted = running;
+        }
+        let committed = group.changes.len();
+        waiting.committed += committed as u64;
+        self.taken.fetch_sub(committed, Ordering::SeqCst);
+        for change in group.changes.drain(..) {
+            if let Change::Counted(Counted { event, .. }) = change {
+                waiting.unwritten.remove(&(event.customer, event.id));
             }
         }
         while waiting.waiters.front().is_some_and(|waiter| waiter.number <= waiting.committed) {
@@ -247,8 +313,9 @@ impl Queue {
     /// The group could not be committed. Says whether to try again, after a while.
     pub(super) fn fail(&self, pause: Duration) -> bool {
         self.failing.store(true, Ordering::Relaxed);
-        self.done.notify_all();
         let mut waiting = self.lock();
+        // Under the lock: who is about to wait has either seen the failure or hears of it.
+        self.done.notify_all();
         waiting.waiters.retain(|waiter| waiter.patient);
         if waiting.closing {
             return false;

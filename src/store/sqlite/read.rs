@@ -6,17 +6,62 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use rusqlite::types::FromSqlError;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, Rows, Statement, params};
 use tokio::sync::mpsc;
 
 use super::row::{self, Kinds};
 use super::{OpenError, schema};
 use crate::policy::{Amount, CustomerId, EventId, Producer, RecordedEvent, Timestamp, Transaction};
 use crate::store::memory::archive::{CounterState, WindowEnd};
-use crate::store::{Found, KeptHold, Memory};
+use crate::store::{Found, KeptAlert, KeptHold, Memory, Wanted};
 
-/// How many events a reader takes at once.
-const CHUNK: usize = 512;
+/// How many events a reader takes at once: few at first, for many ask for one page.
+const CHUNKS: (usize, usize) = (32, 512);
+
+/// Which events to read, and in which order.
+#[derive(Debug)]
+pub(super) enum Select {
+    /// Those that came before a place, newest first, perhaps of one customer and type alone.
+    Newest { before: i64, customer: Option<CustomerId>, event_type: Option<String> },
+    /// Those after a place, oldest first.
+    After(u64),
+    /// Those up to a place, oldest first.
+    UpTo(u64),
+}
+
+impl Select {
+    pub(super) fn newest_first(wanted: Wanted<'_>) -> Self {
+        let before = wanted.before.and_then(|before| i64::try_from(before).ok());
+        Self::Newest {
+            before: before.unwrap_or(i64::MAX),
+            customer: wanted.customer.cloned(),
+            event_type: wanted.event_type.map(Into::into),
+        }
+    }
+
+    fn condition(&self) -> &'static str {
+        match self {
+            // Each asked of the row at hand: the order is that of the table, and a page ends soon.
+            Self::Newest { .. } => {
+                "WHERE e.sequence < ?1 \
+                 AND (?2 IS NULL OR +e.customer = (SELECT id FROM customer WHERE name = ?2)) \
+                 AND (?3 IS NULL OR e.kind IN (SELECT id FROM kind WHERE event_type = ?3)) \
+                 ORDER BY e.sequence DESC"
+            }
+            Self::After(_) => "WHERE e.sequence > ?1 ORDER BY e.sequence",
+            Self::UpTo(_) => "WHERE e.sequence <= ?1 ORDER BY e.sequence",
+        }
+    }
+
+    fn rows<'a>(&self, statement: &'a mut Statement<'_>) -> rusqlite::Result<Rows<'a>> {
+        match self {
+            Self::Newest { before, customer, event_type } => {
+                statement.query(params![before, customer, event_type])
+            }
+            Self::After(place) | Self::UpTo(place) => statement.query([place]),
+        }
+    }
+}
 
 /// Fills books from the file: windows that have not ended, and every balance.
 pub(super) fn fill(file: &Connection, memory: &Memory, now: Timestamp) -> rusqlite::Result<()> {
@@ -79,6 +124,25 @@ pub(super) fn holds(file: &Connection) -> rusqlite::Result<Vec<KeptHold>> {
         Ok(KeptHold { event: row::event(file, &mut kinds, row)?, charge })
     };
     holds.query_map([], hold)?.collect()
+}
+
+/// The alerts of windows that have not ended.
+pub(super) fn alerts(file: &Connection, now: Timestamp) -> rusqlite::Result<Vec<KeptAlert>> {
+    let mut alerts = file.prepare(
+        "SELECT c.name, a.limit_id, a.ends, a.percent \
+         FROM alert a JOIN customer c ON c.id = a.customer WHERE a.ends > ?1 \
+         ORDER BY a.customer, a.limit_id, a.percent",
+    )?;
+    let alert = |row: &Row<'_>| {
+        let end: WindowEnd = row.get(2)?;
+        Ok(KeptAlert {
+            customer: row.get(0)?,
+            limit: row.get_ref(1)?.as_str()?.into(),
+            ends: (end != WindowEnd::NEVER).then(|| Timestamp::from_seconds(i64::from(end.0) * 60)),
+            percent: row.get(3)?,
+        })
+    };
+    alerts.query_map([now.as_seconds()], alert)?.collect()
 }
 
 /// Reads beside the writer.
@@ -196,7 +260,7 @@ impl Reader {
     pub(super) fn events_after(&self, place: u64) -> rusqlite::Result<Vec<RecordedEvent>> {
         self.with(|file| {
             let mut events = Vec::new();
-            each_event(file, Some(place), |event| {
+            each_event(file, &Select::After(place), |event| {
                 events.push(event);
                 true
             })?;
@@ -204,13 +268,13 @@ impl Reader {
         })
     }
 
-    /// Reads events on a thread of its own: newest first, or oldest first up to a place.
-    pub(super) fn stream(&self, up_to: Option<u64>) -> Result<Events, OpenError> {
+    /// Reads events on a thread of its own.
+    pub(super) fn stream(&self, select: Select) -> Result<Events, OpenError> {
         let (sender, receiver) = mpsc::channel(2);
         let path = self.path.clone();
         let thread = thread::Builder::new().name("limitry-sqlite-read".into());
         let read = move || {
-            let read = schema::open_to_read(&path).and_then(|file| stream(&file, up_to, &sender));
+            let read = schema::open_to_read(&path).and_then(|file| stream(&file, &select, &sender));
             if let Err(error) = read {
                 // Whether somebody still listens is their choice.
                 let _ = sender.blocking_send(Err(error));
@@ -242,39 +306,34 @@ pub(super) type Events = mpsc::Receiver<rusqlite::Result<Vec<RecordedEvent>>>;
 
 fn stream(
     file: &Connection,
-    up_to: Option<u64>,
+    select: &Select,
     sender: &mpsc::Sender<rusqlite::Result<Vec<RecordedEvent>>>,
 ) -> rusqlite::Result<()> {
     let mut chunk = Vec::new();
+    let mut enough = CHUNKS.0;
     let take = |event: RecordedEvent| {
-        if up_to.is_some_and(|place| event.sequence > place) {
-            return false;
-        }
         chunk.push(event);
-        chunk.len() < CHUNK || sender.blocking_send(Ok(std::mem::take(&mut chunk))).is_ok()
+        if chunk.len() < enough {
+            return true;
+        }
+        enough = (enough * 2).min(CHUNKS.1);
+        sender.blocking_send(Ok(std::mem::take(&mut chunk))).is_ok()
     };
-    each_event(file, up_to.map(|_| 0), take)?;
+    each_event(file, select, take)?;
     if !chunk.is_empty() {
         let _ = sender.blocking_send(Ok(chunk));
     }
     Ok(())
 }
 
-/// Calls `visit` until it answers `false`: newest first, or oldest first after a place.
+/// Calls `visit` until it answers `false`.
 pub(super) fn each_event(
     file: &Connection,
-    after: Option<u64>,
+    select: &Select,
     mut visit: impl FnMut(RecordedEvent) -> bool,
 ) -> rusqlite::Result<()> {
-    let order = match after {
-        None => "ORDER BY e.sequence DESC",
-        Some(_) => "WHERE e.sequence > ?1 ORDER BY e.sequence",
-    };
-    let mut events = file.prepare(&format!("{} {order}", row::EVENTS))?;
-    let mut rows = match after {
-        None => events.query([])?,
-        Some(place) => events.query([place])?,
-    };
+    let mut events = file.prepare(&format!("{} {}", row::EVENTS, select.condition()))?;
+    let mut rows = select.rows(&mut events)?;
     let mut kinds = Kinds::default();
     while let Some(row) = rows.next()? {
         if !visit(row::event(file, &mut kinds, row)?) {
@@ -282,4 +341,50 @@ pub(super) fn each_event(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use rusqlite::{Connection, StatementStatus};
+
+    use super::{Select, row};
+    use crate::policy::CustomerId;
+    use crate::store::Wanted;
+
+    /// How many steps SQLite takes for a page of twenty.
+    fn steps(file: &Connection, before: u64, customer: Option<&CustomerId>) -> i32 {
+        let wanted = Wanted { before: Some(before), customer, event_type: None };
+        let select = Select::newest_first(wanted);
+        let sql = format!("{} {}", row::EVENTS, select.condition());
+        let mut events = file.prepare(&sql).unwrap();
+        let mut rows = select.rows(&mut events).unwrap();
+        for _ in 0..20 {
+            assert!(rows.next().unwrap().is_some());
+        }
+        drop(rows);
+        events.get_status(StatementStatus::VmStep)
+    }
+
+    #[test]
+    fn a_page_costs_the_same_wherever_it_is() {
+        let file = Connection::open_in_memory().unwrap();
+        file.execute_batch(include_str!("schema.sql")).unwrap();
+        file.execute_batch(
+            "INSERT INTO customer (id, name) VALUES (1, 'ada'), (2, 'bob');
+             INSERT INTO kind VALUES (1, 'chat', '[]', '[]', 0);
+             WITH RECURSIVE series (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM series LIMIT 20000)
+             INSERT INTO event
+             SELECT n, 'id-' || n, 1 + n % 2, 1, 0, '[]', '[]' FROM series;",
+        )
+        .unwrap();
+        let ada = CustomerId::new("ada").unwrap();
+        for customer in [None, Some(&ada)] {
+            let newest = steps(&file, 20_001, customer);
+            for before in [15_000, 10_000, 100] {
+                assert!(steps(&file, before, customer) <= newest + 10, "before {before}");
+            }
+            assert!(newest < 2_000, "{newest}");
+        }
+    }
 }

@@ -5,7 +5,9 @@ CREATE TABLE customer (
     id       INTEGER PRIMARY KEY,
     name     TEXT NOT NULL UNIQUE,
     -- What is known of the customer beyond usage; null when nothing is.
-    about    TEXT
+    about    TEXT,
+    -- Since when the counters of some periods are whole, where the customer's windows have moved.
+    since    TEXT
 ) STRICT;
 
 -- What events of one kind have in common: their type, and the names of their values and dimensions.
@@ -136,7 +138,9 @@ CREATE TABLE definition (
 ) STRICT, WITHOUT ROWID;
 
 -- What there is one of: the number of the last group that was committed, the place of the newest
--- event and ledger row, the time of the newest event that was let go.
+-- event and ledger row, the time of the newest event that was let go, and how many requests ran when
+-- that was last noted (0 where each has a row in hold). A backup that was
+-- not opened yet says so (copied).
 CREATE TABLE state (
     name        TEXT PRIMARY KEY,
     value       INTEGER NOT NULL

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::definition::{self, Note};
 use super::queue::{Change, unavailable};
+use super::read::Select;
 use super::{OpenError, Sqlite, read, schema};
 use crate::policy::{
     Amount, Balance, Credited, CustomerId, Debited, EventId, NewBalance, RecordedEvent, Timestamp,
@@ -15,7 +16,7 @@ use crate::policy::{
 use crate::store::memory::recount::Tally;
 use crate::store::{
     BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Keep, Kept,
-    Lanes, Moment, Origin, Recount, SettleOperation, SettleOutcome, Settled, Store,
+    Lanes, Moment, Origin, Recount, SettleOperation, SettleOutcome, Settled, Store, Wanted,
 };
 use crate::{Error, ErrorKind};
 
@@ -88,9 +89,10 @@ impl Sqlite {
 
     async fn visit(
         &self,
+        wanted: Wanted<'_>,
         visit: &mut (dyn FnMut(&RecordedEvent) -> bool + Send),
     ) -> Result<(), Error> {
-        let mut events = self.books.reader.stream(None)?;
+        let mut events = self.books.reader.stream(Select::newest_first(wanted))?;
         while let Some(chunk) = events.recv().await {
             for event in chunk.map_err(OpenError::from)? {
                 if !visit(&event) {
@@ -110,7 +112,7 @@ impl Sqlite {
         if !change.counters.is_empty() {
             self.attempted().await?;
             counted = reader.newest().map_err(OpenError::from)?;
-            let mut events = reader.stream(Some(counted))?;
+            let mut events = reader.stream(Select::UpTo(counted))?;
             while let Some(chunk) = events.recv().await {
                 for event in chunk.map_err(OpenError::from)? {
                     tally.count(&change, &event);
@@ -229,6 +231,17 @@ impl Store for Sqlite {
         Box::pin(self.change(1, create, |_| 1))
     }
 
+    fn set_minimum<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        name: &'a str,
+        minimum: Amount,
+    ) -> BoxFuture<'a, Result<Option<Balance>, Error>> {
+        let set = async move { self.memory.set_minimum(customer, name, minimum).await };
+        let used = |balance: &Option<Balance>| usize::from(balance.is_some());
+        Box::pin(self.change(1, set, used))
+    }
+
     fn credit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Credited, Error>> {
         Box::pin(async move {
             let credit = async { self.memory.credit(change).await };
@@ -257,6 +270,15 @@ impl Store for Sqlite {
         self.memory.balances(customer, defaults, now)
     }
 
+    fn with_balances<'a>(
+        &'a self,
+        from: Option<&'a CustomerId>,
+        most: usize,
+        defaults: &'a [NewBalance],
+    ) -> BoxFuture<'a, Result<Vec<CustomerId>, Error>> {
+        self.memory.with_balances(from, most, defaults)
+    }
+
     fn transactions<'a>(
         &'a self,
         customer: &'a CustomerId,
@@ -279,8 +301,19 @@ impl Store for Sqlite {
     ) -> BoxFuture<'a, Result<Option<Timestamp>, Error>> {
         Box::pin(async move {
             self.committed(Ok(())).await?;
-            self.visit(visit).await?;
+            self.visit(Wanted::default(), visit).await?;
             Ok(self.books.reader.forgotten().map_err(OpenError::from)?)
+        })
+    }
+
+    fn events_before<'a>(
+        &'a self,
+        wanted: Wanted<'a>,
+        visit: &'a mut (dyn FnMut(&RecordedEvent) -> bool + Send),
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            self.committed(Ok(())).await?;
+            self.visit(wanted, visit).await
         })
     }
 
@@ -330,6 +363,7 @@ impl Store for Sqlite {
         read::fill(&file, &self.memory, now.wall()).map_err(OpenError::from)?;
         let mut kept = definition::load(&file).map_err(OpenError::from)?;
         kept.holds = read::holds(&file).map_err(OpenError::from)?;
+        kept.alerts = read::alerts(&file, now.wall()).map_err(OpenError::from)?;
         Ok(Some(kept))
     }
 

@@ -9,10 +9,10 @@ use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, Row};
 use serde::Deserialize;
 
-use super::read::each_event;
+use super::read::{Select, each_event};
 use super::{OpenError, schema};
 use crate::Error;
-use crate::policy::{Amount, CustomerId, Dimensions, Meter, RecordedEvent, Timestamp};
+use crate::policy::{Amount, CustomerId, Dimensions, Meter, RecordedEvent, Timestamp, Voided};
 use crate::store::memory::archive::WindowEnd;
 use crate::store::memory::recount::Sum;
 
@@ -112,7 +112,10 @@ struct Counter {
 }
 
 impl Counter {
-    fn count(&mut self, event: &RecordedEvent) {
+    fn count(&mut self, event: &RecordedEvent, voided: &Voided) {
+        if !self.rule.meter.aggregation.adds() && voided.has(event) {
+            return;
+        }
         let (starts, ends) = self.window;
         let within = event.at >= Timestamp::from_seconds(starts) && ends.is_after(event.at);
         let Some(amount) = self.rule.counts(event).filter(|_| within) else { return };
@@ -204,9 +207,15 @@ fn counters(
         let counter = counter?;
         counters.entry(counter.customer.clone()).or_default().push(counter);
     }
-    each_event(file, Some(0), |event| {
+    let mut voided = Voided::default();
+    let all = Select::After(0);
+    each_event(file, &all, |event| {
+        voided.note(&event);
+        true
+    })?;
+    each_event(file, &all, |event| {
         let counted = counters.get_mut(&event.customer).into_iter().flatten();
-        counted.for_each(|counter| counter.count(&event));
+        counted.for_each(|counter| counter.count(&event, &voided));
         true
     })?;
     for counter in counters.into_values().flatten() {

@@ -6,7 +6,7 @@ use compact_str::CompactString;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::definition::Note;
-use super::queue::Change;
+use super::queue::{Change, Group};
 use super::row::{self, KindText};
 use crate::policy::{
     Amount, CustomerId, EventId, Producer, RecordedEvent, Transaction, TransactionKind, Usage,
@@ -38,17 +38,17 @@ impl Names {
 pub(super) fn write(
     file: &mut Connection,
     names: &mut Names,
-    group: &[Change],
+    group: &Group,
     number: i64,
     keeps_holds: bool,
 ) -> rusqlite::Result<()> {
     names.bound();
     let step = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut rows = Rows::new(&step, names, keeps_holds)?;
-    for change in group {
+    for change in &group.changes {
         rows.put(change)?;
     }
-    rows.finish(number)?;
+    rows.finish(number, group.running)?;
     step.commit()
 }
 
@@ -264,10 +264,17 @@ impl<'a> Rows<'a> {
                     params![customer, about],
                 )
             }
+            Note::CustomerSince { id, since } => {
+                let customer = self.customer(id)?;
+                self.execute(
+                    "UPDATE customer SET since = ?2 WHERE id = ?1",
+                    params![customer, since],
+                )
+            }
         }
     }
 
-    fn finish(mut self, number: i64) -> rusqlite::Result<()> {
+    fn finish(mut self, number: i64, running: Option<usize>) -> rusqlite::Result<()> {
         self.write_counters()?;
         self.write_balances()?;
         for ((customer, producer), sequence) in self.marks.drain() {
@@ -287,6 +294,7 @@ impl<'a> Rows<'a> {
         };
         let (event, transaction) = (self.newest_event, self.newest_transaction);
         state("group", Some(number))?;
+        state("running", running.and_then(|running| i64::try_from(running).ok()))?;
         state("event", event.and_then(|newest| i64::try_from(newest).ok()))?;
         state("transaction", transaction.and_then(|newest| i64::try_from(newest).ok()))
     }

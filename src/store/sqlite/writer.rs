@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::queue::{Change, Queue};
+use super::lock::Lock;
+use super::queue::{Group, Queue};
 use super::retain::Retention;
 use super::write::{self, Names};
 use super::{Durability, OpenError, SqliteOptions, row, schema};
@@ -20,6 +21,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_s
 #[derive(Debug)]
 pub(super) struct Writer {
     path: PathBuf,
+    lock: Arc<Lock>,
     durability: Durability,
     keeps_holds: bool,
     queue: Arc<Queue>,
@@ -28,6 +30,8 @@ pub(super) struct Writer {
     names: Names,
     /// Of the group that is written now, or was last.
     number: i64,
+    /// The last that was noted to be on the disk.
+    noted: i64,
     /// What is let go, and when to look again.
     retention: Option<Retention>,
     /// When the oldest commit that may not be on the disk was made.
@@ -40,6 +44,7 @@ impl Writer {
         SqliteOptions { durability, keep_events_for, ownerless_holds, .. }: &SqliteOptions,
         queue: Arc<Queue>,
         file: Connection,
+        lock: Arc<Lock>,
     ) -> Result<thread::JoinHandle<()>, OpenError> {
         let number = row::state(&file, "group")?.unwrap_or_default();
         let names = Names::default();
@@ -47,15 +52,27 @@ impl Writer {
         let retention = keep_events_for.map(Retention::new);
         let (durability, keeps_holds) = (*durability, ownerless_holds.are_kept());
         let unsynced = None;
-        let mut writer =
-            Self { path, durability, keeps_holds, queue, file, names, number, retention, unsynced };
+        let noted = number;
+        let mut writer = Self {
+            path,
+            lock,
+            durability,
+            keeps_holds,
+            queue,
+            file,
+            names,
+            number,
+            noted,
+            retention,
+            unsynced,
+        };
         let thread = thread::Builder::new().name("limitry-sqlite".into());
         thread.spawn(move || writer.run()).map_err(OpenError::Io)
     }
 
     fn run(&mut self) {
         let _ending = Ending(Arc::clone(&self.queue));
-        let mut group = Vec::new();
+        let mut group = Group::default();
         while self.queue.next_group(&mut group, self.due()).is_some() {
             self.number += i64::from(!group.is_empty());
             let mut pause = PAUSE.0;
@@ -68,6 +85,7 @@ impl Writer {
                 }
                 pause = (pause * 2).min(PAUSE.1);
             }
+            self.note();
             self.queue.acknowledge(&mut group);
             self.let_go();
         }
@@ -78,11 +96,11 @@ impl Writer {
         }
         if let Some(file) = &self.file {
             // So that the books are one file again. What is in the log is safe there, too.
-            let _ = checkpoint(file);
+            let _ = schema::checkpoint(file, "TRUNCATE");
         }
     }
 
-    fn commit(&mut self, group: &[Change]) -> Result<(), OpenError> {
+    fn commit(&mut self, group: &Group) -> Result<(), OpenError> {
         let file = match &mut self.file {
             Some(file) => file,
             closed => {
@@ -107,12 +125,21 @@ impl Writer {
         }
         if let Durability::Relaxed { .. } = self.durability {
             let since = *self.unsynced.get_or_insert_with(Instant::now);
-            if self.durability.is_due(since) {
+            if self.durability.due(since).is_some_and(|due| due <= Instant::now()) {
                 self.unsynced = None;
                 sync(&self.path).map_err(OpenError::Io)?;
             }
         }
         Ok(())
+    }
+
+    /// Leaves word of how far the disk has come.
+    fn note(&mut self) {
+        if self.unsynced.is_none() && self.noted < self.number {
+            self.noted = self.number;
+            // It protects from others; a disk that fails is told by the file itself.
+            let _ = self.lock.note(self.number);
+        }
     }
 
     /// Drops some of what need not be kept, between two groups.
@@ -126,12 +153,7 @@ impl Writer {
 
     /// When there is something to do though nothing has changed.
     fn due(&self) -> Option<Instant> {
-        let sync = match self.durability {
-            Durability::Relaxed { at_most } => {
-                self.unsynced.and_then(|since| since.checked_add(at_most))
-            }
-            Durability::Full => None,
-        };
+        let sync = self.unsynced.and_then(|since| self.durability.due(since));
         let retention = self.retention.as_ref().map(|retention| retention.due);
         sync.into_iter().chain(retention).min()
     }
@@ -146,12 +168,6 @@ impl Drop for Ending {
     }
 }
 
-impl Durability {
-    fn is_due(self, since: Instant) -> bool {
-        matches!(self, Self::Relaxed { at_most } if since.elapsed() >= at_most)
-    }
-}
-
 /// Opens the file anew after a failure. What the log holds may be in memory alone by then, though it
 /// reads well: a sync that failed is not repeated by the operating system. So it is all written once
 /// more, into the file itself.
@@ -159,17 +175,10 @@ fn reopen(path: &Path, durability: Durability) -> Result<Connection, OpenError> 
     // It is not made anew where somebody has moved it away.
     std::fs::metadata(path).map_err(OpenError::Io)?;
     let file = schema::open(path, durability)?;
-    if checkpoint(&file)? { Ok(file) } else { Err(OpenError::InUse) }
-}
-
-/// Brings all that is in the log into the file, unless somebody reads it just now.
-fn checkpoint(file: &Connection) -> rusqlite::Result<bool> {
-    file.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0).map(|busy: bool| !busy))
+    if schema::checkpoint(&file, "TRUNCATE")? { Ok(file) } else { Err(OpenError::InUse) }
 }
 
 /// Brings the log to the disk.
 fn sync(path: &Path) -> std::io::Result<()> {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    File::open(log)?.sync_data()
+    File::open(schema::log_of(path))?.sync_data()
 }

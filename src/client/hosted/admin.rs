@@ -1,0 +1,388 @@
+//! Everything that is not on the path of a request: as far as the API carries it. The rest is an
+//! error that says what the API lacks.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::check::{Sent, ask};
+use super::judge::{self, Question, adjust};
+use super::{Hosted, Inner, pay};
+use crate::backend::{
+    Admin, Check, Customer, Decision, EventQuery, MeterQuery, MeterReading, Page, PageRequest,
+    Recorded, TransactionQuery,
+};
+use crate::client::{
+    BalanceTransaction, Changed, CustomerRecord, CustomerTerms, LimitChange, MeterChange,
+};
+use crate::policy::{
+    Amount, Balance, Credit, Credited, CustomerId, Debit, Debited, Event, EventId, Limit, Meter,
+    NewBalance, RecordedEvent, Timestamp, Transaction, TransactionKind,
+};
+use crate::store::BoxFuture;
+use crate::{Error, ErrorKind};
+
+fn lacks<'a, T: Send + 'a>(message: &'static str) -> BoxFuture<'a, Result<T, Error>> {
+    Box::pin(std::future::ready(Err(Error::new(ErrorKind::Invalid, message))))
+}
+
+/// What was not there is no error to who removes it.
+fn removed(result: Result<(), Error>) -> Result<bool, Error> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        result => result.map(|()| true),
+    }
+}
+
+impl Inner {
+    async fn look(self: &Arc<Self>, check: Check, shows_all: bool) -> Result<Decision, Error> {
+        check.ask().validate()?;
+        let sent = Sent::begin(self, &check);
+        let told = ask(Arc::clone(self), check.clone()).await?;
+        let at = check.ask().at.unwrap_or_else(|| self.clock.now());
+        let question = Question { ask: check.ask(), at, asked: sent.asked(), shows_all };
+        let answer = judge::judge(question, told.limits, told.balance, &self.ledger());
+        Ok(check.answered(answer))
+    }
+
+    async fn balances_of(self: &Arc<Self>, customer: CustomerId) -> Result<Vec<Balance>, Error> {
+        let check = Check::of(&customer);
+        let sent = Sent::begin(self, &check);
+        let told = self.client.balances().of(&customer).await?;
+        let mut balances: Vec<_> = told.into_iter().map(|told| told.balance).collect();
+        balances.sort_by(|one, other| one.name().cmp(other.name()));
+        for balance in &mut balances {
+            let debt = self.debts.of(&customer, balance.name());
+            adjust(balance, check.ask(), sent.asked(), debt, &self.ledger());
+        }
+        Ok(balances)
+    }
+
+    async fn balance_of(
+        self: &Arc<Self>,
+        customer: CustomerId,
+        name: &str,
+    ) -> Result<Balance, Error> {
+        let balances = self.balances_of(customer).await?;
+        let found = balances.into_iter().find(|balance| balance.name() == name);
+        found.ok_or_else(no_balance)
+    }
+
+    async fn record(&self, events: Vec<Event>) -> Result<Vec<Recorded>, Error> {
+        if let [event] = &events[..] {
+            return Ok(vec![self.client.events().record(event).await?]);
+        }
+        let told: Vec<_> =
+            events.iter().map(|event| self.client.told(event)).collect::<Result<_, _>>()?;
+        let ids: Vec<EventId> = told.iter().map(|told| told.id.clone()).collect();
+        if !told.is_empty() {
+            self.client.http().send(self.client.batch(&told)?).await?;
+        }
+        Ok(ids.into_iter().map(|id| Recorded { id, recorded: true }).collect())
+    }
+
+    /// What runs has ended, and was told to the API where nothing before this keeps it.
+    async fn settled(&self) {
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if self.ledger().running(self.clock.monotonic()) == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+impl Admin for Hosted {
+    fn preview(&self, check: Check) -> BoxFuture<'_, Result<Decision, Error>> {
+        Box::pin(self.0.look(check, false))
+    }
+
+    fn usage(&self, customer: CustomerId) -> BoxFuture<'_, Result<Decision, Error>> {
+        Box::pin(self.0.look(Check::of(&customer), true))
+    }
+
+    fn record(&self, events: Vec<Event>) -> BoxFuture<'_, Result<Vec<Recorded>, Error>> {
+        Box::pin(self.0.record(events))
+    }
+
+    fn void(&self, _: CustomerId, _: EventId) -> BoxFuture<'_, Result<Recorded, Error>> {
+        lacks("Limitry's API cannot take events back; record one that makes up for it")
+    }
+
+    fn events(&self, query: EventQuery) -> BoxFuture<'_, Result<Page<RecordedEvent>, Error>> {
+        Box::pin(async move { self.0.client.events().page(query).await })
+    }
+
+    fn query(&self, query: MeterQuery) -> BoxFuture<'_, Result<MeterReading, Error>> {
+        Box::pin(async move { self.0.client.meters().query(query).await })
+    }
+
+    fn meters(&self) -> BoxFuture<'_, Result<Vec<Meter>, Error>> {
+        Box::pin(async move {
+            let mut all = self.0.client.meters().list().all().await?;
+            all.sort_by(|one, other| one.item.id().cmp(other.item.id()));
+            Ok(all.into_iter().map(|found| found.item).collect())
+        })
+    }
+
+    fn put_meter(&self, meter: Meter) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            let description = meter.description.as_deref().map(ToOwned::to_owned);
+            let change =
+                MeterChange::new().name(meter.name()).description(description).counting(&meter);
+            match self.0.client.meters().update(meter.id(), change).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => Err(gives_ids("meter")),
+                result => result.map(drop),
+            }
+        })
+    }
+
+    fn remove_meter(&self, id: String) -> BoxFuture<'_, Result<bool, Error>> {
+        Box::pin(async move { removed(self.0.client.meters().delete(&id).await) })
+    }
+
+    fn limits(&self) -> BoxFuture<'_, Result<Vec<Limit>, Error>> {
+        Box::pin(async move {
+            let mut all = self.0.client.limits().list().all().await?;
+            all.sort_by(|one, other| one.item.id().cmp(other.item.id()));
+            Ok(all.into_iter().map(|found| found.item).collect())
+        })
+    }
+
+    fn put_limit(&self, limit: Limit) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            let cap = limit.cap.map_err(|error| Error::invalid("cap", error))?;
+            let mut change = LimitChange::new()
+                .name(limit.name())
+                .meter(limit.meter())
+                .cap(cap)
+                .period(limit.period())
+                .dimensions(limit.dimensions().iter())
+                .alert_at(limit.alerts.iter().copied());
+            change = match limit.customer() {
+                Some(customer) => change.for_customer(customer),
+                None => change.for_everybody(),
+            };
+            match self.0.client.limits().update(limit.id(), change).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => Err(gives_ids("limit")),
+                result => result.map(drop),
+            }
+        })
+    }
+
+    fn remove_limit(&self, id: String) -> BoxFuture<'_, Result<bool, Error>> {
+        Box::pin(async move { removed(self.0.client.limits().delete(&id).await) })
+    }
+
+    fn customer(&self, id: CustomerId) -> BoxFuture<'_, Result<Option<Customer>, Error>> {
+        Box::pin(async move {
+            match self.0.client.customers().get(id.as_str()).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                found => Ok(Some(known(found?))),
+            }
+        })
+    }
+
+    fn customers(&self, page: PageRequest) -> BoxFuture<'_, Result<Page<Customer>, Error>> {
+        Box::pin(async move {
+            let Page { items, next } = self.0.client.customers().page(page).await?;
+            Ok(Page { items: items.into_iter().map(known).collect(), next })
+        })
+    }
+
+    fn put_customer(&self, customer: Customer) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            let id = customer.id.as_ref().map_err(|error| Error::invalid("customer", error))?;
+            let terms = || {
+                let attached = customer.attached().iter();
+                let metadata = attached.map(|(key, text)| (key.clone(), text.as_str().into()));
+                let zone = customer.time_zone().map(ToOwned::to_owned);
+                let terms = CustomerTerms::new().timezone(zone).metadata(metadata.collect());
+                match customer.anchor() {
+                    Some(anchor) => terms.billing_cycle_start(anchor),
+                    None => terms,
+                }
+            };
+            let customers = self.0.client.customers();
+            match customers.update(id.as_str(), terms()).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    customers.create(id, terms()).await.map(drop)
+                }
+                result => result.map(drop),
+            }
+        })
+    }
+
+    fn remove_customer(&self, id: CustomerId) -> BoxFuture<'_, Result<bool, Error>> {
+        Box::pin(async move { removed(self.0.client.customers().delete(id.as_str()).await) })
+    }
+
+    fn balances(&self, customer: CustomerId) -> BoxFuture<'_, Result<Vec<Balance>, Error>> {
+        Box::pin(self.0.balances_of(customer))
+    }
+
+    fn all_balances(
+        &self,
+        page: PageRequest,
+    ) -> BoxFuture<'_, Result<Page<(CustomerId, Balance)>, Error>> {
+        Box::pin(async move {
+            let Page { items, next } = self.0.client.balances().page(page).await?;
+            let items = items.into_iter().map(|found| (found.customer, found.balance));
+            Ok(Page { items: items.collect(), next })
+        })
+    }
+
+    fn set_minimum(
+        &self,
+        customer: CustomerId,
+        name: String,
+        minimum: Amount,
+    ) -> BoxFuture<'_, Result<Balance, Error>> {
+        Box::pin(async move {
+            let balances = self.0.client.balances();
+            let known = balances.of(&customer).await?;
+            let found = known.into_iter().find(|found| found.balance.name() == name);
+            balances.set_minimum(&found.ok_or_else(no_balance)?.id, minimum).await?;
+            self.0.balance_of(customer, &name).await
+        })
+    }
+
+    fn create_balance(
+        &self,
+        customer: CustomerId,
+        terms: NewBalance,
+    ) -> BoxFuture<'_, Result<Balance, Error>> {
+        Box::pin(async move {
+            terms.validate()?;
+            Ok(self.0.client.balances().create(&customer, &terms).await?.balance)
+        })
+    }
+
+    fn credit(&self, credit: Credit) -> BoxFuture<'_, Result<Credited, Error>> {
+        Box::pin(async move {
+            let changed = self.0.client.balances().credit(&credit).await?;
+            let (customer, name) = whose(&credit.change)?;
+            // First comes what is owed.
+            pay::pay(&self.0, &customer, &name).await;
+            let balance = self.0.balance_of(customer.clone(), &name).await?;
+            let transaction = transaction(&customer, &name, changed.clone());
+            Ok(Credited { applied: changed.success, transaction, balance })
+        })
+    }
+
+    fn debit(&self, debit: Debit) -> BoxFuture<'_, Result<Debited, Error>> {
+        Box::pin(async move {
+            let changed = self.0.client.balances().debit(&debit).await?;
+            let (customer, name) = whose(&debit.change)?;
+            let balance = self.0.balance_of(customer.clone(), &name).await?;
+            if !changed.success {
+                return Ok(Debited::Refused { balance });
+            }
+            match transaction(&customer, &name, changed) {
+                Some(transaction) => Ok(Debited::Taken { transaction, balance }),
+                None => {
+                    let message = "the API took the debit and does not tell of its transaction";
+                    Err(Error::new(ErrorKind::TimedOut, message))
+                }
+            }
+        })
+    }
+
+    fn transactions(&self, _: TransactionQuery) -> BoxFuture<'_, Result<Page<Transaction>, Error>> {
+        lacks(
+            "Limitry's API does not tell what a balance was after each transaction; read them with Client::balances().transactions()",
+        )
+    }
+
+    fn renew(
+        &self,
+        holds: Vec<(CustomerId, EventId)>,
+        lifetime: Duration,
+    ) -> BoxFuture<'_, Result<Vec<bool>, Error>> {
+        let now = self.0.clock.monotonic();
+        let until = now.saturating_add(lifetime);
+        let mut ledger = self.0.ledger();
+        let renewed =
+            holds.iter().map(|(customer, id)| ledger.renew(customer, id, now, until)).collect();
+        Box::pin(std::future::ready(Ok(renewed)))
+    }
+
+    fn open_holds(&self) -> BoxFuture<'_, Result<usize, Error>> {
+        let running = self.0.ledger().running(self.0.clock.monotonic());
+        Box::pin(std::future::ready(Ok(running)))
+    }
+
+    fn settled(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            self.0.settled().await;
+            Ok(())
+        })
+    }
+
+    fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            self.0.closed.store(true, Ordering::SeqCst);
+            let end = Instant::now() + deadline;
+            timeout_at(end, self.0.settled()).await.map_err(|_| {
+                Error::new(ErrorKind::TimedOut, "requests are still running; they may still settle")
+            })
+        })
+    }
+}
+
+fn no_balance() -> Error {
+    Error::new(ErrorKind::NotFound, "the customer has no balance of that name")
+}
+
+fn gives_ids(kind: &str) -> Error {
+    let message = format!(
+        "there is no {kind} of that id, and Limitry's API gives new ones ids of its own; make it with Client::{kind}s().create()"
+    );
+    Error::new(ErrorKind::Invalid, message)
+}
+
+fn whose(
+    change: &crate::policy::Change,
+) -> Result<(CustomerId, compact_str::CompactString), Error> {
+    let customer = change.customer.clone();
+    let customer = customer.map_err(|error| Error::invalid("customer", error))?;
+    Ok((customer, change.balance.clone()))
+}
+
+/// What the API tells of a customer; the name and the email are not among what books know.
+fn known(record: CustomerRecord) -> Customer {
+    let mut customer = Customer::new(&record.external_id);
+    customer.zone = record.timezone.map(Into::into);
+    customer.anchor = record.billing_cycle_start.map(|start| start.to_string().into());
+    for (key, value) in record.metadata {
+        let text = match value {
+            serde_json::Value::String(text) => text,
+            other => other.to_string(),
+        };
+        customer.metadata.insert(key, text);
+    }
+    customer
+}
+
+fn transaction(customer: &CustomerId, name: &str, changed: Changed) -> Option<Transaction> {
+    let BalanceTransaction { id, kind, amount, description, reference, created_at, .. } =
+        changed.transaction?;
+    let after = changed.balance.map_or(Amount::ZERO, |found| found.balance.current());
+    Some(Transaction {
+        id: EventId::new(id).ok()?,
+        customer: customer.clone(),
+        balance: name.into(),
+        kind: kind.unwrap_or(TransactionKind::Debit),
+        amount,
+        balance_after: after,
+        description: description.map(Into::into),
+        reference: reference.map(Into::into),
+        at: created_at.unwrap_or(Timestamp::UNIX_EPOCH),
+        sequence: 0,
+    })
+}

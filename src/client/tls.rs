@@ -1,0 +1,27 @@
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::CertificateDer;
+use rustls_platform_verifier::Verifier;
+
+use crate::{Error, ErrorKind};
+
+/// TLS 1.2 and 1.3 by a provider of our own, so that neither a default of the process is needed nor
+/// another crate's choice changes ours. Trusts what the system trusts, and these roots.
+pub(crate) fn config(roots: Vec<CertificateDer<'static>>) -> Result<ClientConfig, Error> {
+    let fails = |error: rustls::Error| {
+        let message = "TLS cannot be set up; install the system's CA certificates or add a root";
+        Error::new(ErrorKind::Invalid, message).with_source(error)
+    };
+    let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
+    let verifier = Verifier::new_with_extra_roots(roots, Arc::clone(&provider)).map_err(fails)?;
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(fails)?
+        .dangerous() // The name of the way to any verifier but a fixed list of roots.
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}

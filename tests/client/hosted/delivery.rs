@@ -1,0 +1,114 @@
+//! How settlements reach the service.
+
+use tower_limitry::client::Repeat;
+use tower_limitry::{Amount, ErrorKind};
+
+use super::*;
+
+#[tokio::test]
+async fn many_events_go_in_one_call() {
+    let service = Service::start().await;
+    let (hosted, file) = (service.hosted().await, File::new("many"));
+    let (outbox, books) = queued(&hosted, &file).await;
+    service.gate.set("events/batch", Way::Shut);
+    for n in 0..300 {
+        let customer = format!("c-{}", n % 7);
+        allowed(&books, chat(&customer, 1)).await.settle(tokens(1)).await.unwrap();
+    }
+    service.gate.open();
+    let before = service.gate.calls("events/batch");
+    outbox.flush(Duration::from_secs(60)).await.unwrap();
+    assert!(service.gate.calls("events/batch") - before <= 40, "in batches");
+    assert_eq!(service.gate.calls("events/record"), 0);
+    let mut all = Amount::ZERO;
+    for n in 0..7 {
+        all = all.saturating_add(service.used(&format!("c-{n}")).await);
+    }
+    assert_eq!(all, 300.into());
+}
+
+/// A proxy loses every answer for a while; the service does each thing once.
+#[tokio::test]
+async fn what_is_not_known_to_be_done_is_done_once() {
+    let service = Service::start().await;
+    let (hosted, file) = (service.hosted().await, File::new("lost"));
+    let (outbox, books) = queued(&hosted, &file).await;
+    service.gate.set("balances/debit", Way::Lost);
+    service.gate.set("events/batch", Way::Lost);
+    for _ in 0..4 {
+        allowed(&books, paid("ann", 20)).await.settle(tokens(20)).await.unwrap();
+    }
+    until(async || service.gate.calls("balances/debit") >= 6).await;
+    service.gate.ways.lock().unwrap().remove("/v1/balances/debit");
+    until(async || service.gate.calls("events/batch") >= 3).await;
+    service.gate.open();
+    outbox.flush(Duration::from_secs(60)).await.unwrap();
+    assert_eq!((service.used("ann").await, service.credits("ann").await), (80.into(), 20.into()));
+    assert_eq!(outbox.stats().set_aside, 0);
+    assert_eq!(hosted.debts(), []);
+}
+
+#[tokio::test]
+async fn an_event_that_the_service_refuses_is_set_aside_and_the_others_go_on() {
+    let service = Service::start().await;
+    let (hosted, file) = (service.hosted().await, File::new("refused"));
+    let (outbox, books) = queued(&hosted, &file).await;
+    service.gate.set("events/batch", Way::Shut);
+    for n in 0..20 {
+        let mut usage = tokens(1);
+        if n == 13 {
+            // More than the service takes.
+            usage = (0..101).fold(usage, |usage, at| usage.and(format!("v{at}"), 1));
+        }
+        allowed(&books, chat("bob", 1)).await.settle(usage).await.unwrap();
+    }
+    service.gate.open();
+    outbox.flush(Duration::from_secs(60)).await.unwrap();
+    assert_eq!(service.used("bob").await, 19.into());
+    let aside = outbox.set_aside(0, 10).await.unwrap();
+    assert_eq!(aside.len(), 1);
+    assert!(aside[0].reason.contains("invalid_field_value"), "{}", aside[0].reason);
+    // What will not be recorded does not count here either.
+    let standing = books.usage("bob").await.unwrap();
+    let daily = standing.limits().find(|limit| limit.id() == "daily").unwrap();
+    assert_eq!((daily.used(), daily.held()), (19.into(), Amount::ZERO));
+}
+
+/// Declared by the user: the service does not know ids, and nothing may be done twice.
+#[tokio::test]
+async fn at_most_once_sets_aside_what_it_does_not_know_to_be_done() {
+    let service = Service::start().await;
+    let client =
+        Client::builder(KEY).base_url(&service.url).repeat(Repeat::AtMostOnce).build().unwrap();
+    let hosted = Hosted::builder(&client).open().await.unwrap();
+    let file = File::new("once");
+    let (outbox, books) = queued(&hosted, &file).await;
+    let permit = allowed(&books, paid("ann", 20)).await;
+    service.gate.set("balances/debit", Way::Lost);
+    permit.settle(tokens(20)).await.unwrap();
+    outbox.flush(Duration::from_secs(60)).await.unwrap();
+    assert_eq!(service.gate.calls("balances/debit"), 1);
+    assert_eq!(service.credits("ann").await, 80.into());
+    let aside = outbox.set_aside(0, 10).await.unwrap();
+    assert!(aside[0].reason.contains("not known"), "{}", aside[0].reason);
+}
+
+#[tokio::test]
+async fn without_an_outbox_a_settlement_is_tried_and_then_given_up() {
+    let service = Service::start().await;
+    let hosted = Hosted::builder(&service.client())
+        .settle_timeout(Duration::from_millis(300))
+        .open()
+        .await
+        .unwrap();
+    let books = Books::new(hosted);
+    service.gate.set("events/batch", Way::Shut);
+    let error = allowed(&books, chat("bob", 1)).await.settle(tokens(1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    let standing = books.usage("bob").await.unwrap();
+    let daily = standing.limits().find(|limit| limit.id() == "daily").unwrap();
+    assert_eq!((daily.used(), daily.held()), (Amount::ZERO, Amount::ZERO));
+    service.gate.open();
+    allowed(&books, chat("bob", 1)).await.settle(tokens(2)).await.unwrap();
+    assert_eq!(service.used("bob").await, 2.into());
+}

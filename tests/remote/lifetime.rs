@@ -1,0 +1,87 @@
+//! A hold lives as long as its response, and ends by itself when nobody is left to own it.
+
+use std::time::Duration;
+
+use tower_limitry::Books;
+use tower_limitry::client::Remote;
+
+use crate::host::*;
+use crate::proxy::{Mode, Proxy};
+use crate::support::*;
+
+const SHORTEST: Duration = Duration::from_secs(3);
+
+#[tokio::test]
+async fn a_hold_is_renewed_while_its_request_runs_however_long() {
+    let clock = noon();
+    let host = Host::over(hundred_a_day(&clock).build().unwrap().erased()).await;
+    let process = Remote::builder(&client(host.address).build().unwrap()).hold_for(SHORTEST);
+    let books = Books::new(process.open().unwrap());
+    let permits: Vec<_> =
+        [books.check(ask("ada", 60)).await.unwrap(), books.check(ask("bob", 30)).await.unwrap()]
+            .into();
+    for _ in 0..4 {
+        let before = host.calls("/v1/x/renew");
+        // One may have been on its way.
+        eventually(async || (host.calls("/v1/x/renew") >= before + 2).then_some(())).await;
+        clock.advance(2 * SECOND);
+    }
+    assert_eq!(used_held(&host.books, "ada", "daily").await, (amount(0), amount(60)));
+    assert_eq!(used_held(&host.books, "bob", "daily").await, (amount(0), amount(30)));
+    for permit in permits {
+        permit.settle(total(5)).await.unwrap();
+    }
+    assert_eq!(host.books.open_holds().await.unwrap(), 0);
+    assert_eq!(used(&host.books, "ada", "daily").await, amount(5));
+}
+
+#[tokio::test]
+async fn a_hold_whose_process_is_gone_ends_by_itself() {
+    let clock = noon();
+    let host = Host::over(hundred_a_day(&clock).build().unwrap().erased()).await;
+    let address = host.address;
+    let gone = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let permit = runtime.block_on(async {
+            let process = remote(client(address));
+            Books::new(process).check(ask("ada", 60)).await.unwrap()
+        });
+        std::mem::forget(permit);
+        runtime.shutdown_background();
+    });
+    tokio::task::spawn_blocking(|| gone.join().unwrap()).await.unwrap();
+    assert_eq!(used_held(&host.books, "ada", "daily").await, (amount(0), amount(60)));
+    clock.advance(MINUTE);
+    assert_eq!(used_held(&host.books, "ada", "daily").await, (amount(0), amount(0)));
+}
+
+#[tokio::test]
+async fn a_settlement_counts_though_its_hold_could_not_be_renewed() {
+    let clock = noon();
+    let host = Host::over(hundred_a_day(&clock).build().unwrap().erased()).await;
+    let proxy = Proxy::before(host.address).await;
+    let books = Books::new(remote(client(proxy.address)));
+    let permit = books.check(ask("ada", 60)).await.unwrap();
+    proxy.set(Mode::Refuse);
+    clock.advance(2 * MINUTE);
+    assert_eq!(host.books.open_holds().await.unwrap(), 0);
+    admitted(&host.books, ask("ada", 100)).await.release().await.unwrap();
+    proxy.set(Mode::Pass);
+    permit.settle(total(70)).await.unwrap();
+    assert_eq!(used_held(&host.books, "ada", "daily").await, (amount(70), amount(0)));
+    assert_eq!(events(&host.books).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_lifetime_of_ones_own_is_not_renewed() {
+    let clock = noon();
+    let host = Host::over(hundred_a_day(&clock).build().unwrap().erased()).await;
+    let process = Remote::builder(&client(host.address).build().unwrap()).hold_for(SHORTEST);
+    let books = Books::new(process.open().unwrap());
+    let own = books.check(ask("ada", 60).hold_for(MINUTE)).await.unwrap();
+    let other = books.check(ask("bob", 60)).await.unwrap();
+    eventually(async || (host.calls("/v1/x/renew") >= 2).then_some(())).await;
+    clock.advance(MINUTE);
+    assert_eq!(used_held(&host.books, "ada", "daily").await, (amount(0), amount(0)));
+    drop((own, other));
+}

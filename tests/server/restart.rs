@@ -1,0 +1,102 @@
+//! What the API tells after its books were opened again.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tower_limitry::engine::ManualClock;
+use tower_limitry::server::Definitions;
+use tower_limitry::store::Sqlite;
+use tower_limitry::{Books, Engine};
+
+use crate::file::fresh;
+use crate::support::{Api, NOW};
+
+fn open(path: &std::path::Path, clock: &ManualClock) -> Books {
+    let store = Sqlite::options().open(path).unwrap();
+    Engine::builder().clock(clock.clone()).build_on(store).unwrap().erased()
+}
+
+#[tokio::test]
+async fn terms_and_times_survive_a_restart() {
+    let (path, clock) = (fresh(), ManualClock::at(NOW));
+    let books = open(&path, &clock);
+    let file: Definitions = r#"
+        [meters.calls]
+        name = "Calls"
+        aggregation = "count"
+        field = "*"
+    "#
+    .parse()
+    .unwrap();
+    file.apply(&books).await.unwrap();
+    let api = Api::over(books, |server| server).await;
+    let new = json!({ "name": "Tokens", "aggregation": "sum", "field": "values.tokens" });
+    let meter = api.made("/v1/meters", new).await;
+    let new = json!({
+        "name": "Daily", "meterId": meter["id"], "limitValue": 10, "period": "day",
+    });
+    let limit = api.made("/v1/limits", new).await;
+    let customer = api.made("/v1/customers", json!({ "externalId": "acct_42" })).await;
+    let new = json!({ "customerId": "acct_42", "name": "credits", "initialBalance": 20 });
+    let balance = api.made("/v1/balances", new).await;
+    let debit =
+        json!({ "customerId": "acct_42", "name": "credits", "amount": 7, "description": "" });
+    api.post("/v1/balances/debit", debit).await;
+    let path_of = |kind: &str, made: &Value| format!("/v1/{kind}/{}", made["id"].as_str().unwrap());
+    let paths = [
+        path_of("meters", &meter),
+        path_of("limits", &limit),
+        path_of("customers", &customer),
+        "/v1/meters/calls".to_owned(),
+    ];
+
+    clock.advance(Duration::from_secs(60));
+    for path in &paths[..3] {
+        assert_eq!(api.ask("PUT", path, json!({ "name": "Changed" })).await.status, 200);
+    }
+    let mut before = Vec::new();
+    for path in &paths {
+        let told = api.get(path).await.json();
+        assert_eq!(told["createdAt"], NOW, "{path}");
+        let updated = if path.ends_with("calls") { NOW } else { "2026-03-01T12:01:00Z" };
+        assert_eq!(told["updatedAt"], updated, "{path}");
+        before.push(told);
+    }
+    let balance = path_of("balances", &balance);
+    let lowered = api.ask("PUT", &balance, json!({ "minimumBalance": -3 })).await;
+    assert_eq!(lowered.json()["availableBalance"], 16);
+    api.books.shutdown(Duration::from_secs(30)).await.unwrap();
+    drop(api);
+
+    clock.advance(Duration::from_secs(3_600));
+    let api = Api::over(open_again(&path, &clock).await, |server| server).await;
+    file.apply(&api.books).await.unwrap();
+    let told = api.get(&balance).await.json();
+    let terms = ["currentBalance", "minimumBalance", "availableBalance"].map(|of| told[of].clone());
+    assert_eq!(terms, [json!(13), json!(-3), json!(16)]);
+    for (path, before) in paths.iter().zip(before) {
+        assert_eq!(api.get(path).await.json(), before);
+    }
+    let file: Definitions =
+        "[meters.calls]\nname = \"All\"\naggregation = \"count\"\nfield = \"*\"".parse().unwrap();
+    file.apply(&api.books).await.unwrap();
+    let told = api.get("/v1/meters/calls").await.json();
+    assert_eq!(
+        (&told["createdAt"], &told["updatedAt"]),
+        (&NOW.into(), &"2026-03-01T13:01:00Z".into())
+    );
+}
+
+/// Once the server before has let go of the file.
+async fn open_again(path: &std::path::Path, clock: &ManualClock) -> Books {
+    let opened = async {
+        loop {
+            match Sqlite::options().open(path) {
+                Ok(store) => return store,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    let store = tokio::time::timeout(Duration::from_secs(30), opened).await.unwrap();
+    Engine::builder().clock(clock.clone()).build_on(store).unwrap().erased()
+}
