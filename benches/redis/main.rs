@@ -40,8 +40,8 @@ end
 local found = redis.call('HMGET', books, unpack(fields))
 redis.call('HSET', holds, ARGV[1], ARGV[2])
 redis.call('ZADD', due, now[1] + 60, ARGV[1])
-redis.call('PTTL', holds)
-redis.call('PTTL', due)
+redis.call('PEXPIRE', holds, 1209660000)
+redis.call('PEXPIRE', due, 1209660000)
 redis.call('HSET', books, unpack(writes))
 redis.call('PTTL', books)
 return found";
@@ -180,6 +180,11 @@ async fn measure<W: Work>(
     }
     let rate = count.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64();
     waits.sort_by(f64::total_cmp);
+    if std::env::var_os("LIMITRY_STATS").is_some() {
+        let stats = server.ask(&["INFO", "commandstats"]);
+        let scripts = stats.lines().filter(|line| line.starts_with("cmdstat_eval"));
+        eprintln!("{rate:.0} a second; {}", scripts.collect::<Vec<_>>().join(" "));
+    }
     drop(server);
     let at = |part: f64| waits[((waits.len() - 1) as f64 * part) as usize];
     Run { rate, p50: at(0.5), p99: at(0.99) }

@@ -147,3 +147,60 @@ async fn a_recount_that_never_ends_is_not_waited_for() {
     spend(&books, "ada", 1).await;
     assert_eq!(used(&books, "ada", "ever").await, amount(2));
 }
+
+#[tokio::test]
+async fn balances_are_listed_over_all_customers_and_their_minimum_can_change() {
+    let (url, prefix) = fresh();
+    let builder = || tokens().default_balance(NewBalance::new("credits").initial(5));
+    let [one, two] = [(); 2].map(|()| open(builder(), &url, &prefix));
+    for customer in ["ada", "bob", "eve"] {
+        one.record(Event::new(customer, "chat", total(1))).await.unwrap();
+    }
+    let gold = NewBalance::new("Gold").initial(10).minimum(2).unit("gold coins");
+    one.create_balance("eve", gold).await.unwrap();
+    let debit = tower_limitry::policy::Debit::new("bob", "credits", 1);
+    assert!(one.debit(debit).await.unwrap().is_taken());
+    let page = two.all_balances(Default::default()).await.unwrap();
+    let owners: Vec<_> = page.items.iter().map(|(customer, _)| customer.as_str()).collect();
+    assert!(
+        owners.contains(&"bob") && owners.contains(&"eve") && !owners.contains(&"ada"),
+        "{owners:?}"
+    );
+    let changed = two.set_minimum("eve", "Gold", -3).await.unwrap();
+    assert_eq!(
+        (changed.minimum(), changed.unit(), changed.available()),
+        (amount(-3), "gold coins", amount(13))
+    );
+    let seen = one.balance("eve", "Gold").await.unwrap().unwrap();
+    assert_eq!(seen.minimum(), amount(-3));
+}
+
+#[tokio::test]
+async fn pages_of_events_go_over_all_shards_and_miss_none() {
+    use tower_limitry::backend::{EventQuery, PageRequest};
+    let (url, prefix) = fresh();
+    let books = open(tokens(), &url, &prefix);
+    for number in 0..60_u32 {
+        let customer = format!("acct_{}", number % 7);
+        books.record(Event::new(&*customer, "chat", total(number))).await.unwrap();
+    }
+    let pages = async |query: EventQuery, length: usize| {
+        let (mut found, mut page) = (Vec::new(), PageRequest::first().limit(length));
+        loop {
+            let answer = books.events(query.clone().page(page)).await.unwrap();
+            let tokens =
+                answer.items.iter().map(|event| event.usage().value("total_tokens").unwrap());
+            found.extend(tokens.map(|tokens| tokens.floor()));
+            match answer.next {
+                Some(next) => page = PageRequest::first().limit(length).after(next),
+                None => return found,
+            }
+        }
+    };
+    let all: Vec<i64> = (0..60).rev().collect();
+    let own: Vec<i64> = (0..60).rev().filter(|number| number % 7 == 3).collect();
+    for length in [1, 7, 60] {
+        assert_eq!(pages(EventQuery::new(), length).await, all, "pages of {length}");
+        assert_eq!(pages(EventQuery::new().customer("acct_3"), length).await, own);
+    }
+}

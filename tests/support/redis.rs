@@ -48,13 +48,11 @@ impl Server {
 
     /// Starts a sentinel that is told these.
     pub(crate) fn start_sentinel(settings: &[&[&str]]) -> Self {
-        let folder = std::env::temp_dir().join(format!("limitry-{}", prefix()));
-        std::fs::create_dir_all(&folder).unwrap();
+        let mut server = Self::stopped(&[]);
         // It writes what it finds into its file.
-        let file = folder.join("sentinel.conf");
+        let file = server.folder.join("sentinel.conf");
         let lines = settings.iter().map(|words| format!("sentinel {}\n", words.join(" ")));
         std::fs::write(&file, lines.collect::<String>()).unwrap();
-        let mut server = Self::stopped(&[]);
         server.leading = vec![file.to_str().unwrap().to_owned(), "--sentinel".to_owned()];
         server.run();
         server

@@ -51,6 +51,47 @@ impl Inner {
         }
     }
 
+    /// `None` when the customer has no balance of that name of their own.
+    pub(super) async fn set_minimum(
+        &self,
+        customer: &CustomerId,
+        name: &str,
+        minimum: Amount,
+    ) -> Result<Option<Balance>, Error> {
+        let now = Moment::new(Timestamp::UNIX_EPOCH, std::time::Duration::ZERO);
+        let mut call = self.begin_any(&script::BALANCE, customer, &ALSO, now);
+        call.arg("minimum").arg(name).arg("").arg("").arg(minimum.as_millionths());
+        call.arg("").arg("").arg(0).arg("");
+        let mut reply = Reply::of(call.run(&self.caller, self.caller.deadline()).await?)?;
+        if reply.text()? == "m" {
+            return Ok(None);
+        }
+        let (current, held) = (reply.amount()?, reply.amount()?);
+        let own = reply.some_text()?;
+        Ok(Some(balance(name, None, own.as_deref(), current, held)?))
+    }
+
+    /// Whether a customer has a balance of their own, or one that has changed.
+    pub(super) async fn has_balance(
+        &self,
+        customer: &CustomerId,
+        defaults: &[NewBalance],
+    ) -> Result<bool, Error> {
+        let now = Moment::new(Timestamp::UNIX_EPOCH, std::time::Duration::ZERO);
+        let call = self.begin_any(&script::BALANCES, customer, &[], now);
+        let mut reply = Reply::of(call.run(&self.caller, self.caller.deadline()).await?)?;
+        while !reply.is_over() {
+            let name = reply.text()?;
+            let (current, _held) = (reply.some_amount()?, reply.some_amount()?);
+            let own = reply.some_text()?;
+            let default = defaults.iter().any(|default| default.name == name);
+            if own.is_some() || default && current.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     pub(super) async fn credit(&self, change: BalanceChange<'_>) -> Result<Credited, Error> {
         let changed = self.change(change, TransactionKind::Credit).await?;
         let Changed { what, balance, transaction } = changed;

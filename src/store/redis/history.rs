@@ -9,7 +9,7 @@ use super::link::CallError;
 use super::reply::{self, Reply};
 use crate::Error;
 use crate::policy::{CustomerId, EventId, RecordedEvent, Timestamp};
-use crate::store::Found;
+use crate::store::{Found, Wanted};
 
 /// How many events are read at once.
 const CHUNK: usize = 512;
@@ -18,9 +18,18 @@ impl Inner {
     /// Visits events of all shards, newest first.
     pub(super) async fn visit(
         &self,
+        wanted: Wanted<'_>,
         visit: &mut (dyn FnMut(&RecordedEvent) -> bool + Send),
-    ) -> Result<Option<Timestamp>, Error> {
-        let mut shards: Vec<Newest> = (0..SHARDS).map(Newest::of).collect();
+    ) -> Result<(), Error> {
+        let numbers = match wanted.customer {
+            Some(customer) => {
+                let shard = shard_of(customer.as_str());
+                shard..shard + 1
+            }
+            None => 0..SHARDS,
+        };
+        let mut shards: Vec<Newest> =
+            numbers.map(|shard| Newest::of(shard, wanted.before)).collect();
         // A few of each first: most shards have none or little.
         let mut count = 16;
         loop {
@@ -49,12 +58,12 @@ impl Inner {
                 let newest = shards
                     .iter_mut()
                     .max_by_key(|shard| shard.events.last().map_or(0, |event| event.sequence));
-                let Some(newest) = newest else { return self.forgotten(0..SHARDS).await };
+                let Some(newest) = newest else { return Ok(()) };
                 let Some(event) = newest.events.pop() else {
-                    return self.forgotten(0..SHARDS).await;
+                    return Ok(());
                 };
                 if !visit(&event) {
-                    return self.forgotten(0..SHARDS).await;
+                    return Ok(());
                 }
                 if newest.events.is_empty() && !newest.is_over {
                     break;
@@ -150,8 +159,15 @@ struct Newest {
 }
 
 impl Newest {
-    fn of(number: u16) -> Self {
-        Self { number, events: Vec::new(), before: "+".to_owned(), is_over: false }
+    /// The newest of those that came before that place.
+    fn of(number: u16, before: Option<u64>) -> Self {
+        let before = match before {
+            // An event of the same moment comes before, if its shard does.
+            Some(place) if u64::from(number) < place & 0xFF => format!("{}-0", place >> 8),
+            Some(place) => format!("({}-0", place >> 8),
+            None => "+".to_owned(),
+        };
+        Self { number, events: Vec::new(), before, is_over: false }
     }
 }
 

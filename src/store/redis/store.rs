@@ -19,6 +19,7 @@ use crate::policy::{
 use crate::store::{
     BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Keep, Kept,
     Lanes, Moment, Origin, Outcome, Recount, SettleOperation, SettleOutcome, Settled, Store,
+    Wanted,
 };
 use crate::{Error, ErrorKind};
 
@@ -288,6 +289,37 @@ impl Store for Redis {
         })
     }
 
+    fn set_minimum<'a>(
+        &'a self,
+        customer: &'a CustomerId,
+        name: &'a str,
+        minimum: Amount,
+    ) -> BoxFuture<'a, Result<Option<Balance>, Error>> {
+        Box::pin(self.inner.set_minimum(customer, name, minimum))
+    }
+
+    fn with_balances<'a>(
+        &'a self,
+        from: Option<&'a CustomerId>,
+        most: usize,
+        defaults: &'a [NewBalance],
+    ) -> BoxFuture<'a, Result<Vec<CustomerId>, Error>> {
+        Box::pin(async move {
+            let mut found = Vec::new();
+            for customer in self.inner.all_customers().await? {
+                if found.len() == most {
+                    break;
+                }
+                if from.is_none_or(|from| customer >= *from)
+                    && self.inner.has_balance(&customer, defaults).await?
+                {
+                    found.push(customer);
+                }
+            }
+            Ok(found)
+        })
+    }
+
     fn credit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Credited, Error>> {
         Box::pin(async move {
             let credited = self.inner.credit(change).await?;
@@ -333,7 +365,18 @@ impl Store for Redis {
         &'a self,
         visit: &'a mut (dyn FnMut(&RecordedEvent) -> bool + Send),
     ) -> BoxFuture<'a, Result<Option<Timestamp>, Error>> {
-        Box::pin(self.inner.visit(visit))
+        Box::pin(async move {
+            self.inner.visit(Wanted::default(), visit).await?;
+            self.inner.forgotten(0..keys::SHARDS).await
+        })
+    }
+
+    fn events_before<'a>(
+        &'a self,
+        wanted: Wanted<'a>,
+        visit: &'a mut (dyn FnMut(&RecordedEvent) -> bool + Send),
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.inner.visit(wanted, visit))
     }
 
     fn find<'a>(

@@ -1,4 +1,4 @@
--- KEYS: also 7 transactions, 8 references. ARGV: 4 what to do (open, credit, debit), 5 balance, 6 and 7
+-- KEYS: also 7 transactions, 8 references. ARGV: 4 what to do (open, minimum, credit, debit), 5 balance, 6 and 7
 -- what the default begins at and its minimum, or empty, 8 amount, 9 reference or empty, 10 the
 -- transaction, 11 how many are kept, 12 the terms of a balance to open.
 -- Answers {what came of it, current, held, own terms, transaction}.
@@ -21,6 +21,12 @@ if what == 'open' then
   write(sum)
   redis.call('HSET', books, 'm' .. name, ARGV[12])
   return {'n', sum, held, ARGV[12]}
+end
+if what == 'minimum' then
+  if not terms then return {'m'} end
+  terms = ARGV[8] .. string.match(terms, '^%S+(.*)$')
+  redis.call('HSET', books, 'm' .. name, terms)
+  return {'n', current or 0, held, terms}
 end
 local minimum
 if terms then current, minimum = current or 0, amount(string.match(terms, '^%S+'))

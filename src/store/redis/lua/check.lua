@@ -22,7 +22,7 @@ if lifetime ~= '' then
   end
 end
 
-local fields = {'keep'}
+local fields = {'keep', 'long'}
 for at = 12, #ARGV, 5 do
   fields[#fields + 1] = 'u' .. ARGV[at + 1]
   fields[#fields + 1] = 'h' .. ARGV[at + 1]
@@ -34,13 +34,13 @@ end
 local found = redis.call('HMGET', books, unpack(fields))
 local answer = {'a'}
 local refused = false
-local writes, hold = {}, {attempt, ARGV[7]}
+local writes, hold = {}, attempt .. '|' .. ARGV[7] .. '|'
 local fresh = false
-local place = 2
+local place = 3
 for at = 12, #ARGV, 5 do
   local kind, cap, asked = ARGV[at], amount(ARGV[at + 3]), ARGV[at + 4]
   local used, held = amount(found[place]) or 0, amount(found[place + 1]) or 0
-  answer[place], answer[place + 1] = used, held
+  answer[place - 1], answer[place] = used, held
   if asked ~= '' then
     asked = amount(asked)
     if below(cap, asked) then refused = true
@@ -49,7 +49,7 @@ for at = 12, #ARGV, 5 do
       if ARGV[at + 2] == '' then
         local field = fields[place + 1]
         writes[#writes + 1], writes[#writes + 2] = field, plus(held, asked)
-        hold[#hold + 1], hold[#hold + 2] = field, ARGV[at + 4]
+        hold = hold .. #field .. ':' .. field .. ARGV[at + 4] .. '|'
         fresh = fresh or not found[place + 1]
       end
     elseif kind == 'm' and below(cap, used) then refused = true end
@@ -73,11 +73,11 @@ if name ~= '' then
       if below(0, asked) then
         local field = fields[place + 1]
         writes[#writes + 1], writes[#writes + 2] = field, plus(held, asked)
-        hold[#hold + 1], hold[#hold + 2] = field, ARGV[9]
+        hold = hold .. #field .. ':' .. field .. ARGV[9] .. '|'
         fresh = fresh or not found[place + 1]
       end
     elseif not below(0, available) then refused = true end
-    answer[place], answer[place + 1], answer[place + 2] = current, held, terms
+    answer[place - 1], answer[place], answer[place + 1] = current, held, terms
   else
     refused = true
   end
@@ -92,11 +92,21 @@ if refused then
 end
 if lifetime == '' then return answer end
 
-local millis = math.ceil(tonumber(lifetime) / 1000) + LATE
-redis.call('HSET', holds, id, cmsgpack.pack(hold))
-redis.call('ZADD', due, string.format('%.0f', now + lifetime), id)
-outlive(holds, millis)
-outlive(due, millis)
+local millis = math.ceil(lifetime / 1000) + LATE
+redis.call('HSET', holds, id, hold)
+redis.call('ZADD', due, now + lifetime, id)
+if found[2] or millis > 2 * LATE then
+  if not found[2] then
+    writes[#writes + 1], writes[#writes + 2] = 'long', 1
+    fresh = true
+  end
+  outlive(holds, millis)
+  outlive(due, millis)
+else
+  -- Both live for a week longer than any hold in them.
+  redis.call('PEXPIRE', holds, millis + LATE)
+  redis.call('PEXPIRE', due, millis + LATE)
+end
 if #writes > 0 then
   redis.call('HSET', books, unpack(writes))
   if fresh and not found[1] then outlive(books, millis) end

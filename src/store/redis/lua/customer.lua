@@ -2,7 +2,7 @@
 -- by which the operation was resolved; ARGV[2] and ARGV[3] are wall and monotonic time in
 -- microseconds where the store is given a clock, and empty where the server's is good.
 local shard, books, holds, due, ids, expired = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local LATE = 604800000
+local LATE, DAY = 604800000, 86400000
 
 local function clock()
   local now = redis.call('TIME')
@@ -11,9 +11,9 @@ local function clock()
   return tonumber(ARGV[2]), tonumber(ARGV[3]), server
 end
 
--- A key that lives at least so many milliseconds from now.
+-- A key that lives at least so many milliseconds from now. A day more, so that it is seldom told.
 local function outlive(key, millis)
-  if redis.call('PTTL', key) < millis then redis.call('PEXPIRE', key, millis) end
+  if redis.call('PTTL', key) < millis then redis.call('PEXPIRE', key, millis + DAY) end
 end
 
 -- Takes a hold away, and with it what it held.
@@ -29,28 +29,42 @@ local function let_go(id, hold)
   redis.call('ZREM', due, id)
 end
 
+-- Holds are text: attempt|given|, and for each line the length of the field:field and amount|. (The
+-- server's cmsgpack takes as long as all the rest.)
+local function unpacked(text)
+  local hold, at = {}, nil
+  hold[1], hold[2], at = string.match(text, '^([^|]*)|([^|]*)|()')
+  while at <= #text do
+    local size, from = string.match(text, '^(%d+):()', at)
+    local held, next = string.match(text, '^([^|]*)|()', from + size)
+    hold[#hold + 1], hold[#hold + 2] = string.sub(text, from, from + size - 1), held
+    at = next
+  end
+  return hold
+end
+
 local function hold_of(id)
-  local packed = redis.call('HGET', holds, id)
-  return packed and cmsgpack.unpack(packed)
+  local text = redis.call('HGET', holds, id)
+  return text and unpacked(text)
 end
 
 -- Forgets ids whose time is over, a few at a time.
 local function forget(key, before)
-  local over = redis.call('ZRANGEBYSCORE', key, '-inf', string.format('(%.0f', before), 'LIMIT', 0, 16)
-  if #over > 0 then redis.call('ZREM', key, unpack(over)) end
+  local over = redis.call('ZRANGEBYSCORE', key, '-inf', before - 1, 'LIMIT', 0, 16)
+  if over[1] then redis.call('ZREM', key, unpack(over)) end
 end
 
 -- Nobody renewed it. It costs nothing, and may still be settled for a week.
 local function expire(id, now)
   local hold = hold_of(id)
   if hold then let_go(id, hold) else redis.call('ZREM', due, id) end
-  redis.call('ZADD', expired, string.format('%.0f', now), id)
+  redis.call('ZADD', expired, now, id)
   redis.call('PEXPIRE', expired, LATE)
   forget(expired, now - LATE * 1000)
 end
 
 -- Ends holds that expired, at most 16 and the oldest first.
 local function sweep(now)
-  local over = redis.call('ZRANGEBYSCORE', due, '-inf', string.format('%.0f', now), 'LIMIT', 0, 16)
-  for _, id in ipairs(over) do expire(id, now) end
+  local over = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, 16)
+  for at = 1, #over do expire(over[at], now) end
 end

@@ -13,10 +13,11 @@ local function append(stream, server, event, at, most, millis)
     redis.call('XADD', stream, name, 'event', event, 'at', at)
   end
   redis.call('PEXPIRE', stream, millis)
+  -- Some at a time, as each time takes several calls.
   local over = redis.call('XLEN', stream) - most
-  if over > 0 then
+  if over > most / 8 then
     local gone = amount(redis.call('HGET', shard, 'gone'))
-    for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+', 'COUNT', over)) do
+    for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+', 'COUNT', math.min(over, 256))) do
       local old = amount(entry[2][4])
       if not gone or below(gone, old) then gone = old end
       redis.call('XDEL', stream, entry[1])

@@ -33,9 +33,13 @@ if #held > 0 then
   end
   local open = redis.call('HGETALL', holds)
   for at = 1, #open, 2 do
-    local hold = cmsgpack.unpack(open[at + 1])
-    for place = 3, #hold, 2 do hold[place] = moved(hold[place]) or hold[place] end
-    redis.call('HSET', holds, open[at], cmsgpack.pack(hold))
+    local hold = unpacked(open[at + 1])
+    local text = hold[1] .. '|' .. hold[2] .. '|'
+    for place = 3, #hold, 2 do
+      local field = moved(hold[place]) or hold[place]
+      text = text .. #field .. ':' .. field .. hold[place + 1] .. '|'
+    end
+    redis.call('HSET', holds, open[at], text)
   end
 end
 local last, stays = 0, false

@@ -12,7 +12,7 @@ elseif ARGV[6] ~= '' or redis.call('ZSCORE', ids, 'F' .. id) then
   return 'n'
 end
 local horizon = tonumber(ARGV[7])
-redis.call('ZADD', ids, string.format('%.0f', wall + horizon), 'R' .. (attempt == '' and '0' or attempt) .. ' ' .. id)
+redis.call('ZADD', ids, wall + horizon, 'R' .. (attempt == '' and '0' or attempt) .. ' ' .. id)
 redis.call('PEXPIRE', ids, math.ceil(horizon / 1000) + 90000000)
 forget(ids, wall)
 return 'r'

@@ -56,7 +56,7 @@ elseif origin == 'H' then
   end
 end
 if origin ~= 'F' then
-  redis.call('ZADD', ids, string.format('%.0f', math.max(wall, tonumber(ARGV[8])) + horizon), 'F' .. id)
+  redis.call('ZADD', ids, math.max(wall, tonumber(ARGV[8])) + horizon, 'F' .. id)
   redis.call('PEXPIRE', ids, math.ceil(horizon / 1000) + 90000000)
   forget(ids, wall)
 end
@@ -142,7 +142,7 @@ if name ~= '' then
   local left, over = minus(before, amount(ARGV[13]))
   if over then answer[2] = '1' end
   local sequence = math.max(server, tonumber(found[3] or '0') + 1)
-  redis.call('HSET', books, 'b' .. name, left, 'last', string.format('%.0f', sequence))
+  redis.call('HSET', books, 'b' .. name, left, 'last', sequence)
   redis.call('RPUSH', transactions, string.format('%.0f ', sequence) .. tostring_amount(left) .. ' ' .. ARGV[15])
   redis.call('LTRIM', transactions, '-' .. ARGV[16], -1)
 end
