@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tower_limitry::policy::Credit;
-use tower_limitry::store::Sqlite;
+use tower_limitry::store::sqlite::{Durability, Sqlite};
 use tower_limitry::{Books, Check, CheckError, Engine, ErrorKind, Limit, Meter, NewBalance};
 
 use crate::faulty::FOR_EVER;
@@ -17,12 +17,14 @@ use crate::{asked, assert_sound, faulty, file};
 /// As many as make more than a hundred changes.
 const STEPS: u32 = 50;
 const CREDITS: &str = "credits";
+const FULL: Durability = Durability::Full;
+const RELAXED: Durability = Durability::Relaxed { at_most: Duration::from_millis(2) };
 
 /// `None` when the disk fails meanwhile.
-async fn open(path: &Path) -> Option<Books> {
+async fn open(path: &Path, durability: Durability) -> Option<Books> {
     let since = Instant::now();
     let store = loop {
-        match Sqlite::open(path) {
+        match Sqlite::options().durability(durability).open(path) {
             Ok(store) => break store,
             // The last task of the books before has still to end.
             Err(error) if error.kind() == ErrorKind::Conflict => {
@@ -73,8 +75,9 @@ async fn step(books: &Books, number: u32) -> Option<(u32, u32)> {
     }
 }
 
-async fn try_with(kind: &str, call: u64, often: u64) {
-    let about = format!("{kind} {call}, {often} times");
+async fn try_with(kind: &str, call: u64, often: u64, durability: Durability) {
+    let about = format!("{kind} {call}, {often} times, {durability:?}");
+    let open = |path| open(path, durability);
     let path = file::emptied();
     faulty::tell(kind, call, often);
     let (mut settled, mut credited) = (0, 0);
@@ -127,15 +130,22 @@ fn trials() {
         for (kind, calls) in [("write", 450), ("full", 450), ("sync", 150), ("lost", 150)] {
             // The first calls are those of opening, which waits for no disk that fails for good.
             for call in (1..40).step_by(3) {
-                try_with(kind, call, FOR_EVER).await;
+                try_with(kind, call, FOR_EVER, FULL).await;
             }
             for call in (first..calls).step_by(every as usize) {
-                try_with(kind, call, 1).await;
-                try_with(kind, call, FOR_EVER).await;
+                try_with(kind, call, 1, FULL).await;
+                try_with(kind, call, FOR_EVER, FULL).await;
                 if call % 50 == 0 {
                     eprintln!("{kind}: {call} of {calls} calls failed once and for good");
                 }
             }
+        }
+        for kind in ["sync", "lost"] {
+            for call in (1 + first % 7..60).step_by(times(7, 1) as usize) {
+                try_with(kind, call, 1, RELAXED).await;
+                try_with(kind, call, FOR_EVER, RELAXED).await;
+            }
+            eprintln!("{kind}: relaxed");
         }
     });
 }

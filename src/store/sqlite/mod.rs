@@ -287,8 +287,8 @@ impl SqliteOptions {
         let ownerless = ownerless(&mut file, self.ownerless_holds)?;
         let books = Arc::new(Books::new(&path, self.ownerless_holds.are_kept()));
         books.queue.number_from(row::place(&file, "event")?, row::place(&file, "transaction")?);
-        let queue = Arc::clone(&books.queue);
-        let writer = Writer::start(path.clone(), &self, queue, file, Arc::clone(&lock))?;
+        let writer =
+            Writer::start(path.clone(), &self, Arc::clone(&books), file, Arc::clone(&lock))?;
         let writer = Some(writer);
         let memory = self.memory.archived(Arc::clone(&books) as _);
         Ok(Sqlite { memory, books, writer, path, ownerless, _lock: lock })

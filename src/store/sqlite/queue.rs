@@ -283,7 +283,7 @@ impl Queue {
         Some(())
     }
 
-    /// The group is in the file: those who wait for it are told.
+    /// The group is in the file: those who wait for it are told. Its changes stay.
     pub(super) fn acknowledge(&self, group: &mut Group) {
         let mut told = Vec::new();
         let mut waiting = self.lock();
@@ -294,9 +294,9 @@ impl Queue {
         let committed = group.changes.len();
         waiting.committed += committed as u64;
         self.taken.fetch_sub(committed, Ordering::SeqCst);
-        for change in group.changes.drain(..) {
+        for change in &group.changes {
             if let Change::Counted(Counted { event, .. }) = change {
-                waiting.unwritten.remove(&(event.customer, event.id));
+                waiting.unwritten.remove(&(event.customer.clone(), event.id.clone()));
             }
         }
         while waiting.waiters.front().is_some_and(|waiter| waiter.number <= waiting.committed) {

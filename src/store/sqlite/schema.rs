@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use super::lock::Lock;
@@ -109,6 +110,12 @@ pub(super) fn checkpoint(file: &Connection, how: &str) -> rusqlite::Result<bool>
     })
 }
 
+/// Whether closing the file leaves its log alone. After a sync that failed, the disk may have lost
+/// some of a log that was not synced before, and that must not go into the file.
+pub(super) fn leave_log(file: &Connection, leave: bool) -> rusqlite::Result<()> {
+    file.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, leave).map(|_| ())
+}
+
 /// Opens the file for writing and brings it up to date.
 pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, OpenError> {
     let mut file =
@@ -117,6 +124,7 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, Op
     if application != APPLICATION && tables > 0 {
         return Err(OpenError::Foreign);
     }
+    leave_log(&file, durability != Durability::Full)?;
     // Before the first page is written, and before the log is.
     file.pragma_update(None, "page_size", 8_192)?;
     file.pragma_update(None, "journal_mode", "WAL")?;
@@ -147,7 +155,7 @@ pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
     connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
 }
 
-fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+pub(super) fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let file = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     // Others may look into the file, and hold it for a moment.
     file.busy_timeout(Duration::from_secs(5))?;

@@ -1,15 +1,17 @@
 //! The thread that writes: takes all that waits, commits it as one, and tells who waits for it.
 
 use std::fs::File;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 
 use super::lock::Lock;
-use super::queue::{Group, Queue};
+use super::archive::Books;
+use super::queue::{Group, PLACES, Queue};
 use super::retain::Retention;
 use super::write::{self, Names};
 use super::{Durability, OpenError, SqliteOptions, row, schema};
@@ -24,7 +26,7 @@ pub(super) struct Writer {
     lock: Arc<Lock>,
     durability: Durability,
     keeps_holds: bool,
-    queue: Arc<Queue>,
+    books: Arc<Books>,
     /// `None` after something failed.
     file: Option<Connection>,
     names: Names,
@@ -36,13 +38,17 @@ pub(super) struct Writer {
     retention: Option<Retention>,
     /// When the oldest commit that may not be on the disk was made.
     unsynced: Option<Instant>,
+    /// The groups since, by their numbers, should the disk lose them.
+    doubtful: Vec<(i64, Group)>,
+    /// How much that is. More than there are places for is synced early.
+    doubtful_changes: usize,
 }
 
 impl Writer {
     pub(super) fn start(
         path: PathBuf,
         SqliteOptions { durability, keep_events_for, ownerless_holds, .. }: &SqliteOptions,
-        queue: Arc<Queue>,
+        books: Arc<Books>,
         file: Connection,
         lock: Arc<Lock>,
     ) -> Result<thread::JoinHandle<()>, OpenError> {
@@ -58,35 +64,39 @@ impl Writer {
             lock,
             durability,
             keeps_holds,
-            queue,
+            books,
             file,
             names,
             number,
             noted,
             retention,
             unsynced,
+            doubtful: Vec::new(),
+            doubtful_changes: 0,
         };
         let thread = thread::Builder::new().name("limitry-sqlite".into());
         thread.spawn(move || writer.run()).map_err(OpenError::Io)
     }
 
     fn run(&mut self) {
-        let _ending = Ending(Arc::clone(&self.queue));
+        let books = Arc::clone(&self.books);
+        let queue = &books.queue;
+        let _ending = Ending(Arc::clone(queue));
         let mut group = Group::default();
-        while self.queue.next_group(&mut group, self.due()).is_some() {
+        while queue.next_group(&mut group, self.due()).is_some() {
             self.number += i64::from(!group.is_empty());
             let mut pause = PAUSE.0;
             while let Err(error) = self.commit(&group) {
                 observe::not_written(&Error::from(error));
-                self.file = None;
-                self.names = Names::default();
-                if !self.queue.fail(pause) {
+                self.close();
+                if !queue.fail(pause) {
                     return;
                 }
                 pause = (pause * 2).min(PAUSE.1);
             }
             self.note();
-            self.queue.acknowledge(&mut group);
+            queue.acknowledge(&mut group);
+            self.keep(&mut group);
             self.let_go();
         }
         if self.unsynced.is_some()
@@ -96,41 +106,67 @@ impl Writer {
         }
         if let Some(file) = &self.file {
             // So that the books are one file again. What is in the log is safe there, too.
-            let _ = schema::checkpoint(file, "TRUNCATE");
+            if schema::checkpoint(file, "TRUNCATE").is_ok() {
+                let _ = schema::leave_log(file, false);
+            }
         }
     }
 
     fn commit(&mut self, group: &Group) -> Result<(), OpenError> {
+        let (number, keeps_holds) = (self.number, self.keeps_holds);
         let file = match &mut self.file {
             Some(file) => file,
             closed => {
-                let file = reopen(&self.path, self.durability)?;
-                let number = row::state(&file, "group")?.unwrap_or_default();
+                let file = reopen(&self.path, self.durability, &self.books)?;
+                let mut there = row::state(&file, "group")?.unwrap_or_default();
                 let file = closed.insert(file);
-                // Somebody has put another in its place.
-                if number < self.number - 1 {
-                    self.file = None;
-                    return Err(OpenError::Foreign);
-                }
                 // It failed only after it was written.
-                if number >= self.number {
+                if there >= number {
                     self.unsynced = None;
                     return Ok(());
+                }
+                for (lost, group) in self.doubtful.iter().filter(|(lost, _)| *lost > there) {
+                    write::write(file, &mut self.names, group, *lost, keeps_holds)?;
+                }
+                there = self.doubtful.last().map_or(there, |(last, _)| there.max(*last));
+                // Somebody has put another in its place.
+                if there < number - i64::from(!group.is_empty()) {
+                    self.file = None;
+                    return Err(OpenError::Behind);
                 }
                 file
             }
         };
         if !group.is_empty() {
-            write::write(file, &mut self.names, group, self.number, self.keeps_holds)?;
+            write::write(file, &mut self.names, group, number, keeps_holds)?;
         }
         if let Durability::Relaxed { .. } = self.durability {
             let since = *self.unsynced.get_or_insert_with(Instant::now);
-            if self.durability.due(since).is_some_and(|due| due <= Instant::now()) {
-                self.unsynced = None;
+            let is_due = self.durability.due(since).is_some_and(|due| due <= Instant::now());
+            if is_due || self.doubtful_changes >= PLACES {
                 sync(&self.path).map_err(OpenError::Io)?;
+                self.unsynced = None;
             }
         }
         Ok(())
+    }
+
+    /// Remembers a group until it is synced.
+    fn keep(&mut self, group: &mut Group) {
+        if self.unsynced.is_none() {
+            self.doubtful.clear();
+            self.doubtful_changes = 0;
+            group.changes.clear();
+        } else if self.doubtful.last().is_none_or(|(last, _)| *last < self.number) {
+            self.doubtful_changes += 1 + group.changes.len();
+            self.doubtful.push((self.number, mem::take(group)));
+        }
+    }
+
+    /// Closes the file after a failure.
+    fn close(&mut self) {
+        self.file = None;
+        self.names = Names::default();
     }
 
     /// Leaves word of how far the disk has come.
@@ -145,9 +181,9 @@ impl Writer {
     /// Drops some of what need not be kept, between two groups.
     fn let_go(&mut self) {
         let (Some(file), Some(retention)) = (&mut self.file, &mut self.retention) else { return };
-        if let Err(error) = retention.let_go(file, self.queue.now()) {
+        if let Err(error) = retention.let_go(file, self.books.queue.now()) {
             observe::not_written(&OpenError::from(error).into());
-            self.file = None;
+            self.close();
         }
     }
 
@@ -171,11 +207,24 @@ impl Drop for Ending {
 /// Opens the file anew after a failure. What the log holds may be in memory alone by then, though it
 /// reads well: a sync that failed is not repeated by the operating system. So it is all written once
 /// more, into the file itself.
-fn reopen(path: &Path, durability: Durability) -> Result<Connection, OpenError> {
+fn reopen(path: &Path, durability: Durability, books: &Books) -> Result<Connection, OpenError> {
     // It is not made anew where somebody has moved it away.
     std::fs::metadata(path).map_err(OpenError::Io)?;
+    if let Durability::Relaxed { .. } = durability {
+        books.reader.close();
+        recover(path)?;
+    }
     let file = schema::open(path, durability)?;
     if schema::checkpoint(&file, "TRUNCATE")? { Ok(file) } else { Err(OpenError::InUse) }
+}
+
+/// Brings into the file what is whole in the log by its own sums, and not what was whole once: who
+/// has the file alone remembers nothing of that. Fails as long as somebody else has it open.
+fn recover(path: &Path) -> Result<(), OpenError> {
+    let file = schema::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    schema::leave_log(&file, true)?;
+    file.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    if schema::checkpoint(&file, "TRUNCATE")? { Ok(()) } else { Err(OpenError::InUse) }
 }
 
 /// Brings the log to the disk.
