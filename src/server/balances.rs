@@ -69,7 +69,7 @@ pub(super) async fn check(
 
 pub(super) async fn credit(
     State(app): State<Shared>,
-    Posted { body: asked, once: key }: Posted<BalanceChangeBody>,
+    Posted { body: asked, once: key, .. }: Posted<BalanceChangeBody>,
 ) -> Result<Answer, Problem> {
     bounded(&asked)?;
     let customer = resolve(&app, &asked.customer_id).await?;
@@ -92,7 +92,7 @@ pub(super) async fn credit(
 
 pub(super) async fn debit(
     State(app): State<Shared>,
-    Posted { body: asked, once: key }: Posted<BalanceChangeBody>,
+    Posted { body: asked, once: key, .. }: Posted<BalanceChangeBody>,
 ) -> Result<Answer, Problem> {
     bounded(&asked)?;
     let customer = resolve(&app, &asked.customer_id).await?;
@@ -253,7 +253,9 @@ fn named_by(id: &str) -> Result<(CustomerId, String), Problem> {
         let pair = String::from_utf8(pair).ok()?;
         let (length, both) = pair.split_once(':')?;
         let (customer, name) = both.split_at_checked(length.parse().ok()?)?;
-        Some((CustomerId::new(customer).ok()?, name.to_owned()))
+        let customer = CustomerId::new(customer).ok()?;
+        // One balance has one id, however else it could be written.
+        (id_of(&customer, name) == id).then(|| (customer, name.to_owned()))
     };
     pair().ok_or_else(unknown)
 }

@@ -65,6 +65,17 @@ async fn a_file_that_makes_no_sense_names_its_table() {
         ("[meters.tokens]\nname = \"x\"", "meters.tokens"),
         ("[meters.tokens]\nname = \"x\"\naggregation = \"mean\"\nfield = \"*\"", "meters.tokens"),
         ("meters = 5", "meters"),
+        (
+            "[limits.daily]\nname = \"x\"\nmeterId = \"tokens\"\nlimitValue = 5\nperiod = \"day\"\n\
+             dimensionFilter = { model = \"large-2\" }",
+            "\"dimensionFilter\"",
+        ),
+        (
+            "[meters.tokens]\nname = \"x\"\naggregation = \"count\"\nfield = \"*\"\n\
+             eventFilter = { type = \"chat\" }",
+            "\"type\"",
+        ),
+        ("[customers.a]\nzone = \"Europe/Vienna\"", "\"zone\""),
         ("[customers.a]\nemail = \"nobody\"", "customers.a"),
     ] {
         let error = wrong.parse::<Definitions>().unwrap_err();
