@@ -75,13 +75,16 @@ pub(super) async fn credit(
     let customer = resolve(&app, &asked.customer_id).await?;
     let shared = app.clone();
     once(&app, key, async move {
-        let mut credit = Credit::new(&customer, &asked.name, asked.amount.0);
+        let amount = asked.amount.0;
+        let mut credit = Credit::new(&customer, &asked.name, amount);
         credit = credit.description(asked.description);
         if let Some(reference) = asked.reference {
             credit = credit.reference(reference);
         }
         let credited = shared.books.credit(credit).await.map_err(no_balance)?;
-        let Some(transaction) = credited.transaction else {
+        // A repeat is answered with what was credited; another amount is no repeat.
+        let before = credited.transaction.filter(|credit| credit.amount() == amount);
+        let Some(transaction) = before else {
             let message = "the reference was credited before; nothing was added again";
             return Err(Problem::conflict("reference_credited", message));
         };

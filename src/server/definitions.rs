@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::problem::Problem;
 use super::{customers, limits, meters};
@@ -85,14 +85,15 @@ impl std::str::FromStr for Definitions {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] when it is no TOML or holds what makes no sense; it names the table.
+    /// [`ErrorKind::Invalid`] when it is no TOML, has a member that is not known, or holds what makes no
+    /// sense; it names the table.
     fn from_str(text: &str) -> Result<Self, Error> {
         let invalid = |error: &dyn std::fmt::Display| {
             Error::new(ErrorKind::Invalid, format!("the definitions are no TOML: {error}"))
         };
         let file: toml::Table = text.parse().map_err(|error| invalid(&error))?;
-        let file = serde_json::to_value(file).map_err(|error| invalid(&error))?;
-        let Value::Object(mut file) = file else { return Err(invalid(&"it is no table")) };
+        let mut file: Map<String, Value> =
+            file.into_iter().map(|(kind, tables)| (kind, json(tables))).collect();
         let mut take =
             |kind: &str| file.remove(kind).unwrap_or_else(|| Value::Object(Default::default()));
         let meters = read("meters", take("meters"), meters::defined)?;
@@ -104,6 +105,21 @@ impl std::str::FromStr for Definitions {
                 Err(Error::invalid(other, "is none of meters, limits, customers, balances"))
             }
             None => Ok(Self { meters, limits, customers, balances }),
+        }
+    }
+}
+
+/// As JSON has it, where a date is text.
+fn json(value: toml::Value) -> Value {
+    match value {
+        toml::Value::String(text) => text.into(),
+        toml::Value::Integer(number) => number.into(),
+        toml::Value::Float(number) => number.into(),
+        toml::Value::Boolean(truth) => truth.into(),
+        toml::Value::Datetime(at) => at.to_string().into(),
+        toml::Value::Array(values) => values.into_iter().map(json).collect(),
+        toml::Value::Table(table) => {
+            table.into_iter().map(|(name, value)| (name, json(value))).collect()
         }
     }
 }

@@ -294,3 +294,40 @@ async fn unknown_members_of_a_request_are_passed_over() {
     });
     assert_eq!(api.post("/v1/events/record", event).await.json()["recorded"], true);
 }
+
+#[tokio::test]
+async fn a_change_in_mid_period_counts_the_kept_events_again() {
+    let api = Api::start().await;
+    let record = async |at: &str, values: Value| {
+        let event = json!({
+            "customerId": "acct_42", "eventType": "chat", "values": values, "timestamp": at,
+        });
+        assert_eq!(api.post("/v1/events/record", event).await.json()["recorded"], true);
+    };
+    let used = async || {
+        let answer = api.post("/v1/limits/check", json!({ "customerId": "acct_42" })).await.json();
+        answer["limits"][0]["used"].clone()
+    };
+    let change = async |path: &str, change: Value| {
+        let answer = api.ask("PUT", path, change).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    };
+    api.made("/v1/customers", json!({ "externalId": "acct_42" })).await;
+    record("2026-02-28T23:30:00Z", json!({ "tokens": 1, "images": 10 })).await;
+    record("2026-03-01T11:30:00Z", json!({ "tokens": 2, "images": 20 })).await;
+    record("2026-03-01T12:00:00Z", json!({ "tokens": 4, "images": 40 })).await;
+    assert_eq!(used().await, 6);
+    change("/v1/customers/acct_42", json!({ "timezone": "Europe/Vienna" })).await;
+    assert_eq!(used().await, 7, "it was past midnight there");
+    change("/v1/meters/tokens", json!({ "field": "values.images" })).await;
+    assert_eq!(used().await, 70);
+    change("/v1/limits/daily", json!({ "period": "hour" })).await;
+    assert_eq!(used().await, 40);
+    change("/v1/limits/daily", json!({ "period": "month" })).await;
+    change("/v1/customers/acct_42", json!({ "billingCycleStart": "2026-01-01" })).await;
+    assert_eq!(used().await, 70);
+    change("/v1/customers/acct_42", json!({ "billingCycleStart": "2026-01-15" })).await;
+    assert_eq!(used().await, 70);
+    change("/v1/meters/tokens", json!({ "eventFilter": { "eventType": "image" } })).await;
+    assert_eq!(used().await, 0);
+}
