@@ -165,6 +165,8 @@ mod service;
 pub mod store;
 #[cfg(feature = "test-util")]
 pub mod test_util;
+#[cfg(any(feature = "client", feature = "webhooks"))]
+mod tls;
 pub mod usage;
 #[cfg(feature = "webhooks")]
 pub mod webhooks;

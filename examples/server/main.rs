@@ -168,6 +168,7 @@ struct Files {
 
 impl Files {
     async fn read(&self) -> Result<(), BoxError> {
+        let definitions = self.definitions.as_ref().map(|path| defined(path)).transpose()?;
         if let Some(path) = &self.keys {
             let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
             let keys: Vec<_> = text.lines().map(str::trim).filter(|key| !key.is_empty()).collect();
@@ -176,16 +177,12 @@ impl Files {
             }
             self.accepted.replace(keys);
         }
-        match &self.definitions {
-            Some(path) => define(path, &self.books).await,
-            None => Ok(()),
+        if let (Some(definitions), Some(path)) = (definitions, &self.definitions) {
+            // Usage is kept.
+            definitions.apply(&self.books).await.map_err(|error| format!("{path}: {error}"))?;
         }
+        Ok(())
     }
-}
-
-/// Puts what the file says into the books; usage is kept.
-async fn define(path: &str, books: &Books) -> Result<(), BoxError> {
-    defined(path)?.apply(books).await.map_err(|error| format!("{path}: {error}").into())
 }
 
 fn defined(path: &str) -> Result<Definitions, BoxError> {

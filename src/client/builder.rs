@@ -4,14 +4,12 @@ use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 
 use super::address::Address;
 use super::breaker::Terms;
 use super::http::{Http, Settings};
-use super::{Client, Repeat, tls};
-use crate::{Error, ErrorKind};
+use super::{Client, Repeat};
+use crate::{Error, ErrorKind, tls};
 
 /// Puts a [`Client`] together.
 #[derive(Clone)]
@@ -169,12 +167,10 @@ impl ClientBuilder {
     pub fn build(self) -> Result<Client, Error> {
         let Named(field, url) = &self.base_url;
         let address = Address::new(field, url, self.unencrypted)?;
-        let roots = CertificateDer::pem_slice_iter(&self.roots).collect::<Result<_, _>>();
-        let roots: Vec<_> = roots.map_err(|error| {
-            Error::invalid("root_certificates", "are no PEM").with_source(error)
-        })?;
+        let mut tls = tls::config(tls::roots(&self.roots)?)?;
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let mut client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::config(roots)?)
+            .tls_backend_preconfigured(tls)
             .default_headers(self.headers()?)
             .user_agent(concat!("tower-limitry/", env!("CARGO_PKG_VERSION")))
             // The key must not go to another host.

@@ -67,7 +67,6 @@ mod pages;
 mod project;
 mod remote;
 mod retry;
-mod tls;
 
 pub use answer::Defined;
 pub use balances::{BalanceTransaction, Balances, Changed, CustomerBalance, Sufficiency};

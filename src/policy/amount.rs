@@ -162,6 +162,10 @@ impl fmt::Debug for Amount {
     }
 }
 
+/// How many digits of a number are read. They are far beyond any amount; what follows only decides
+/// rounding.
+const MOST_DIGITS: u32 = 31;
+
 /// Reads a JSON number or the same text: `12`, `-0.5`, `1e-7`. More than six decimals round half to
 /// even; nothing passes through a float.
 impl FromStr for Amount {
@@ -180,8 +184,7 @@ impl FromStr for Amount {
             match byte {
                 b'0'..=b'9' => {
                     digits = true;
-                    // 30 digits are far beyond any amount; what follows only decides rounding.
-                    if mantissa < 10_i128.pow(30) {
+                    if mantissa < 10_i128.pow(MOST_DIGITS - 1) {
                         mantissa = mantissa * 10 + i128::from(byte - b'0');
                         exponent -= i64::from(point);
                     } else {
@@ -221,9 +224,12 @@ impl FromStr for Amount {
                 .and_then(|factor| mantissa.checked_mul(factor))
                 .ok_or(AmountError::overflow(negative))?
         } else {
-            match u32::try_from(-shift).ok().and_then(|shift| 10_i128.checked_pow(shift)) {
+            match u32::try_from(shift.unsigned_abs()).ok().filter(|shift| *shift <= MOST_DIGITS) {
                 // A digit that was cut off can only break a tie, and then upwards.
-                Some(divisor) => divide_half_even(mantissa * 2 + i128::from(lost), divisor * 2),
+                Some(shift) => {
+                    divide_half_even(mantissa * 2 + i128::from(lost), 10_i128.pow(shift) * 2)
+                }
+                // Less than a tenth of a millionth.
                 None => 0,
             }
         };
@@ -395,6 +401,24 @@ mod tests {
         ] {
             assert_eq!(read(text), written, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_smaller_than_half_a_millionth_is_nothing_however_small() {
+        for digits in ["1", "4.999", "5.759166499319742", "9".repeat(30).as_str(), &"9".repeat(99)]
+        {
+            let before_point = digits.split('.').next().unwrap_or_default().len();
+            for exponent in before_point + 7..before_point + 70 {
+                let text = format!("{digits}e-{exponent}");
+                assert_eq!(read(&text), "0", "{text}");
+                assert_eq!(read(&format!("-{text}")), "0", "-{text}");
+            }
+        }
+        let nines = "9".repeat(31);
+        assert_eq!(
+            read(&format!("{nines}e-37")),
+            "1e-6".parse::<Amount>().unwrap_or(Amount::MAX).to_string()
+        );
     }
 
     #[test]

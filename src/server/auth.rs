@@ -92,9 +92,14 @@ impl ApiKeys {
     pub(super) fn admit(&self, headers: &HeaderMap, project: &str) -> Result<Key, Problem> {
         let unauthorized =
             |code, message: &str| Err(Problem::new(StatusCode::UNAUTHORIZED, code, message));
-        let Some(value) = headers.get(AUTHORIZATION) else {
+        let mut given = headers.get_all(AUTHORIZATION).iter();
+        let Some(value) = given.next() else {
             return unauthorized("missing_api_key", "send the API key as Authorization: Bearer");
         };
+        // A proxy in front may have looked at the other.
+        if given.next().is_some() {
+            return unauthorized("invalid_api_key", "send one Authorization header, not several");
+        }
         // RFC 9110, section 11.1: the scheme is case-insensitive.
         let key = value.as_bytes().split_at_checked("Bearer ".len());
         let key = key.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"Bearer "));
@@ -111,13 +116,12 @@ impl ApiKeys {
         if !accepted {
             return unauthorized("invalid_api_key", "the API key is not known");
         }
-        match headers.get("x-project") {
-            Some(named) if named.as_bytes() != project.as_bytes() => {
-                let message = "the API key is not for the project in X-Project";
-                Err(Problem::new(StatusCode::FORBIDDEN, "insufficient_permissions", message))
-            }
-            _ => Ok(key),
+        let mut named = headers.get_all("x-project").iter();
+        if named.any(|named| named.as_bytes() != project.as_bytes()) {
+            let message = "the API key is not for the project in X-Project";
+            return Err(Problem::new(StatusCode::FORBIDDEN, "insufficient_permissions", message));
         }
+        Ok(key)
     }
 }
 

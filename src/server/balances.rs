@@ -69,19 +69,22 @@ pub(super) async fn check(
 
 pub(super) async fn credit(
     State(app): State<Shared>,
-    Posted { body: asked, once: key }: Posted<BalanceChangeBody>,
+    Posted { body: asked, once: key, .. }: Posted<BalanceChangeBody>,
 ) -> Result<Answer, Problem> {
     bounded(&asked)?;
     let customer = resolve(&app, &asked.customer_id).await?;
     let shared = app.clone();
     once(&app, key, async move {
-        let mut credit = Credit::new(&customer, &asked.name, asked.amount.0);
+        let amount = asked.amount.0;
+        let mut credit = Credit::new(&customer, &asked.name, amount);
         credit = credit.description(asked.description);
         if let Some(reference) = asked.reference {
             credit = credit.reference(reference);
         }
         let credited = shared.books.credit(credit).await.map_err(no_balance)?;
-        let Some(transaction) = credited.transaction else {
+        // A repeat is answered with what was credited; another amount is no repeat.
+        let before = credited.transaction.filter(|credit| credit.amount() == amount);
+        let Some(transaction) = before else {
             let message = "the reference was credited before; nothing was added again";
             return Err(Problem::conflict("reference_credited", message));
         };
@@ -92,7 +95,7 @@ pub(super) async fn credit(
 
 pub(super) async fn debit(
     State(app): State<Shared>,
-    Posted { body: asked, once: key }: Posted<BalanceChangeBody>,
+    Posted { body: asked, once: key, .. }: Posted<BalanceChangeBody>,
 ) -> Result<Answer, Problem> {
     bounded(&asked)?;
     let customer = resolve(&app, &asked.customer_id).await?;
@@ -253,7 +256,9 @@ fn named_by(id: &str) -> Result<(CustomerId, String), Problem> {
         let pair = String::from_utf8(pair).ok()?;
         let (length, both) = pair.split_once(':')?;
         let (customer, name) = both.split_at_checked(length.parse().ok()?)?;
-        Some((CustomerId::new(customer).ok()?, name.to_owned()))
+        let customer = CustomerId::new(customer).ok()?;
+        // One balance has one id, however else it could be written.
+        (id_of(&customer, name) == id).then(|| (customer, name.to_owned()))
     };
     pair().ok_or_else(unknown)
 }

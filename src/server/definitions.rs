@@ -1,14 +1,14 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
+use serde_json::{Map, Value};
 
 use super::problem::Problem;
 use super::{customers, limits, meters};
 use crate::backend::Backend;
 use crate::policy::{Customer, Limit, Made, Meter, NewBalance};
-use crate::wire::Number;
+use crate::wire::{EventFilter, Number};
 use crate::{Books, Error, ErrorKind};
 
 /// Meters, limits, customers and default balances as a TOML file gives them: by id or name, with the
@@ -85,14 +85,15 @@ impl std::str::FromStr for Definitions {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] when it is no TOML or holds what makes no sense; it names the table.
+    /// [`ErrorKind::Invalid`] when it is no TOML, has a member that is not known, or holds what makes no
+    /// sense; it names the table.
     fn from_str(text: &str) -> Result<Self, Error> {
         let invalid = |error: &dyn std::fmt::Display| {
             Error::new(ErrorKind::Invalid, format!("the definitions are no TOML: {error}"))
         };
         let file: toml::Table = text.parse().map_err(|error| invalid(&error))?;
-        let file = serde_json::to_value(file).map_err(|error| invalid(&error))?;
-        let Value::Object(mut file) = file else { return Err(invalid(&"it is no table")) };
+        let mut file: Map<String, Value> =
+            file.into_iter().map(|(kind, tables)| (kind, json(tables))).collect();
         let mut take =
             |kind: &str| file.remove(kind).unwrap_or_else(|| Value::Object(Default::default()));
         let meters = read("meters", take("meters"), meters::defined)?;
@@ -108,6 +109,21 @@ impl std::str::FromStr for Definitions {
     }
 }
 
+/// As JSON has it, where a date is text.
+fn json(value: toml::Value) -> Value {
+    match value {
+        toml::Value::String(text) => text.into(),
+        toml::Value::Integer(number) => number.into(),
+        toml::Value::Float(number) => number.into(),
+        toml::Value::Boolean(truth) => truth.into(),
+        toml::Value::Datetime(at) => at.to_string().into(),
+        toml::Value::Array(values) => values.into_iter().map(json).collect(),
+        toml::Value::Table(table) => {
+            table.into_iter().map(|(name, value)| (name, json(value))).collect()
+        }
+    }
+}
+
 fn read<New: DeserializeOwned, T>(
     kind: &str,
     tables: Value,
@@ -119,11 +135,65 @@ fn read<New: DeserializeOwned, T>(
         serde_json::from_str(&tables).map_err(|error| Error::invalid(kind, error))?;
     let made = tables.into_iter().map(|(id, table)| {
         let field = format!("{kind}.{id}");
+        known::<New>(&field, table.get())?;
         let new =
             serde_json::from_str(table.get()).map_err(|error| Error::invalid(&field, error))?;
         make(&id, new).map_err(|problem| Error::invalid(&field, problem.detail().message))
     });
     made.collect()
+}
+
+/// Refuses a member that the form does not have: in a file it is a slip of the pen, and a limit
+/// without the filters that were meant would refuse others.
+fn known<Form: DeserializeOwned>(field: &str, table: &str) -> Result<(), Error> {
+    // What is no table is told of by who reads it.
+    let members: BTreeMap<String, Value> = serde_json::from_str(table).unwrap_or_default();
+    let of_filter = members.get("eventFilter").and_then(Value::as_object);
+    let of_filter = of_filter.into_iter().flat_map(|filter| filter.keys());
+    let strange = members.keys().find(|name| !members_of::<Form>().contains(&name.as_str()));
+    let strange = strange.or_else(|| {
+        of_filter.into_iter().find(|name| !members_of::<EventFilter>().contains(&name.as_str()))
+    });
+    match strange {
+        None => Ok(()),
+        Some(name) => {
+            let members = members_of::<Form>().join(", ");
+            Err(Error::invalid(field, format!("has no member {name:?}; it has {members}")))
+        }
+    }
+}
+
+/// The names of a form's members.
+fn members_of<Form: DeserializeOwned>() -> &'static [&'static str] {
+    let mut members: &'static [&'static str] = &[];
+    // Fails at once, as there is nothing to read.
+    let _ = Form::deserialize(Members(&mut members));
+    members
+}
+
+struct Members<'a>(&'a mut &'static [&'static str]);
+
+impl<'de> Deserializer<'de> for Members<'_> {
+    type Error = de::value::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+        Err(de::Error::custom("there is nothing to read"))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        members: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        *self.0 = members;
+        self.deserialize_any(visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
 }
 
 impl Definitions {

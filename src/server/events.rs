@@ -8,7 +8,7 @@ use super::replay::{Once, once};
 use super::request::{Posted, named, usage};
 use super::{App, Shared};
 use crate::backend::EventQuery;
-use crate::policy::{Event, RecordedEvent};
+use crate::policy::{Event, EventId, RecordedEvent};
 use crate::wire::{CountBody, EventBatch, EventBody, NewEvent, Number, PageBody, RecordedBody};
 
 /// How many events a batch may have.
@@ -16,10 +16,14 @@ const MOST_EVENTS: usize = 1_000;
 
 pub(super) async fn record(
     State(app): State<Shared>,
-    Posted { mut body, once: key }: Posted<NewEvent>,
+    Posted { mut body, once: mut key, sent }: Posted<NewEvent>,
 ) -> Result<Answer, Problem> {
-    if let Some(Once { key, .. }) = &key {
-        body.idempotency_key.get_or_insert_with(|| key.clone());
+    match (&key, &body.idempotency_key) {
+        (Some(Once { key, .. }), None) => body.idempotency_key = Some(key.clone()),
+        (None, Some(named)) if named.len() <= EventId::MAX_LENGTH => {
+            key = Some(sent.under(named.clone()));
+        }
+        _ => {}
     }
     let event = event(&app, body).await?;
     let books = app.books.clone();
@@ -32,7 +36,7 @@ pub(super) async fn record(
 
 pub(super) async fn batch(
     State(app): State<Shared>,
-    Posted { body, once: key }: Posted<EventBatch>,
+    Posted { body, once: key, .. }: Posted<EventBatch>,
 ) -> Result<Answer, Problem> {
     let count = body.events.len();
     if count > MOST_EVENTS {

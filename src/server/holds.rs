@@ -34,7 +34,12 @@ pub(super) async fn check(
         Name { customer: customer(&asked.customer_id)?, id: event_id(id)?, attempt: asked.attempt };
     let lifetime = lifetime(asked.hold_seconds)?;
     if let Some(answer) = app.answers.find(&name) {
-        return Ok(answer);
+        // Its hold may have ended since.
+        let hold = (name.customer.clone(), name.id.clone());
+        if app.books.renew(vec![hold], lifetime).await? == [true] {
+            return Ok(answer);
+        }
+        app.answers.forget([&name]);
     }
     let mut check = question(&asked)?.id(id).hold_for(lifetime);
     check.ask_mut().attempt = asked.attempt;

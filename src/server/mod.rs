@@ -37,8 +37,9 @@
 //! - A limit that is narrowed to dimensions is looked at only by checks that name them.
 //! - A check without a customer looks at the limits for everybody, over all customers together, by the
 //!   events that are still kept.
-//! - `Idempotency-Key` is honoured on record, batch, credit and debit, for 24 hours and at most
-//!   100,000 keys, while the server runs. Beyond that an event's key is known for as long as the
+//! - `Idempotency-Key` is honoured on record (there also as `idempotencyKey` in the body), batch, credit
+//!   and debit, for 24 hours and at most 100,000 keys, while the server runs: a debit, a batch, and a
+//!   credit without a `reference` are done again when they are repeated after a restart. Beyond that an event's key is known for as long as the
 //!   books remember ids, and a credit's `reference` for ever. An event under a key that is older than
 //!   that (in memory ten minutes) is refused as `too_old`, as a repeat could not be told from it.
 //! - `createdAt` of a balance is not kept in the books: it tells what this process knows, at the latest the
@@ -46,7 +47,13 @@
 //! - Of a balance only the minimum can be changed, and it is not removed: `DELETE` is answered 409
 //!   `balance_kept`. A list over all customers has those who have a balance of their own or one that
 //!   has changed, and costs the more the more customers there are.
-//! - The `properties` of an event are read and not kept.
+//! - The `properties` of an event are read and not kept: no meter can read them, and what they hold
+//!   of customers would stay in the books as long as the event. Dimensions are kept and listed.
+//! - What a `PUT` leaves out stays as it is. `null` empties what may be empty (a limit's `customerId`
+//!   and `alertThresholds`, a meter's `description`, a customer's `name`, `email` and `timezone`) and is
+//!   refused for all else.
+//! - A credit under a `reference` that was credited before adds nothing: with the same amount it is
+//!   answered with that transaction, with another 409 `reference_credited`.
 
 use std::fmt;
 use std::sync::Arc;

@@ -24,6 +24,20 @@ pub(super) struct Json<T>(pub(super) T);
 pub(super) struct Posted<T> {
     pub(super) body: T,
     pub(super) once: Option<Once>,
+    pub(super) sent: Sent,
+}
+
+/// What was sent where.
+pub(super) struct Sent {
+    path: String,
+    body: Bytes,
+}
+
+impl Sent {
+    /// The call under this key.
+    pub(super) fn under(&self, key: String) -> Once {
+        Once { key, path: self.path.clone(), print: Sha256::digest(&self.body).into() }
+    }
 }
 
 impl<T: DeserializeOwned> FromRequest<Shared> for Json<T> {
@@ -38,19 +52,21 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Posted<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &Shared) -> Result<Self, Problem> {
-        let key = match request.headers().get("idempotency-key") {
-            None => None,
-            Some(key) => {
+        let mut keys = request.headers().get_all("idempotency-key").iter();
+        let key = match (keys.next(), keys.next()) {
+            (None, _) => None,
+            (Some(key), None) => {
                 let text = key.to_str().ok().filter(|key| (1..=255).contains(&key.len()));
                 let problem =
                     || Problem::field("Idempotency-Key", "give 1 to 255 ASCII characters");
                 Some(text.ok_or_else(problem)?.to_owned())
             }
+            _ => return Err(Problem::field("Idempotency-Key", "is given twice; give one")),
         };
         let path = request.uri().path().to_owned();
         let body = bytes(request, app).await?;
-        let once = key.map(|key| Once { key, path, print: Sha256::digest(&body).into() });
-        Ok(Self { body: read(&body)?, once })
+        let sent = Sent { path, body };
+        Ok(Self { body: read(&sent.body)?, once: key.map(|key| sent.under(key)), sent })
     }
 }
 

@@ -27,6 +27,7 @@ pub struct WebhooksBuilder {
     allows_private: bool,
     most: usize,
     timeout: Duration,
+    roots: Vec<u8>,
     clock: Arc<dyn Clock>,
 }
 
@@ -47,6 +48,7 @@ impl WebhooksBuilder {
             allows_private: false,
             most: 100_000,
             timeout: Duration::from_secs(15),
+            roots: Vec::new(),
             clock: Arc::new(SystemClock::default()),
         }
     }
@@ -72,6 +74,13 @@ impl WebhooksBuilder {
         self
     }
 
+    /// Trusts these certificates too, in PEM: the roots of a network of your own.
+    pub fn root_certificates(mut self, pem: &[u8]) -> Self {
+        self.roots.extend_from_slice(pem);
+        self.roots.push(b'\n');
+        self
+    }
+
     /// Tells the time instead of the operating system. It is looked at four times a second while
     /// something waits.
     pub fn clock(mut self, clock: impl Clock) -> Self {
@@ -92,10 +101,10 @@ impl WebhooksBuilder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] for a URL or secret that is none, for no endpoint at all, for a file
-    /// of something else, and outside of a tokio runtime; [`ErrorKind::Conflict`] while another process has
-    /// the file open; [`ErrorKind::Unavailable`] when it cannot be read or written, or the system's
-    /// certificates cannot.
+    /// [`ErrorKind::Invalid`] for a URL, secret or certificate that is none, for no endpoint at all,
+    /// for a file of something else, outside of a tokio runtime, and when the system has no
+    /// certificates to trust; [`ErrorKind::Conflict`] while another process has the file open;
+    /// [`ErrorKind::Unavailable`] when it cannot be read or written.
     ///
     /// [`ErrorKind::Conflict`]: crate::ErrorKind::Conflict
     /// [`ErrorKind::Invalid`]: crate::ErrorKind::Invalid
@@ -106,7 +115,7 @@ impl WebhooksBuilder {
         if self.endpoints.is_empty() {
             return Err(Error::invalid("endpoint", "is missing; name whom to tell"));
         }
-        let sender = Sender::new(self.allows_private, self.timeout)?;
+        let sender = Sender::new(self.allows_private, self.timeout, &self.roots)?;
         let producer = uuid::Uuid::from_u128(random()).to_string();
         let mut given = Vec::with_capacity(self.endpoints.len());
         for (text, secret) in &self.endpoints {

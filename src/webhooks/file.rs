@@ -18,6 +18,10 @@ const APPLICATION: i32 = 0x4C74_7977;
 /// The form of the tables.
 const VERSION: i32 = 1;
 
+/// Empties what nobody is to hear of any more.
+const EMPTY: &str = "UPDATE crossing SET body = '' WHERE body <> ''
+    AND NOT EXISTS (SELECT 1 FROM delivery WHERE crossing = crossing.number)";
+
 #[derive(Debug)]
 pub(super) struct File(Connection);
 
@@ -76,9 +80,11 @@ impl File {
         now: Timestamp,
     ) -> Result<usize> {
         let step = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // Nobody is to hear of it, and it is known all the same.
+        let body = if endpoints.is_empty() { "" } else { &message.body };
         let entered = step
             .prepare_cached("INSERT OR IGNORE INTO crossing (id, body, ends) VALUES (?, ?, ?)")?
-            .execute(params![message.id, message.body, message.ends.as_nanos()])?;
+            .execute(params![message.id, body, message.ends.as_nanos()])?;
         if entered == 0 {
             return Ok(0);
         }
@@ -158,6 +164,7 @@ impl File {
         let step = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
         step.execute("UPDATE endpoint SET disabled = 1 WHERE number = ?", [endpoint])?;
         step.execute("DELETE FROM delivery WHERE endpoint = ?", [endpoint])?;
+        step.execute(EMPTY, [])?;
         step.commit()
     }
 
@@ -188,11 +195,15 @@ impl File {
             .prepare_cached("SELECT number FROM endpoint")?
             .query_map([], |row| row.get(0))?
             .collect::<Result<_>>()?;
+        let mut forgotten = 0;
         for former in known.into_iter().filter(|number| !given.contains(number)) {
-            step.execute(
+            forgotten += step.execute(
                 "DELETE FROM delivery WHERE endpoint = ? AND coalesce(due, 0) < ?",
                 [former, old.as_nanos()],
             )?;
+        }
+        if forgotten > 0 {
+            step.execute(EMPTY, [])?;
         }
         step.execute(
             "DELETE FROM crossing WHERE ends <= ?

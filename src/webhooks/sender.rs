@@ -7,13 +7,11 @@ use std::time::Duration;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use reqwest::{Client, Url};
-use rustls::ClientConfig;
-use rustls_platform_verifier::BuilderVerifierExt;
 
 use super::address::{PublicOnly, is_public};
 use super::secret::Secrets;
 use crate::policy::Timestamp;
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, tls};
 
 /// Sends to endpoints.
 #[derive(Clone, Debug)]
@@ -34,18 +32,10 @@ pub(super) enum Sent {
 }
 
 impl Sender {
-    pub(super) fn new(allows_private: bool, within: Duration) -> Result<Self, Error> {
-        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
-            Error::new(ErrorKind::Unavailable, "webhooks cannot be sent from here")
-                .with_source(error)
-        };
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .and_then(BuilderVerifierExt::with_platform_verifier)
-            .map_err(|error| failed(error.into()))?;
+    /// Trusts what the system trusts, and the roots in this PEM.
+    pub(super) fn new(allows_private: bool, within: Duration, roots: &[u8]) -> Result<Self, Error> {
         let builder = Client::builder()
-            .tls_backend_preconfigured(tls.with_no_client_auth())
+            .tls_backend_preconfigured(tls::config(tls::roots(roots)?)?)
             .user_agent(concat!("tower-limitry/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             // One in between would look the host up, and where it leads could not be known.
@@ -54,7 +44,10 @@ impl Sender {
             .timeout(within);
         let builder =
             if allows_private { builder } else { builder.dns_resolver(Arc::new(PublicOnly)) };
-        let client = builder.build().map_err(|error| failed(error.without_url().into()))?;
+        let client = builder.build().map_err(|error| {
+            Error::new(ErrorKind::Unavailable, "webhooks cannot be sent from here")
+                .with_source(error.without_url())
+        })?;
         Ok(Self { client, within })
     }
 

@@ -2,7 +2,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Number, Texts};
+use super::{Number, Texts, given};
 use crate::policy::{Amount, Timestamp};
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -125,10 +125,13 @@ pub(crate) struct BalanceSummary {
 #[cfg_attr(feature = "server", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BalanceUpdate {
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schemars(with = "Number"))]
     pub(crate) minimum_balance: Option<Number>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schemars(with = "String"))]
     pub(crate) name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schemars(with = "String"))]
     pub(crate) unit: Option<String>,
 }

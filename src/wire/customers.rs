@@ -3,7 +3,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::present;
+use super::{given, present};
 use crate::policy::Timestamp;
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -53,11 +53,13 @@ pub(crate) struct CustomerChange {
     pub(crate) name: Option<Option<String>>,
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub(crate) email: Option<Option<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schemars(with = "String"))]
     pub(crate) billing_cycle_start: Option<String>,
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub(crate) timezone: Option<Option<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schemars(with = "Map<String, Value>"))]
     pub(crate) metadata: Option<Map<String, Value>>,
 }
 

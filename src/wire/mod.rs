@@ -69,6 +69,15 @@ impl<'de> Deserialize<'de> for Number {
     }
 }
 
+/// Takes no `null` where only absence means that nothing changes.
+fn given<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
 /// Tells a member that is `null` from one that is absent.
 fn present<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
 where

@@ -1,10 +1,11 @@
 //! Every example of the API's description, sent and read as it is written there.
 
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tower_limitry::backend::MeterQuery;
-use tower_limitry::client::{Client, CustomerTerms, StandingQuery};
+use tower_limitry::client::{ApiError, Client, CustomerTerms, StandingQuery};
 use tower_limitry::policy::{Credit, Debit, Period};
-use tower_limitry::{Amount, Event, Limit, Meter, NewBalance, Usage};
+use tower_limitry::{Amount, ErrorKind, Event, Limit, Meter, NewBalance, Usage};
 
 use crate::support::{Reply, Script};
 
@@ -285,4 +286,24 @@ async fn a_customer() {
     .await;
     assert_eq!((&*made.id, made.email), ("cust_k2", None));
     assert_eq!(made.metadata["plan"], "team");
+}
+
+#[tokio::test]
+async fn an_error() {
+    let answer = json!({ "error": { "code": "meter_not_found", "message": "Meter mtr_7 does not exist.", "status": 404 } });
+    let script = Script::start([Reply::json(404, &answer)]).await;
+    let error = script.client().meters().get("mtr_7").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    let told = ApiError::of(&error).unwrap();
+    assert_eq!((told.status(), told.code()), (404, Some("meter_not_found")));
+}
+
+#[tokio::test]
+async fn a_page_with_nothing() {
+    let answer = json!({ "data": [], "nextCursor": null, "hasMore": false });
+    let script = Script::start([Reply::json(200, &answer)]).await;
+    let client = script.client();
+    let all: Vec<_> = client.meters().list().collect().await;
+    assert!(all.is_empty());
+    assert_eq!(script.seen().len(), 1);
 }

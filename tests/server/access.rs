@@ -318,3 +318,49 @@ async fn the_document_names_every_route_and_only_forms_that_it_defines() {
     let new_limit = &json["components"]["schemas"]["NewLimit"];
     assert_eq!(new_limit["required"], json!(["name", "meterId", "limitValue", "period"]));
 }
+
+#[tokio::test]
+async fn headers_that_are_given_twice_are_refused() {
+    let api = Api::start().await;
+    let bearer = format!("Bearer {KEY}");
+    for (one, other) in [(&*bearer, "Bearer other"), ("Bearer other", &bearer), (&bearer, &bearer)]
+    {
+        let headers = [("authorization", one), ("authorization", other)];
+        let answer = api.send("GET", "/v1/project", &headers, "").await;
+        assert_eq!(answer.error(), (401, "invalid_api_key".into()));
+    }
+    let headers = [("authorization", &*bearer), ("x-project", "proj_1"), ("x-project", "other")];
+    let answer = api.send("GET", "/v1/project", &headers, "").await;
+    assert_eq!(answer.error(), (403, "insufficient_permissions".into()));
+    let headers =
+        [("authorization", &*bearer), ("idempotency-key", "one"), ("idempotency-key", "other")];
+    let event = r#"{"customerId":"acct_42","eventType":"chat"}"#;
+    let answer = api.send("POST", "/v1/events/record", &headers, event).await;
+    assert_eq!(answer.error(), (400, "invalid_field_value".into()));
+    assert_eq!(api.get("/v1/events").await.json()["data"], serde_json::json!([]));
+}
+
+#[tokio::test]
+async fn a_key_is_known_however_its_scheme_is_written_and_only_whole() {
+    let api = Api::start().await;
+    for known in ["Bearer", "bearer", "BEARER"] {
+        let header = format!("{known} {KEY}");
+        let answer = api.send("GET", "/v1/project", &[("authorization", &header)], "").await;
+        assert_eq!(answer.status, 200, "{header}");
+    }
+    let shorter = &KEY[..KEY.len() - 1];
+    for wrong in [
+        format!("Bearer {shorter}"),
+        format!("Bearer {KEY}x"),
+        format!("Bearer {}", KEY.to_uppercase()),
+        format!("Bearer {KEY} {KEY}"),
+        format!("Bearer {KEY},"),
+        format!("Bearer{KEY}"),
+        format!("Basic {KEY}"),
+        KEY.to_owned(),
+        "Bearer".to_owned(),
+    ] {
+        let answer = api.send("GET", "/v1/project", &[("authorization", &wrong)], "").await;
+        assert_eq!(answer.error(), (401, "invalid_api_key".into()), "{wrong}");
+    }
+}

@@ -266,3 +266,16 @@ async fn what_is_no_balance_or_no_amount_is_refused() {
     let answer = api.post("/v1/balances", narrowed).await;
     assert_eq!(answer.error(), (400, "invalid_field_value".into()));
 }
+
+#[tokio::test]
+async fn a_balance_has_one_id() {
+    use base64::Engine as _;
+    let (api, made) = with_credits(json!(10)).await;
+    let id = made["id"].as_str().unwrap();
+    assert_eq!(api.get(&format!("/v1/balances/{id}")).await.status, 200);
+    for alias in ["+7:acct_42ai-credits", "007:acct_42ai-credits", "6:acct_42ai-credits"] {
+        let alias = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(alias);
+        let answer = api.get(&format!("/v1/balances/bal_{alias}")).await;
+        assert_eq!(answer.error(), (404, "balance_not_found".into()));
+    }
+}

@@ -99,3 +99,30 @@ async fn the_project_is_told() {
     let api = Api::start().await;
     assert_eq!(api.get("/v1/project").await.json()["id"], "proj_1");
 }
+
+#[tokio::test]
+async fn any_text_is_an_id_also_in_a_path() {
+    let api = Api::start().await;
+    for (id, path) in [
+        ("Zoë 東京", "Zo%C3%AB%20%E6%9D%B1%E4%BA%AC"),
+        ("a/b", "a%2Fb"),
+        ("..", "%2E%2E"),
+        ("50%", "50%25"),
+        ("a?b#c", "a%3Fb%23c"),
+        ("new\nline", "new%0Aline"),
+    ] {
+        let made = api.made("/v1/customers", json!({ "externalId": id })).await;
+        let read = api.get(&format!("/v1/customers/{path}")).await;
+        assert_eq!((read.status, read.json()), (200, made), "{id:?}");
+        let balance = json!({ "customerId": id, "name": id, "initialBalance": 5 });
+        let balance = api.made("/v1/balances", balance).await;
+        let told = api.get(&format!("/v1/customers/{path}/balances")).await.json();
+        assert_eq!(told["balances"][0]["id"], balance["id"]);
+        let removed = api.ask("DELETE", &format!("/v1/customers/{path}"), Value::Null).await;
+        assert_eq!(removed.status, 204);
+    }
+    for broken in ["%FF", "%C3%28"] {
+        let answer = api.get(&format!("/v1/customers/{broken}")).await;
+        assert_eq!(answer.error(), (400, "invalid_field_value".into()), "{broken}");
+    }
+}

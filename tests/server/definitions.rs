@@ -65,6 +65,17 @@ async fn a_file_that_makes_no_sense_names_its_table() {
         ("[meters.tokens]\nname = \"x\"", "meters.tokens"),
         ("[meters.tokens]\nname = \"x\"\naggregation = \"mean\"\nfield = \"*\"", "meters.tokens"),
         ("meters = 5", "meters"),
+        (
+            "[limits.daily]\nname = \"x\"\nmeterId = \"tokens\"\nlimitValue = 5\nperiod = \"day\"\n\
+             dimensionFilter = { model = \"large-2\" }",
+            "\"dimensionFilter\"",
+        ),
+        (
+            "[meters.tokens]\nname = \"x\"\naggregation = \"count\"\nfield = \"*\"\n\
+             eventFilter = { type = \"chat\" }",
+            "\"type\"",
+        ),
+        ("[customers.a]\nzone = \"Europe/Vienna\"", "\"zone\""),
         ("[customers.a]\nemail = \"nobody\"", "customers.a"),
     ] {
         let error = wrong.parse::<Definitions>().unwrap_err();
@@ -75,4 +86,25 @@ async fn a_file_that_makes_no_sense_names_its_table() {
     let unknown = FILE.replace("\"tokens\"", "\"none\"");
     let error = unknown.parse::<Definitions>().unwrap().apply(&api.books).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
+}
+
+#[tokio::test]
+async fn a_date_may_be_written_as_toml_writes_dates() {
+    let api = Api::start().await;
+    let file = "[customers.date]\nbillingCycleStart = 2026-01-31\n\
+                [customers.time]\nbillingCycleStart = 2026-01-31T09:30:00Z";
+    file.parse::<Definitions>().unwrap().apply(&api.books).await.unwrap();
+    for (id, start) in [("date", "2026-01-31T00:00:00Z"), ("time", "2026-01-31T09:30:00Z")] {
+        let told = api.get(&format!("/v1/customers/{id}")).await.json();
+        assert_eq!(told["billingCycleStart"], start);
+    }
+}
+
+#[tokio::test]
+async fn a_limit_that_is_gone_from_the_file_stays_until_it_is_removed() {
+    let api = Api::start().await;
+    FILE.parse::<Definitions>().unwrap().apply(&api.books).await.unwrap();
+    let limits = api.get("/v1/limits").await.json();
+    "".parse::<Definitions>().unwrap().apply(&api.books).await.unwrap();
+    assert_eq!(api.get("/v1/limits").await.json(), limits);
 }

@@ -142,8 +142,12 @@ async fn an_event_counts_once_for_each_idempotency_key() {
 
     let mut in_body = event(5);
     in_body["idempotencyKey"] = json!("key-2");
-    assert_eq!(api.post("/v1/events/record", in_body.clone()).await.json()["recorded"], true);
-    assert_eq!(api.post("/v1/events/record", in_body).await.json()["recorded"], false);
+    let first = api.post("/v1/events/record", in_body.clone()).await;
+    assert_eq!(first.json()["recorded"], true);
+    assert_eq!(api.post("/v1/events/record", in_body.clone()).await.text, first.text);
+    in_body["values"]["tokens"] = json!(6);
+    let other = api.post("/v1/events/record", in_body).await;
+    assert_eq!(other.error(), (409, "idempotency_mismatch".into()));
     assert_eq!(used(&api, "acct_42").await, 10);
 
     let batch = json!({ "events": [event(1), event(1)] });
@@ -166,4 +170,32 @@ async fn an_old_event_under_a_key_is_not_counted_twice_by_accident() {
     let answer = api.post("/v1/events/record", event).await;
     assert_eq!(answer.error(), (409, "too_old".into()), "these books remember ten minutes");
     assert_eq!(used(&api, "acct_42").await, 0);
+}
+
+#[tokio::test]
+async fn numbers_at_the_edges_are_read_exactly_or_refused() {
+    let api = Api::start().await;
+    let send = async |number: &str| {
+        let event = format!(
+            r#"{{"customerId":"acct_42","eventType":"chat","values":{{"tokens":{number}}}}}"#
+        );
+        let bearer = format!("Bearer {}", crate::support::KEY);
+        let headers = [("authorization", &*bearer)];
+        api.send("POST", "/v1/events/record", &headers, event).await
+    };
+    for nothing in ["0", "-0", "-0.0", "1e-7", "5.759166499319742e-29", "1e-99999999999999999999"] {
+        assert_eq!(send(nothing).await.status, 200, "{nothing}");
+        assert_eq!(used(&api, "acct_42").await, 0, "{nothing}");
+    }
+    for (number, total) in [("0.000001", json!(0.000001)), ("1E2", json!(100.000001))] {
+        assert_eq!(send(number).await.status, 200, "{number}");
+        assert_eq!(used(&api, "acct_42").await, total, "{number}");
+    }
+    for wrong in ["1e13", "-1e13", "1e308", "1e99999999999999999999", "9223372036854.775808"] {
+        let answer = send(wrong).await;
+        assert_eq!(answer.error(), (400, "invalid_field_value".into()), "{wrong}");
+    }
+    for wrong in ["NaN", "Infinity", "01", "+1", ".5", "1.", "0x10"] {
+        assert_eq!(send(wrong).await.error(), (400, "invalid_request".into()), "{wrong}");
+    }
 }

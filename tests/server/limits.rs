@@ -229,3 +229,105 @@ async fn a_limit_that_makes_no_sense_is_refused() {
     assert_eq!(answer.error(), (404, "meter_not_found".into()));
     assert_eq!(api.get("/v1/limits").await.json()["data"].as_array().unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn null_changes_nothing_where_it_means_nothing() {
+    let api = Api::start().await;
+    let limit = api.get("/v1/limits/daily").await.json();
+    for field in ["name", "meterId", "limitValue", "period", "dimensionFilters"] {
+        let answer = api.ask("PUT", "/v1/limits/daily", json!({ field: null })).await;
+        assert_eq!(answer.error(), (400, "invalid_field_value".into()), "{field}");
+    }
+    assert_eq!(api.get("/v1/limits/daily").await.json(), limit);
+    let same = api.ask("PUT", "/v1/limits/daily", json!({ "customerId": null })).await;
+    assert_eq!(same.json(), limit);
+
+    let meter = api.get("/v1/meters/tokens").await.json();
+    for field in ["name", "aggregation", "field", "eventFilter"] {
+        let answer = api.ask("PUT", "/v1/meters/tokens", json!({ field: null })).await;
+        assert_eq!(answer.error(), (400, "invalid_field_value".into()), "{field}");
+    }
+    assert_eq!(api.get("/v1/meters/tokens").await.json(), meter);
+
+    let customer = api.made("/v1/customers", json!({ "externalId": "acct_42", "name": "A" })).await;
+    for field in ["billingCycleStart", "metadata"] {
+        let answer = api.ask("PUT", "/v1/customers/acct_42", json!({ field: null })).await;
+        assert_eq!(answer.error(), (400, "invalid_field_value".into()), "{field}");
+    }
+    assert_eq!(api.get("/v1/customers/acct_42").await.json(), customer);
+    let unnamed = api.ask("PUT", "/v1/customers/acct_42", json!({ "name": null })).await.json();
+    assert_eq!(unnamed["name"], Value::Null);
+}
+
+#[tokio::test]
+async fn pages_go_on_where_the_last_one_ended_also_when_that_is_gone() {
+    let api = Api::start().await;
+    let new = json!({ "name": "x", "meterId": "tokens", "limitValue": 5, "period": "hour" });
+    let mut ids = vec!["daily".to_owned()];
+    for _ in 0..4 {
+        ids.push(api.made("/v1/limits", new.clone()).await["id"].as_str().unwrap().to_owned());
+    }
+    ids.sort();
+    let page = api.get("/v1/limits?limit=2").await.json();
+    let cursor = page["nextCursor"].as_str().unwrap();
+    let gone = api.ask("DELETE", &format!("/v1/limits/{}", ids[1]), Value::Null).await;
+    assert_eq!(gone.status, 204);
+    let page = api.get(&format!("/v1/limits?limit=100&cursor={cursor}")).await.json();
+    let rest: Vec<_> = page["data"].as_array().unwrap().iter().map(|limit| &limit["id"]).collect();
+    assert_eq!(rest, ids[2..].iter().collect::<Vec<_>>());
+    assert_eq!((&page["hasMore"], &page["nextCursor"]), (&json!(false), &Value::Null));
+
+    for query in ["limit=0", "limit=101", "limit=-1", "limit=many", "limit=", "limit=1&limit=2"] {
+        let answer = api.get(&format!("/v1/limits?{query}")).await;
+        assert_eq!(answer.error(), (400, "invalid_field_value".into()), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn unknown_members_of_a_request_are_passed_over() {
+    let api = Api::start().await;
+    let asked = json!({ "customerId": "acct_42", "meterId": "tokens", "amount": 5, "new": [{}] });
+    let answer = api.post("/v1/limits/check", asked).await;
+    assert_eq!((answer.status, &answer.json()["allowed"]), (200, &json!(true)));
+    let event = json!({
+        "customerId": "acct_42", "eventType": "chat", "values": { "tokens": 5 }, "value": "five",
+    });
+    assert_eq!(api.post("/v1/events/record", event).await.json()["recorded"], true);
+}
+
+#[tokio::test]
+async fn a_change_in_mid_period_counts_the_kept_events_again() {
+    let api = Api::start().await;
+    let record = async |at: &str, values: Value| {
+        let event = json!({
+            "customerId": "acct_42", "eventType": "chat", "values": values, "timestamp": at,
+        });
+        assert_eq!(api.post("/v1/events/record", event).await.json()["recorded"], true);
+    };
+    let used = async || {
+        let answer = api.post("/v1/limits/check", json!({ "customerId": "acct_42" })).await.json();
+        answer["limits"][0]["used"].clone()
+    };
+    let change = async |path: &str, change: Value| {
+        let answer = api.ask("PUT", path, change).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    };
+    api.made("/v1/customers", json!({ "externalId": "acct_42" })).await;
+    record("2026-02-28T23:30:00Z", json!({ "tokens": 1, "images": 10 })).await;
+    record("2026-03-01T11:30:00Z", json!({ "tokens": 2, "images": 20 })).await;
+    record("2026-03-01T12:00:00Z", json!({ "tokens": 4, "images": 40 })).await;
+    assert_eq!(used().await, 6);
+    change("/v1/customers/acct_42", json!({ "timezone": "Europe/Vienna" })).await;
+    assert_eq!(used().await, 7, "it was past midnight there");
+    change("/v1/meters/tokens", json!({ "field": "values.images" })).await;
+    assert_eq!(used().await, 70);
+    change("/v1/limits/daily", json!({ "period": "hour" })).await;
+    assert_eq!(used().await, 40);
+    change("/v1/limits/daily", json!({ "period": "month" })).await;
+    change("/v1/customers/acct_42", json!({ "billingCycleStart": "2026-01-01" })).await;
+    assert_eq!(used().await, 70);
+    change("/v1/customers/acct_42", json!({ "billingCycleStart": "2026-01-15" })).await;
+    assert_eq!(used().await, 70);
+    change("/v1/meters/tokens", json!({ "eventFilter": { "eventType": "image" } })).await;
+    assert_eq!(used().await, 0);
+}

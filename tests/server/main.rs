@@ -6,6 +6,7 @@ mod balances;
 mod customers;
 mod definitions;
 mod events;
+mod examples;
 #[path = "../support/file.rs"]
 mod file;
 mod holds;

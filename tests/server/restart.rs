@@ -87,6 +87,44 @@ async fn terms_and_times_survive_a_restart() {
     );
 }
 
+#[tokio::test]
+async fn a_repeat_after_a_restart_counts_nothing_more() {
+    let (path, clock) = (fresh(), ManualClock::at(NOW));
+    let api = Api::over(open(&path, &clock), |server| server).await;
+    let new = json!({ "name": "Tokens", "aggregation": "sum", "field": "values.tokens" });
+    let meter = api.made("/v1/meters", new).await;
+    let new = json!({ "customerId": "acct_42", "name": "credits", "initialBalance": 20 });
+    let balance = api.made("/v1/balances", new).await;
+    let event = json!({ "customerId": "acct_42", "eventType": "chat", "values": { "tokens": 5 } });
+    let mut own = event.clone();
+    own["idempotencyKey"] = json!("of its own");
+    let credit = json!({
+        "customerId": "acct_42", "name": "credits", "amount": 7, "description": "", "reference": "pay-1",
+    });
+    let record = "/v1/events/record";
+    assert_eq!(api.post_once("key", record, event.clone()).await.json()["recorded"], true);
+    assert_eq!(api.post(record, own.clone()).await.json()["recorded"], true);
+    let credited = api.post("/v1/balances/credit", credit.clone()).await.json();
+    assert_eq!(credited["success"], true);
+    api.books.shutdown(Duration::from_secs(30)).await.unwrap();
+    drop(api);
+
+    clock.advance(Duration::from_secs(3_600));
+    let api = Api::over(open_again(&path, &clock).await, |server| server).await;
+    assert_eq!(api.post_once("key", record, event).await.json()["recorded"], false);
+    assert_eq!(api.post(record, own).await.json()["recorded"], false);
+    let again = api.post("/v1/balances/credit", credit.clone()).await.json();
+    assert_eq!(again["transaction"], credited["transaction"]);
+    let mut other = credit;
+    other["amount"] = json!(8);
+    let other = api.post("/v1/balances/credit", other).await;
+    assert_eq!(other.error(), (409, "reference_credited".into()));
+    let query = format!("/v1/meters/{}/query", meter["id"].as_str().unwrap());
+    assert_eq!(api.post(&query, json!({})).await.json()["value"], 10);
+    let balance = format!("/v1/balances/{}", balance["id"].as_str().unwrap());
+    assert_eq!(api.get(&balance).await.json()["currentBalance"], 27);
+}
+
 /// Once the server before has let go of the file.
 async fn open_again(path: &std::path::Path, clock: &ManualClock) -> Books {
     let opened = async {

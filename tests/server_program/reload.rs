@@ -37,3 +37,29 @@ fn a_key_that_is_gone_from_the_file_is_revoked() {
     assert_eq!(status(&server, "april"), (401, "expired_api_key".into()));
     assert!(server.stop());
 }
+
+#[test]
+fn a_file_that_makes_no_sense_leaves_all_files_as_they_were() {
+    let (keys, definitions) = (fresh(), fresh());
+    std::fs::write(&keys, "march\n").unwrap();
+    std::fs::write(&definitions, "").unwrap();
+    let server = Program::start_with(
+        "server",
+        &[
+            ("LISTEN", "127.0.0.1:0"),
+            ("LIMITRY_API_KEYS_FILE", keys.to_str().unwrap()),
+            ("LIMITRY_DEFINITIONS", definitions.to_str().unwrap()),
+        ],
+    );
+    assert_eq!(status(&server, "march").0, 200);
+    std::fs::write(&keys, "april\n").unwrap();
+    std::fs::write(&definitions, "[limits.daily]\nname = \"Daily\"").unwrap();
+    server.signal("-HUP");
+    let meter = "[meters.calls]\nname = \"Calls\"\naggregation = \"count\"\nfield = \"*\"";
+    std::fs::write(&keys, "march\nmay\n").unwrap();
+    std::fs::write(&definitions, meter).unwrap();
+    server.signal("-HUP");
+    until(|| status(&server, "may").0 == 200);
+    assert_eq!(status(&server, "april"), (401, "invalid_api_key".into()), "it was never taken");
+    assert!(server.stop());
+}

@@ -302,3 +302,89 @@ pub(crate) async fn a_credit_beyond_the_largest_amount_is_an_error(open: Open) {
     let credit = Credit::new("ada", CREDITS, 1).reference("x");
     assert!(books.credit(credit).await.unwrap().applied);
 }
+
+pub(crate) async fn what_must_remain_of_a_balance_can_be_changed(open: Open) {
+    let books = with(open, 10);
+    books.create_balance("ada", NewBalance::new("own").initial(50).unit("cents")).await.unwrap();
+    books.create_balance("bob", NewBalance::new("own").initial(50)).await.unwrap();
+    let own = |tokens: u32| ask("ada", tokens).charge("own", |usage| usage.value("total_tokens"));
+    let running = admitted(&books, own(30)).await;
+
+    let balance = books.set_minimum("ada", "own", 15).await.unwrap();
+    assert_eq!((balance.name(), balance.unit()), ("own", "cents"));
+    assert_eq!((balance.current(), balance.minimum()), (amount(50), amount(15)));
+    let told = books.balance("ada", "own").await.unwrap().unwrap();
+    assert_eq!((told.held(), told.available()), (amount(30), amount(5)));
+    denied(&books, own(6)).await;
+    assert!(!books.debit(Debit::new("ada", "own", 6)).await.unwrap().is_taken());
+    running.settle(total(40)).await.unwrap();
+    let told = books.balance("ada", "own").await.unwrap().unwrap();
+    assert_eq!((told.current(), told.available()), (amount(10), amount(-5)));
+
+    for _ in 0..2 {
+        let balance = books.set_minimum("ada", "own", -20).await.unwrap();
+        assert_eq!((balance.current(), balance.available()), (amount(10), amount(30)));
+    }
+    assert!(books.debit(Debit::new("ada", "own", 30)).await.unwrap().is_taken());
+    let ledger = ledger(&books, "ada", "own", 50).await;
+    assert_eq!(ledger.len(), 3, "terms are no transaction: {ledger:?}");
+    let other = books.balance("bob", "own").await.unwrap().unwrap();
+    assert_eq!((other.minimum(), other.current()), (amount(0), amount(50)));
+
+    for (customer, name, kind) in [
+        ("ada", CREDITS, ErrorKind::Conflict),
+        ("ada", "Own", ErrorKind::NotFound),
+        ("cid", "own", ErrorKind::NotFound),
+        ("", "own", ErrorKind::Invalid),
+    ] {
+        let error = books.set_minimum(customer, name, 1).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{customer} {name}");
+    }
+    assert_eq!(books.balance("ada", CREDITS).await.unwrap().unwrap().minimum(), amount(0));
+}
+
+pub(crate) async fn balances_of_everybody_are_paged_by_customer_and_name(open: Open) {
+    let books = with(open, 10);
+    let none = books.all_balances(PageRequest::first()).await.unwrap();
+    assert!(none.items.is_empty() && none.next.is_none());
+    for (customer, name) in
+        [("bob", "z"), ("ada", "b"), ("ada", "a"), ("bob", "A"), ("bo", "b:z"), ("bob", "b:z")]
+    {
+        books.create_balance(customer, NewBalance::new(name).initial(1)).await.unwrap();
+    }
+    books.credit(Credit::new("cid", CREDITS, 1)).await.unwrap();
+    // Who was only looked at has nothing of their own.
+    books.balances("dan").await.unwrap();
+    books.usage("eve").await.unwrap();
+
+    let expected = [
+        ("ada", CREDITS),
+        ("ada", "a"),
+        ("ada", "b"),
+        ("bo", CREDITS),
+        ("bo", "b:z"),
+        ("bob", "A"),
+        ("bob", CREDITS),
+        ("bob", "b:z"),
+        ("bob", "z"),
+        ("cid", CREDITS),
+    ];
+    for length in [1, 2, 3, 4, 9, 10, 100] {
+        let (mut all, mut page) = (Vec::new(), PageRequest::first().limit(length));
+        loop {
+            let told = books.all_balances(page).await.unwrap();
+            assert!((1..=length).contains(&told.items.len()), "pages of {length}");
+            all.extend(told.items);
+            let Some(next) = told.next else { break };
+            page = PageRequest::first().limit(length).after(next);
+        }
+        let names: Vec<_> =
+            all.iter().map(|(customer, balance)| (customer.as_str(), balance.name())).collect();
+        assert_eq!(names, expected, "pages of {length}");
+        assert_eq!(all[9].1.current(), amount(11));
+    }
+    for cursor in ["", "x", "9:ada"] {
+        let page = PageRequest::first().after(cursor);
+        assert_invalid(&books.all_balances(page).await.unwrap_err(), &["cursor"]);
+    }
+}

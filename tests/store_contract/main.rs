@@ -73,6 +73,8 @@ macro_rules! store_suite {
                     transactions_are_paged_newest_first_and_begin_with_the_opening,
                     the_opening_is_found_behind_the_very_first_change,
                     a_credit_beyond_the_largest_amount_is_an_error,
+                    what_must_remain_of_a_balance_can_be_changed,
+                    balances_of_everybody_are_paged_by_customer_and_name,
                 ]
                 checks: [
                     an_estimate_is_held_until_it_is_settled,

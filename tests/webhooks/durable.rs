@@ -160,3 +160,35 @@ async fn cross_limits(file: &Path) {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn of_what_nobody_is_to_hear_any_more_only_the_id_is_kept() {
+    let (folder, clock) = (Folder::new(), ManualClock::at(NOON));
+    let endpoint = Endpoint::answering(|nth| match nth {
+        0 => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::GONE,
+    })
+    .await;
+    let webhooks = hooks(&folder, &clock, &[&endpoint]).start().unwrap();
+    let books = alerting(&clock, &webhooks);
+    use_up(&books, "acct_waiting", 80).await;
+    endpoint.hears(1).await;
+    webhooks.flush(STUCK).await.unwrap();
+    use_up(&books, "acct_gone", 80).await;
+    endpoint.hears(2).await;
+    until(|| webhooks.stats().unwrap().disabled == 1).await;
+    use_up(&books, "acct_afterwards", 80).await;
+    webhooks.flush(STUCK).await.unwrap();
+    drop((webhooks, books));
+    // Who opens the file next finds it closed.
+    drop(again(|| hooks(&folder, &clock, &[&endpoint])).await);
+
+    let told = || {
+        let file = rusqlite::Connection::open(folder.file())?;
+        file.query_row("SELECT count(*), sum(length(body)) FROM crossing", [], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+        })
+    };
+    until(|| told().is_ok()).await;
+    assert_eq!(told().unwrap(), (3, 0), "crossings, and bytes of customers' data");
+}

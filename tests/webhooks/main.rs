@@ -7,4 +7,5 @@ mod durable;
 mod receiver;
 mod room;
 mod support;
+mod tls;
 mod told;

@@ -129,6 +129,10 @@ impl Endpoint {
         *self.script.lock().unwrap() = Arc::new(move |nth| script(nth).into_response());
     }
 
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("http://{}/hook?key=hidden", self.address)
     }

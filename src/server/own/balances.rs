@@ -43,7 +43,7 @@ pub(super) async fn set_minimum(
 
 pub(super) async fn create(
     State(app): State<Shared>,
-    Posted { body, once: key }: Posted<BalanceTerms>,
+    Posted { body, once: key, .. }: Posted<BalanceTerms>,
 ) -> Result<Answer, Problem> {
     let mut terms = NewBalance::new(&body.name);
     if let Some(unit) = &body.unit {
@@ -65,7 +65,7 @@ pub(super) async fn create(
 
 pub(super) async fn credit(
     State(app): State<Shared>,
-    Posted { body, once: key }: Posted<ChangeForm>,
+    Posted { body, once: key, .. }: Posted<ChangeForm>,
 ) -> Result<Answer, Problem> {
     let mut credit = Credit::new(&body.customer_id, &body.name, body.amount.0);
     credit.change.description = body.description.map(Into::into);
@@ -84,7 +84,7 @@ pub(super) async fn credit(
 
 pub(super) async fn debit(
     State(app): State<Shared>,
-    Posted { body, once: key }: Posted<ChangeForm>,
+    Posted { body, once: key, .. }: Posted<ChangeForm>,
 ) -> Result<Answer, Problem> {
     let mut debit = Debit::new(&body.customer_id, &body.name, body.amount.0);
     debit.change.description = body.description.map(Into::into);

@@ -14,7 +14,7 @@ use crate::wire::{
 
 pub(super) async fn record(
     State(app): State<Shared>,
-    Posted { body, once: key }: Posted<RecordBody>,
+    Posted { body, once: key, .. }: Posted<RecordBody>,
 ) -> Result<Answer, Problem> {
     bounded("events", body.events.len())?;
     let events: Vec<Event> = body.events.into_iter().map(event).collect();
