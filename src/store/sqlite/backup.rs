@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags};
 use rusqlite::types::FromSqlError;
+use rusqlite::{Connection, OpenFlags};
 
 use super::{OpenError, schema};
 use crate::{Error, ErrorKind};
