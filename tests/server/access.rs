@@ -69,7 +69,7 @@ async fn a_body_that_is_no_object_is_an_invalid_request() {
     let api = Api::start().await;
     let bearer = format!("Bearer {KEY}");
     let deep = format!("{{\"dimensions\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
-    for body in ["{", "[]", "5", "nonsense", "\u{0}", "{\"customerId\":\"a\"} {}", &deep] {
+    for body in ["{", " ", "\n", "[]", "5", "nonsense", "\u{0}", "{\"customerId\":\"a\"} {}", &deep] {
         let headers = [("authorization", &*bearer)];
         let answer = api.send("POST", "/v1/limits/check", &headers, body.to_owned()).await;
         assert_eq!(answer.status, 400);
