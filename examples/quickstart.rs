@@ -5,10 +5,10 @@
 //! ```
 //!
 //! It listens on 127.0.0.1, on the port in `PORT` (3000 unless set), keeps its books where
-//! `LIMITRY_BACKEND` says (`memory:` unless set; `sqlite:usage.db` outlives the program), and prints
-//! three calls to try. `LIMITRY_BACKEND=http://127.0.0.1:8080/v1` with `LIMITRY_API_KEY` keeps them on
-//! the server of the example of that name, for any number of such programs, each with a
-//! `LIMITRY_OUTBOX` of its own.
+//! `LIMITRY_BACKEND` says (`memory:` unless set; `sqlite:usage.db` outlives the program, several share
+//! `redis://HOST`), and prints three calls to try. `LIMITRY_BACKEND=http://127.0.0.1:8080/v1` with
+//! `LIMITRY_API_KEY` keeps them on the server of the example of that name, for any number of such
+//! programs, each with a `LIMITRY_OUTBOX` of its own.
 //!
 //! The customer is taken from `x-customer-id`, which is trusted: in front of a service like this
 //! stands a gateway that authenticates the caller, sets that header and strips what clients send.

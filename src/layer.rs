@@ -448,7 +448,7 @@ impl<B: Backend> Options<B> {
             Some(value) => {
                 let key = idempotency_key(value).ok_or(Refusal::InvalidIdempotencyKey)?;
                 // Layers of one request record events of their own.
-                let id = EventId::new(format!("{event_type}:{key}"))
+                let id = EventId::given(format!("{event_type}:{key}"))
                     .map_err(|_| Refusal::InvalidIdempotencyKey)?;
                 (id, true, made.attempt())
             }

@@ -112,11 +112,12 @@
 //! | `axum` | | extractors and responses for axum handlers |
 //! | `grpc` | | refusals as gRPC clients understand them, usage from trailers and messages |
 //! | `bearer` | | customers by their hashed keys, bearer or in a header |
-//! | `client` | | Limitry's API from the other side, every call typed |
+//! | `client` | | Limitry's API from the other side: every call typed, the hosted service as a backend, and a server of this crate as one |
 //! | `server` | | Limitry's API over these books, as a router to mount |
 //! | `outbox` | | settlements for a remote backend wait in a local file until it has them |
 //! | `tracing` | | a span for each request, `limitry` with customer and event type, and events: decisions, failures, what was not counted as usual |
 //! | `metrics` | | counters through the `metrics` facade |
+//! | `redis` | | books on Redis or Valkey, shared by any number of processes (`store::redis`) |
 //! | `webhooks` | | threshold crossings as signed webhooks from a durable queue |
 //! | `sqlite` | | books in one file that survives restarts and crashes (`store::sqlite`) |
 //! | `test-util` | | for your tests: a clock moved by hand, a backend that does what it is told |

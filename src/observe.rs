@@ -310,10 +310,10 @@ pub(crate) fn api_breaker(state: &'static str) {
 #[cfg(feature = "client")]
 pub(crate) fn holds_lost(count: usize) {
     #[cfg(feature = "metrics")]
-    metrics::counter!("limitry.holds_lost").increment(count as u64);
+    counter!("limitry.holds_lost").increment(count as u64);
     #[cfg(feature = "tracing")]
     if count > 0 {
-        tracing::warn!(holds = count, "holds of running requests are gone from the server");
+        tracing::warn!(target: "tower_limitry", count, "holds of running requests are gone from the server");
     }
     let _ = count;
 }
@@ -322,10 +322,10 @@ pub(crate) fn holds_lost(count: usize) {
 #[cfg(feature = "client")]
 pub(crate) fn releases_dropped(count: usize) {
     #[cfg(feature = "metrics")]
-    metrics::counter!("limitry.releases_dropped").increment(count as u64);
+    counter!("limitry.releases_dropped").increment(count as u64);
     #[cfg(feature = "tracing")]
     if count > 0 {
-        tracing::warn!(holds = count, "releases could not be sent; their holds end by themselves");
+        tracing::warn!(target: "tower_limitry", count, "releases could not be sent; their holds end by themselves");
     }
     let _ = count;
 }

@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 mod file;
 #[path = "support/program.rs"]
 mod program;
+#[cfg(feature = "redis")]
+#[path = "support/redis.rs"]
+mod redis;
 use program::{Answer, Program};
 
 fn chat(program: &Program, path: &str, customer: &str, words: u32, max_tokens: u32) -> Answer {
@@ -280,6 +283,93 @@ fn the_server_reads_its_definitions_again_when_it_is_asked_to() {
     }
 }
 
+#[cfg(all(unix, feature = "redis", feature = "server"))]
+#[test]
+fn servers_that_share_books_are_one_and_may_be_killed() {
+    let redis = redis::Server::start_with(&["--save", "", "--appendonly", "yes"]);
+    let backend = redis.url();
+    let start = || {
+        let variables = [
+            ("LISTEN", "127.0.0.1:0"),
+            ("LIMITRY_API_KEYS", "one"),
+            ("LIMITRY_BACKEND", backend.as_str()),
+        ];
+        Program::start_with("server", &variables)
+    };
+    let bearer = [("authorization", "Bearer one")];
+    let mut servers = [start(), start(), start()];
+    let meter = json!({ "name": "Tokens", "aggregation": "sum", "field": "values.tokens" });
+    let meter = servers[0].ask_with("POST", "/v1/meters", &bearer, &meter.to_string()).json();
+    let limit = json!({
+        "name": "Ever", "meterId": meter["id"], "limitValue": 1_000_000, "period": "all_time",
+    });
+    // Each of them knows at once what another was told.
+    servers[1].ask_with("POST", "/v1/limits/check", &bearer, r#"{"customerId":"acct_0"}"#);
+    let made = servers[1].ask_with("POST", "/v1/limits", &bearer, &limit.to_string());
+    assert_eq!(made.status, 201, "{}", made.body);
+
+    // `LIMITRY_SOAK=300` goes on for so many seconds.
+    let soak = std::env::var("LIMITRY_SOAK").ok().and_then(|seconds| seconds.parse().ok());
+    let time = std::time::Duration::from_secs(soak.unwrap_or(6));
+    let pause = if soak.is_some() { 10 } else { 1 };
+    let begun = std::time::Instant::now();
+    let slots = servers.each_ref().map(|server| std::sync::Mutex::new(server.address().to_owned()));
+    let counts = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|client| {
+                let slots = &slots;
+                scope.spawn(move || {
+                    let mut recorded = 0;
+                    while begun.elapsed() < time {
+                        let id = format!("event-{client}-{recorded}");
+                        let event = json!({
+                            "idempotencyKey": id, "customerId": format!("acct_{client}"), "eventType": "chat",
+                            "timestamp": tower_limitry::policy::Timestamp::from(std::time::SystemTime::now()).to_string(),
+                            "values": { "tokens": 1 },
+                        });
+                        // Again on another one, under one id, until somebody has it.
+                        for attempt in 0.. {
+                            let slot = &slots[(client + recorded + attempt) % slots.len()];
+                            let address = slot.lock().unwrap().clone();
+                            let body = event.to_string();
+                            let answer = program::try_ask_at(
+                                &address,
+                                "POST",
+                                "/v1/events/record",
+                                &bearer,
+                                &body,
+                            );
+                            if answer.is_some_and(|answer| matches!(answer.status, 200 | 201)) {
+                                break;
+                            }
+                        }
+                        recorded += 1;
+                    }
+                    recorded
+                })
+            })
+            .collect();
+        let mut next = 0;
+        while begun.elapsed() < time {
+            std::thread::sleep(std::time::Duration::from_secs(pause));
+            servers[next].kill();
+            servers[next] = start();
+            *slots[next].lock().unwrap() = servers[next].address().to_owned();
+            next = (next + 1) % 3;
+        }
+        clients.into_iter().map(|client| client.join().unwrap()).collect::<Vec<_>>()
+    });
+    for (client, count) in counts.into_iter().enumerate() {
+        assert!(count > 0);
+        for server in &servers {
+            let check = json!({ "customerId": format!("acct_{client}") }).to_string();
+            let checked = server.ask_with("POST", "/v1/limits/check", &bearer, &check).json();
+            assert_eq!(checked["limits"][0]["used"], count, "{checked}");
+        }
+        println!("acct_{client}: {count} events");
+    }
+}
+
 #[cfg(all(feature = "client", feature = "server"))]
 #[allow(clippy::unwrap_used)]
 mod over_a_server {
@@ -347,6 +437,28 @@ mod over_a_server {
         }
         let listed = prepaid.ask("GET", "/transactions", Some("acct_2"), "").json();
         assert_eq!(listed[0]["amount"], 250);
+    }
+
+    /// The server serves Limitry's own routes, too.
+    #[test]
+    fn a_program_speaks_as_with_the_hosted_service_where_it_is_told_to() {
+        let server = server("");
+        let [backend, key, outbox] = variables(&server);
+        let variables = [
+            (backend.0, &*backend.1),
+            (key.0, &*key.1),
+            (outbox.0, &*outbox.1),
+            ("LIMITRY_DIALECT", "limitry"),
+        ];
+        for used in [100, 200] {
+            // The second time it finds what it made the first time, by its name.
+            let program = Program::start_with("quickstart", &variables);
+            assert_eq!(chat(&program, CHAT, "acct_1", 20, 80).status, 200);
+            until(|| usage(&program, "acct_1")["limits"][0]["used"] == used);
+            let limits = usage(&program, "acct_1")["limits"].as_array().unwrap().clone();
+            assert_eq!((limits.len(), &limits[0]["name"]), (1, &"Daily token limit".into()));
+            assert_eq!(chat(&program, CHAT, "acct_1", 20, 990).status, 429);
+        }
     }
 
     #[test]

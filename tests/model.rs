@@ -10,6 +10,9 @@
 #[cfg(feature = "sqlite")]
 #[path = "support/file.rs"]
 mod file;
+#[cfg(feature = "redis")]
+#[path = "support/redis.rs"]
+mod redis;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -912,5 +915,13 @@ model_suite!(on_sqlite, Duration::MAX, times(200, 100_000), |builder| {
     // The model is about what is counted, not about the disk.
     let relaxed = Durability::Relaxed { at_most: HOUR };
     let store = Sqlite::options().durability(relaxed).open(file::emptied()).unwrap();
+    builder.build_on(store).unwrap().erased()
+});
+
+#[cfg(feature = "redis")]
+model_suite!(on_redis, 10 * MINUTE, times(150, 50_000), |builder| {
+    let (url, prefix) = redis::fresh();
+    let options = tower_limitry::store::Redis::options().prefix(prefix).timeout(MINUTE);
+    let store = options.danger_time_of_the_engine().open(&url).unwrap();
     builder.build_on(store).unwrap().erased()
 });

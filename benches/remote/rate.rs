@@ -1,4 +1,4 @@
-//! Rates over a socket, taking turns. A check places a hold of one second for one of a thousand
+//! Rates over a socket, taking turns. A check places a hold of one second for one of ten thousand
 //! customers, against one limit.
 
 use std::io::{Read, Write};
@@ -136,7 +136,7 @@ impl Connection {
     fn ask(&mut self, number: u64) -> &[u8] {
         let body = format!(
             r#"{{"id":"01933333-3333-7333-8333-{number:012x}","customerId":"acct_{:04}","eventType":"llm.completion","values":{{"total_tokens":500}},"holdSeconds":1}}"#,
-            number % 1_000,
+            number % 10_000,
         );
         let request = format!(
             "POST /v1/x/check HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {KEY}\r\n\

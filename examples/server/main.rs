@@ -13,7 +13,7 @@
 //! | `LIMITRY_API_CALLS` | | how often a key may call in a minute and in a day, such as `1000,100000` |
 //! | `LIMITRY_CONNECTIONS` | 10000, or what the system allows | how many connections there may be at once |
 //! | `LIMITRY_IDLE_SECONDS` | 75 | how long a connection may go without a request |
-//! | `LIMITRY_BACKEND` | `memory:` | where the books are; `sqlite:PATH` keeps them in a file |
+//! | `LIMITRY_BACKEND` | `memory:` | where the books are; `sqlite:PATH` keeps them in a file, and any number of servers share `redis://HOST` or `redis-cluster://HOST,HOST` |
 //! | `LIMITRY_DEFINITIONS` | | a TOML file of meters, limits, customers and default balances, read again on SIGHUP, but for the balances |
 //! | `LIMITRY_PROJECT` | `proj_default` | the id of the project |
 //! | `LIMITRY_WEBHOOK_URL` | | an https URL that is told when usage reaches a limit's alert thresholds |

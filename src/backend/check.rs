@@ -201,7 +201,7 @@ impl Check {
     pub fn id(mut self, id: impl AsRef<str>) -> Self {
         let ask = self.ask_mut();
         ask.given = true;
-        match EventId::new(id) {
+        match EventId::given(id) {
             Ok(id) => ask.id = id,
             Err(error) => ask.problem = Some(("id", error)),
         }

@@ -1,9 +1,10 @@
 //! Books that the environment names, here or on a server.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Client, Remote};
+use super::{Client, Hosted, Remote};
 use crate::engine::EngineBuilder;
 use crate::outbox::Outbox;
 use crate::policy::{Limit, Meter, NewBalance};
@@ -42,12 +43,16 @@ impl EngineBuilder {
     /// | `LIMITRY_API_KEY` | | a key of that server |
     /// | `LIMITRY_PROJECT` | | the project, for a personal access token |
     /// | `LIMITRY_OUTBOX` | `limitry.outbox` | the file in which settlements wait until the server has them; each process has its own |
-    /// | `LIMITRY_DIALECT` | `own` | how to speak with it |
+    /// | `LIMITRY_DIALECT` | `own`, but for api.limitry.com `limitry` | how to speak with it: as with a server of this crate ([`Remote`]), or by the calls that Limitry documents ([`Hosted`]) |
     ///
     /// Over HTTP the definitions are the server's. Meters and limits that it does not have under
     /// their ids are made there; those that it has stay as they are there. Default balances, the
     /// zone and the hooks belong to the program that is the server. One that is away when this is
     /// called is told of them once it is back.
+    ///
+    /// The hosted service gives ids of its own, so there meters and limits are looked for by their
+    /// names, and made if there are none. It has no default balances: make one for each customer.
+    /// Debts are kept beside the outbox, in the file of its name and `.debts`.
     ///
     /// # Errors
     ///
@@ -60,11 +65,16 @@ impl EngineBuilder {
         if !is_http(&url) {
             return Ok(self.open(&url)?);
         }
-        match variable(DIALECT)?.as_deref() {
-            None | Some("own") => {}
-            Some(_) => return Err(Error::invalid(DIALECT, "is unknown; give own, or unset it")),
-        }
+        let is_own = match variable(DIALECT)?.as_deref() {
+            None => !url.starts_with("https://api.limitry.com/"),
+            Some("own") => true,
+            Some("limitry") => false,
+            Some(_) => return Err(Error::invalid(DIALECT, "is unknown; give own or limitry")),
+        };
         let client = Client::builder_from_env()?.base_url(url).build()?;
+        if !is_own {
+            return hosted(client, Named { meters: self.meters, limits: self.limits }).await;
+        }
         let outbox = Outbox::builder(Remote::builder(&client).open()?).open(path()).await?;
         let books = Books::new(outbox).erased();
         let wanted = Wanted { meters: self.meters, limits: self.limits, balances: self.balances };
@@ -78,6 +88,72 @@ impl EngineBuilder {
         Ok(books)
     }
 }
+
+/// Books in the hosted service.
+async fn hosted(client: Client, wanted: Named) -> Result<Books, Error> {
+    let mut debts = path().into_os_string();
+    debts.push(".debts");
+    let hosted = Hosted::builder(&client).debts(debts).open().await?;
+    let books = Books::new(Outbox::builder(hosted).open(path()).await?).erased();
+    match wanted.make(&client).await {
+        Err(error) if error.is_transient() => {
+            observe::failure("undefined", &error);
+            tokio::spawn(wanted.make_later(client));
+        }
+        made => made?,
+    }
+    Ok(books)
+}
+
+/// What the program asks a service to have that gives ids of its own.
+struct Named {
+    meters: Vec<Meter>,
+    limits: Vec<Limit>,
+}
+
+impl Named {
+    async fn make(&self, client: &Client) -> Result<(), Error> {
+        let known = client.meters().list().all().await?;
+        let mut ids = HashMap::new();
+        for meter in &self.meters {
+            let found = known.iter().find(|known| known.item.name() == meter.name());
+            let id = match found {
+                Some(found) => found.item.id().to_owned(),
+                None => client.meters().create(meter).await?.item.id().to_owned(),
+            };
+            ids.insert(meter.id(), id);
+        }
+        let known = client.limits().list().all().await?;
+        for limit in &self.limits {
+            let is_it = |known: &Limit| {
+                (known.name(), known.customer()) == (limit.name(), limit.customer())
+            };
+            if known.iter().any(|known| is_it(&known.item)) {
+                continue;
+            }
+            let mut limit = limit.clone();
+            if let Some(id) = ids.get(limit.meter()) {
+                limit.meter = id.into();
+            }
+            client.limits().create(&limit).await?;
+        }
+        Ok(())
+    }
+
+    /// Again and again until the service has answered for good.
+    async fn make_later(self, client: Client) {
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            match self.make(&client).await {
+                Ok(()) => return,
+                Err(error) => observe::failure("undefined", &error),
+            }
+        }
+    }
+}
+
+/// How long to leave a server alone that is away, before it is told what it lacks.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// What the program asks the server to have.
 struct Wanted {
@@ -121,7 +197,6 @@ impl Wanted {
 
     /// Again and again until the server has answered for good.
     async fn make_later(self, books: Books) {
-        const PAUSE: Duration = Duration::from_secs(2);
         loop {
             tokio::time::sleep(PAUSE).await;
             match self.make(&books).await {

@@ -347,6 +347,7 @@ impl<S: Store> Inner<S> {
             if checked.outcome != Outcome::Stale {
                 return Ok(resolved.decide(&mut checked));
             }
+            self.reload(epoch).await?;
         }
     }
 
@@ -360,33 +361,45 @@ impl<S: Store> Inner<S> {
             .enumerate()
             .map(|(at, event)| self.check_event(at, event))
             .collect::<Result<_, _>>()?;
-        loop {
-            let settled = self.record_once(&events).await?;
-            if settled.iter().any(|settled| settled.outcome == SettleOutcome::Stale) {
-                continue;
-            }
-            for (event, settled) in events.iter().zip(&settled) {
-                self.tell(settled, || event.recorded());
-                self.settled(&event.customer, &event.event_type, event.at, settled);
-            }
+        let mut settled = vec![Settled::nothing(SettleOutcome::Stale); events.len()];
+        let mut left: Vec<usize> = (0..events.len()).collect();
+        while !left.is_empty() {
+            let epoch = self.epoch.load(Ordering::Acquire);
+            let some: Vec<&Use> = left.iter().map(|at| &events[*at]).collect();
+            let answers = self.record_once(&some, epoch).await?;
+            let is_refused = |settled: &Settled| {
+                !settled.outcome.is_counted() && settled.outcome != SettleOutcome::Stale
+            };
             // The answers end with the one that could not be taken.
-            if let Some((last, before)) = settled.split_last()
-                && !matches!(last.outcome, SettleOutcome::Recorded | SettleOutcome::Repeat)
-            {
-                let (at, error) = (before.len(), Error::from(last.outcome));
+            if let Some(last) = answers.iter().rposition(is_refused) {
+                let (at, refused) = (left[last], &answers[last]);
+                let event = &events[at];
+                self.settled(&event.customer, &event.event_type, event.at, refused);
+                let error = Error::from(refused.outcome);
                 return Err(Error::new(error.kind(), format!("events[{at}]: {error}")));
             }
-            let recorded = events.into_iter().zip(settled).map(|(event, settled)| Recorded {
-                id: event.id,
-                recorded: settled.outcome == SettleOutcome::Recorded,
-            });
-            return Ok(recorded.collect());
+            for (at, answer) in left.iter().zip(answers) {
+                settled[*at] = answer;
+            }
+            // A store that is shared may have taken some before its definitions changed.
+            left.retain(|at| settled[*at].outcome == SettleOutcome::Stale);
+            if !left.is_empty() {
+                self.reload(epoch).await?;
+            }
         }
+        for (event, settled) in events.iter().zip(&settled) {
+            self.tell(settled, || event.recorded());
+            self.settled(&event.customer, &event.event_type, event.at, settled);
+        }
+        let recorded = events.into_iter().zip(settled).map(|(event, settled)| Recorded {
+            id: event.id,
+            recorded: settled.outcome == SettleOutcome::Recorded,
+        });
+        Ok(recorded.collect())
     }
 
     /// Resolves all events by the definitions of now and records them.
-    async fn record_once(&self, events: &[Use]) -> Result<Vec<Settled>, Error> {
-        let epoch = self.epoch.load(Ordering::Acquire);
+    async fn record_once(&self, events: &[&Use], epoch: u64) -> Result<Vec<Settled>, Error> {
         let now = self.moment();
         let resolved: Vec<(Option<Arc<Known>>, Arc<Plan>)> = events
             .iter()

@@ -117,7 +117,8 @@ impl EngineBuilder {
     /// Builds the engine over any store.
     ///
     /// Of a store that outlives the process, meters, limits and customers that were added while it
-    /// ran are there again. A meter or limit of the same id that is given here wins, and a limit needs its
+    /// ran are there again. A meter or limit of the same id that is given here wins, except over one in
+    /// books that other processes share, and a limit needs its
     /// meter: define here what it reads, if the program no longer does. A limit that is new to the
     /// store counts the events that it has.
     ///
@@ -137,18 +138,23 @@ impl EngineBuilder {
         for meter in &self.meters {
             definitions.add_meter(meter.clone())?;
         }
-        for meter in kept.meters.drain(..) {
+        for meter in &kept.meters {
             if definitions.meter(meter.id()).is_none() {
-                definitions.add_meter(meter)?;
+                definitions.add_meter(meter.clone())?;
             }
         }
         for limit in &self.limits {
             definitions.add_limit(limit.clone())?;
         }
-        for limit in kept.limits.drain(..) {
+        for limit in &kept.limits {
             if definitions.limit(limit.id()).is_none() {
-                definitions.add_limit(limit)?;
+                definitions.add_limit(limit.clone())?;
             }
+        }
+        if kept.shared {
+            let (meters, limits) =
+                (std::mem::take(&mut kept.meters), std::mem::take(&mut kept.limits));
+            definitions.take_over(meters, limits, &kept.removed_meters, &kept.removed_limits)?;
         }
         let calendar = Calendar::new(self.zone.as_deref(), None).map_err(|error| {
             let zone = self.zone.as_deref().unwrap_or_default();
@@ -189,6 +195,7 @@ impl EngineBuilder {
     /// |---|---|
     /// | `memory:` | in this process, until it ends |
     /// | `sqlite:usage.db` | in that file (feature `sqlite`) |
+    /// | `redis://host:port` | on that server, also `redis-sentinel:` and `redis-cluster:` (feature `redis`) |
     ///
     /// # Errors
     ///
@@ -203,11 +210,16 @@ impl EngineBuilder {
                 let store = options.open(path).map_err(of_store)?;
                 Ok(Self { memory: Memory::new(), ..self }.build_on(store)?.erased())
             }
+            #[cfg(feature = "redis")]
+            ("redis" | "redis-sentinel" | "redis-cluster", _) => {
+                let store = crate::store::Redis::open(url).map_err(of_store)?;
+                Ok(self.build_on(store)?.erased())
+            }
             // A URL may hold a password; only its scheme is told.
             (scheme, _) => Err(ConfigError::new(
                 "backend URL",
                 format!(
-                    "is none that this program can open, by its scheme {scheme:?}; give memory: or, with the feature sqlite, sqlite:PATH"
+                    "is none that this program can open, by its scheme {scheme:?}; give memory:, with the feature sqlite sqlite:PATH, or with the feature redis redis://HOST"
                 ),
             )),
         }

@@ -47,6 +47,41 @@ impl Definitions {
         Self { numbers: CounterNumbers::of(counters), numbers_kept, ..Self::default() }
     }
 
+    /// Counters that have their numbers, those known already first.
+    pub(super) fn number(&mut self, counters: Vec<Box<str>>) {
+        self.numbers_kept = self.numbers_kept.max(counters.len() as u32);
+        for counter in counters {
+            self.numbers.number(CounterKey::from_text(counter));
+        }
+    }
+
+    /// Takes over what another process has defined or removed. What is not told of stays as it is.
+    pub(super) fn take_over(
+        &mut self,
+        meters: Vec<Meter>,
+        limits: Vec<Limit>,
+        removed_meters: &[Box<str>],
+        removed_limits: &[Box<str>],
+    ) -> Result<(), ConfigError> {
+        for id in removed_limits {
+            self.remove_limit(id);
+        }
+        for meter in meters {
+            if self.meter(meter.id()) != Some(&meter) {
+                self.put_meter(meter)?;
+            }
+        }
+        for limit in limits {
+            if self.limit(limit.id()) != Some(&limit) {
+                self.put_limit(limit)?;
+            }
+        }
+        for id in removed_meters {
+            self.remove_meter(id);
+        }
+        Ok(())
+    }
+
     /// Counters that were numbered since the store has kept any. Asked once.
     pub(super) fn new_counters(&mut self) -> Vec<(u32, CounterKey)> {
         let new = self.numbers.from(self.numbers_kept);

@@ -34,7 +34,8 @@ impl<S: Store> Inner<S> {
         let mut received: Vec<Option<Received>> = batch.iter().map(|_| None).collect();
         let mut left: Vec<(usize, Delivery)> = batch.into_iter().enumerate().collect();
         while !left.is_empty() {
-            let answers = self.deliver_once(&left).await;
+            let epoch = self.epoch.load(Ordering::Acquire);
+            let answers = self.deliver_once(&left, epoch).await;
             let mut stale = Vec::new();
             for ((at, delivery), answer) in left.into_iter().zip(answers) {
                 match answer {
@@ -45,14 +46,24 @@ impl<S: Store> Inner<S> {
                 }
             }
             left = stale;
+            if !left.is_empty()
+                && let Err(error) = self.reload(epoch).await
+            {
+                for (at, _) in left.drain(..) {
+                    received[at] = Some(Err(Error::new(error.kind(), error.to_string())));
+                }
+            }
         }
         let unanswered = || Error::new(ErrorKind::Unavailable, "the store left out a settlement");
         received.into_iter().map(|answer| answer.unwrap_or_else(|| Err(unanswered()))).collect()
     }
 
     /// Resolves all of them by the definitions of now and settles them.
-    async fn deliver_once(&self, batch: &[(usize, Delivery)]) -> Vec<Result<Settled, Error>> {
-        let epoch = self.epoch.load(Ordering::Acquire);
+    async fn deliver_once(
+        &self,
+        batch: &[(usize, Delivery)],
+        epoch: u64,
+    ) -> Vec<Result<Settled, Error>> {
         let now = self.moment();
         let resolved: Vec<(Option<Arc<Known>>, Arc<Plan>)> = batch
             .iter()

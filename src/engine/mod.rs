@@ -48,6 +48,7 @@ mod definitions;
 mod deliver;
 mod kept;
 mod redefine;
+mod reload;
 mod void;
 mod windows;
 
@@ -144,8 +145,10 @@ impl<S: Store> Engine<S> {
         let engine = self.clone();
         self.spawn(async move {
             loop {
+                let epoch = engine.0.epoch.load(Ordering::Acquire);
                 match future.await {
                     Ok(settled) if settled.outcome == SettleOutcome::Stale => {
+                        engine.0.reload(epoch).await?;
                         future = engine.0.settle(&mut settlement);
                     }
                     answer => return engine.0.finish(&settlement, answer),
@@ -202,7 +205,7 @@ impl<S: Store> Backend for Engine<S> {
                 }
                 Poll::Pending => {
                     let (engine, resolved) = (self.clone(), Some(resolved));
-                    let sent = Box::new(Sent { engine, resolved, future });
+                    let sent = Box::new(Sent { engine, resolved, future, reload: None });
                     return CheckFuture(CheckState::Sent(sent));
                 }
             }
@@ -649,6 +652,8 @@ struct Sent<S: Store> {
     engine: Engine<S>,
     resolved: Option<Resolved>,
     future: S::Check,
+    /// The definitions have changed, and are looked up.
+    reload: Option<BoxFuture<'static, Result<(), Error>>>,
 }
 
 impl<S: Store> CheckFuture<S> {
@@ -674,15 +679,23 @@ impl<S: Store> Future for CheckFuture<S> {
             CheckState::Sent(sent) => sent,
         };
         loop {
+            if let Some(reload) = &mut sent.reload {
+                ready!(reload.as_mut().poll(cx))?;
+                sent.reload = None;
+                let resolved = sent.resolved.take().expect("CheckFuture polled after completion");
+                let epoch = sent.engine.0.open()?;
+                let resolved = sent.engine.0.resolve(&resolved.check, epoch, Scope::Matching);
+                let resolved = sent.resolved.insert(resolved);
+                sent.future = sent.engine.0.ask(resolved, true);
+            }
             let checked = ready!(Pin::new(&mut sent.future).poll(cx))?;
             let resolved = sent.resolved.take().expect("CheckFuture polled after completion");
             if checked.outcome != Outcome::Stale {
                 return Poll::Ready(resolved.admit(checked));
             }
-            let epoch = sent.engine.0.open()?;
-            let resolved = sent.engine.0.resolve(&resolved.check, epoch, Scope::Matching);
-            let resolved = sent.resolved.insert(resolved);
-            sent.future = sent.engine.0.ask(resolved, true);
+            let (engine, epoch) = (sent.engine.clone(), resolved.epoch);
+            sent.resolved = Some(resolved);
+            sent.reload = Some(Box::pin(async move { engine.0.reload(epoch).await }));
         }
     }
 }

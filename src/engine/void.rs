@@ -63,7 +63,11 @@ impl<S: Store> Inner<S> {
             let settled = self.store.record(vec![operation]).await?;
             let Some(settled) = settled.first() else { return Err(SettleOutcome::Full.into()) };
             match settled.outcome {
-                SettleOutcome::Stale => {}
+                SettleOutcome::Stale => self.reload_under(&mut definitions, epoch).await?,
+                // Another process that shares the books was faster.
+                SettleOutcome::Repeat => {
+                    return Ok(Recorded { id: reversal.id, recorded: false });
+                }
                 SettleOutcome::Recorded => {
                     self.tell(settled, || reversal.clone());
                     self.seek(&mut definitions, customer, &sought).await?;

@@ -44,7 +44,7 @@ impl Event {
     /// that is older than that instead of counting it twice. So the event must tell its time: by
     /// [`at`](Self::at), the same on every attempt, or in the id, if that is a UUID of version 7.
     pub fn id(mut self, id: impl AsRef<str>) -> Self {
-        self.id = Some(EventId::new(id));
+        self.id = Some(EventId::given(id));
         self
     }
 
@@ -127,7 +127,7 @@ impl RecordedEvent {
 pub(crate) struct Voided(HashSet<(CustomerId, String)>);
 
 impl Voided {
-    const PREFIX: &str = "void:";
+    pub(super) const PREFIX: &str = "void:";
 
     /// Notes what this event takes back, if anything.
     pub(crate) fn note(&mut self, event: &RecordedEvent) {

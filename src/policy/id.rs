@@ -4,7 +4,7 @@ use std::str::FromStr;
 use compact_str::CompactString;
 use uuid::Uuid;
 
-use super::Timestamp;
+use super::{Timestamp, Voided};
 
 /// Who is metered: your own id for them, 1 to 256 bytes of any text.
 ///
@@ -133,6 +133,14 @@ impl EventId {
         }
     }
 
+    /// An id that a caller gives to a use of its own.
+    pub(crate) fn given(id: impl AsRef<str>) -> Result<Self, IdError> {
+        match id.as_ref().starts_with(Voided::PREFIX) {
+            true => Err(IdError::Reserved),
+            false => Self::new(id),
+        }
+    }
+
     /// The id with these 128 bits.
     pub const fn from_uuid(bits: u128) -> Self {
         Self(Repr::Uuid(bits))
@@ -217,6 +225,8 @@ pub enum IdError {
         /// The length given, in bytes.
         length: usize,
     },
+    /// Begins with `void:`, as the ids of what takes events back.
+    Reserved,
 }
 
 impl fmt::Display for IdError {
@@ -226,6 +236,9 @@ impl fmt::Display for IdError {
             Self::TooLong { length } => {
                 write!(f, "an id has {length} bytes; give 1 to 256 (a hash of it would do)")
             }
+            Self::Reserved => f.write_str(
+                "an id begins with \"void:\", as those of what takes events back; begin it otherwise",
+            ),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Answers to checks that placed a hold, for those who ask again because the answer was lost.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use foldhash::HashMap;
 use tokio::time::Instant;
 
 use super::problem::Answer;

@@ -32,13 +32,19 @@ use crate::policy::{
 };
 use crate::{Error, ErrorKind};
 
+#[cfg(any(feature = "redis", feature = "sqlite"))]
+mod definition;
 #[cfg(feature = "embedded")]
 mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
 #[cfg(feature = "embedded")]
 pub use memory::Memory;
+#[cfg(feature = "redis")]
+pub use redis::Redis;
 #[cfg(feature = "sqlite")]
 pub use sqlite::Sqlite;
 
@@ -260,6 +266,14 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    /// For books that other processes share: tells what they have changed since it was loaded, or reloaded,
+    /// last. `None` when that is nothing. What was resolved before `epoch` is answered
+    /// [`Outcome::Stale`] from then on, whatever was changed.
+    fn reload<'a>(&'a self, epoch: u64) -> BoxFuture<'a, Result<Option<Kept>, Error>> {
+        let _ = epoch;
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
     /// Resolves when everything that was accepted is as durable as the store promises.
     fn flush(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(std::future::ready(Ok(())))
@@ -320,6 +334,13 @@ pub struct Kept {
     pub holds: Vec<KeptHold>,
     /// Alerts that fell due in windows that have not ended.
     pub alerts: Vec<KeptAlert>,
+    /// Other processes share the books: what is kept holds for all of them, and wins over what a program
+    /// defines under the same id.
+    pub shared: bool,
+    /// Meters that were removed while a program ran that defines them.
+    pub removed_meters: Vec<Box<str>>,
+    /// Limits that were removed while a program ran that defines them.
+    pub removed_limits: Vec<Box<str>>,
 }
 
 /// An alert that fell due, whether or not somebody heard of it.
@@ -677,6 +698,11 @@ impl Settled {
 }
 
 impl SettleOutcome {
+    /// Whether it is counted, now or before.
+    pub fn is_counted(self) -> bool {
+        matches!(self, Self::Recorded | Self::Repeat)
+    }
+
     /// Whether nothing was counted now, and it may be later.
     pub fn may_change(self) -> bool {
         matches!(self, Self::Stale | Self::Full | Self::Unavailable | Self::Behind)

@@ -186,6 +186,10 @@ async fn balances_are_made_checked_credited_debited_and_listed() {
     let listed = balances.list("acct_42").all().await.unwrap();
     assert_eq!(of[0].balance, listed[0].balance);
     assert_eq!(balances.get(&made.id).await.unwrap().balance, listed[0].balance);
+    let all = balances.list_all().all().await.unwrap();
+    assert_eq!(all.iter().map(|found| found.customer.as_str()).collect::<Vec<_>>(), ["acct_42"]);
+    let changed = balances.set_minimum(&made.id, "-0.5").await.unwrap();
+    assert_eq!(changed.balance.available(), "553.25".parse().unwrap());
     let transactions = balances.transactions(&made.id).all().await.unwrap();
     let kinds: Vec<_> = transactions.iter().map(|change| change.kind.unwrap()).collect();
     use TransactionKind::{Credit as In, Debit as Out, Opening};
@@ -245,4 +249,17 @@ async fn a_list_of_many_pages_is_fetched_as_it_is_asked_for() {
 async fn the_project_tells_its_id() {
     let Api { client, .. } = Api::start().await;
     assert_eq!(client.project().await.unwrap().id, "proj_1");
+}
+
+#[test]
+fn what_a_program_keeps_can_be_shared() {
+    fn is_shared<T: Clone + std::fmt::Debug + Send + Sync + 'static>() {}
+    fn is_sent<T: std::fmt::Debug + Send + Unpin + 'static>() {}
+    is_shared::<tower_limitry::client::Client>();
+    is_shared::<tower_limitry::client::ClientBuilder>();
+    is_shared::<tower_limitry::client::Hosted>();
+    is_shared::<tower_limitry::client::HostedBuilder>();
+    is_sent::<tower_limitry::client::HostedCheck>();
+    is_sent::<tower_limitry::client::HostedFinish>();
+    is_sent::<tower_limitry::client::Pages<tower_limitry::client::CustomerRecord>>();
 }

@@ -48,6 +48,8 @@ pub(crate) enum Reply {
     Cut,
     /// Nothing, for as long as the caller waits.
     Silence,
+    /// These bytes, and then nothing.
+    Stuck(Vec<u8>),
 }
 
 impl Reply {
@@ -124,6 +126,10 @@ impl Script {
                         Reply::Bytes(bytes) => drop(stream.write_all(&bytes).await),
                         Reply::Cut => {}
                         Reply::Silence => drop(stream.read(&mut [0]).await),
+                        Reply::Stuck(bytes) => {
+                            drop(stream.write_all(&bytes).await);
+                            drop(stream.read(&mut [0]).await);
+                        }
                     }
                 });
             }

@@ -1,5 +1,6 @@
 //! The API behind TLS, as the hosted one is.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -19,10 +20,13 @@ use tower_limitry::client::{Client, StandingQuery};
 
 use crate::support::{KEY, soon, told};
 
+type Seen = Arc<Mutex<Vec<Version>>>;
+
 /// A server that allows everything, offers these protocols, and notes which one was chosen. Answers
-/// its URL and its certificate.
-async fn behind_tls(offered: &[&[u8]]) -> (String, String, Arc<Mutex<Vec<Version>>>) {
-    let seen = Arc::<Mutex<Vec<Version>>>::default();
+/// its URL and its certificate, and counts connections.
+async fn behind_tls(offered: &[&[u8]]) -> (String, String, Seen, Arc<AtomicUsize>) {
+    let (seen, connections) = (Seen::default(), Arc::<AtomicUsize>::default());
+    let counted = Arc::clone(&connections);
     let noting = Arc::clone(&seen);
     let app = Router::new().fallback(move |request: Request| {
         noting.lock().unwrap().push(request.version());
@@ -43,6 +47,7 @@ async fn behind_tls(offered: &[&[u8]]) -> (String, String, Arc<Mutex<Vec<Version
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((connection, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
             let (acceptor, service) = (acceptor.clone(), TowerToHyperService::new(app.clone()));
             tokio::spawn(async move {
                 // Who does not trust it breaks off.
@@ -52,7 +57,7 @@ async fn behind_tls(offered: &[&[u8]]) -> (String, String, Arc<Mutex<Vec<Version
             });
         }
     });
-    (format!("https://localhost:{port}/v1"), cert.pem(), seen)
+    (format!("https://localhost:{port}/v1"), cert.pem(), seen, connections)
 }
 
 #[tokio::test]
@@ -62,7 +67,7 @@ async fn over_tls_the_two_choose_the_version() {
         (&[b"http/1.1"], Version::HTTP_11),
         (&[], Version::HTTP_11),
     ] {
-        let (url, certificate, seen) = behind_tls(offered).await;
+        let (url, certificate, seen, connections) = behind_tls(offered).await;
         let client = Client::builder(KEY)
             .base_url(url)
             .root_certificates(certificate.as_bytes())
@@ -73,13 +78,14 @@ async fn over_tls_the_two_choose_the_version() {
             assert!(soon(check).await.unwrap().allowed);
         }
         assert_eq!(*seen.lock().unwrap(), [version; 3]);
+        assert_eq!(connections.load(Ordering::Relaxed), 1, "one connection for all calls");
     }
 }
 
 #[tokio::test]
 async fn a_certificate_that_is_not_trusted_gets_no_key() {
-    let (url, _, seen) = behind_tls(&[b"h2"]).await;
-    let (_, other, _) = behind_tls(&[b"h2"]).await;
+    let (url, _, seen, _) = behind_tls(&[b"h2"]).await;
+    let (_, other, _, _) = behind_tls(&[b"h2"]).await;
     let client = Client::builder(KEY)
         .base_url(url)
         .root_certificates(other.as_bytes())

@@ -239,3 +239,103 @@ async fn a_check_that_is_repeated_renews_its_hold() {
     }
     assert_eq!(standing(&api).await, (json!(0), 1));
 }
+
+/// Its original time included, although the clock went on.
+#[tokio::test]
+async fn a_repeated_check_is_answered_as_the_first() {
+    let api = Api::start().await;
+    let first = api.post("/v1/x/check", check("r-1", 600)).await.text;
+    api.clock.advance(Duration::from_secs(5));
+    api.record("acct_42", 100).await;
+    assert_eq!(api.post("/v1/x/check", check("r-1", 600)).await.text, first);
+}
+
+/// Two requests of one id, told apart by their numbers: the second is told that it is running, and
+/// letting go of the second leaves the first alone.
+#[tokio::test]
+async fn requests_of_one_id_are_told_apart_by_their_numbers() {
+    let api = Api::start().await;
+    let numbered = |attempt: u64| {
+        let mut body = check("r-1", 600);
+        body["attempt"] = json!(attempt);
+        body
+    };
+    let first = api.post("/v1/x/check", numbered(7)).await;
+    assert_eq!(first.json()["held"], true);
+    assert_eq!(api.post("/v1/x/check", numbered(7)).await.text, first.text);
+    assert_eq!(api.post("/v1/x/check", numbered(8)).await.error(), (409, "conflict".into()));
+    let mut second = hold("r-1");
+    second["holds"][0]["attempt"] = json!(8);
+    api.post("/v1/x/release", second).await;
+    assert_eq!(standing(&api).await, (json!(0), 1));
+    assert_eq!(api.post("/v1/x/check", numbered(8)).await.error(), (409, "conflict".into()));
+}
+
+#[tokio::test]
+async fn a_check_that_arrives_again_after_its_release_places_nothing() {
+    let api = Api::start().await;
+    api.post("/v1/x/check", check("r-1", 600)).await;
+    api.post("/v1/x/release", hold("r-1")).await;
+    let again = api.post("/v1/x/check", check("r-1", 600)).await;
+    assert_eq!(again.error(), (409, "hold_released".into()));
+    assert_eq!(standing(&api).await, (json!(0), 0));
+}
+
+fn marked(id: &str, sequence: u64, previous: Option<u64>) -> Value {
+    let mut one = settlement(id, 10)["settlements"][0].clone();
+    let producer = "0199aaaa-0000-7000-8000-000000000001";
+    one["mark"] = json!({ "producer": producer, "sequence": sequence, "previous": previous });
+    one
+}
+
+/// Above its mark it counts without a hold, at or below it is a repeat, and one whose predecessor is
+/// not known is told so, with all of its customer after it.
+#[tokio::test]
+async fn what_comes_from_a_queue_goes_by_its_marks() {
+    let api = Api::start().await;
+    let deliver = async |settlements: Vec<Value>| {
+        let answer = api.post("/v1/x/settle", json!({ "settlements": settlements })).await.json();
+        answer["results"].as_array().unwrap().clone()
+    };
+    let done = |id: &str| json!({ "id": id, "done": true });
+    let behind = |id: &str| json!({ "id": id, "done": false, "behind": true });
+    assert_eq!(
+        deliver(vec![marked("r-1", 3, None), marked("r-2", 5, Some(3))]).await,
+        [done("r-1"), done("r-2")]
+    );
+    assert_eq!(standing(&api).await.0, json!(20));
+    assert_eq!(deliver(vec![marked("r-9", 4, None)]).await, [done("r-9")], "a repeat by its place");
+    assert_eq!(standing(&api).await.0, json!(20));
+    let late = vec![marked("r-4", 9, Some(8)), marked("r-5", 10, None)];
+    assert_eq!(deliver(late).await, [behind("r-4"), behind("r-5")]);
+    assert_eq!(standing(&api).await.0, json!(20));
+}
+
+#[tokio::test]
+async fn of_many_settlements_one_that_makes_no_sense_costs_the_others_nothing() {
+    let api = Api::start().await;
+    let one = |id: &str| settlement(id, 10)["settlements"][0].clone();
+    for id in ["r-1", "r-2", "r-3"] {
+        api.post("/v1/x/check", check(id, 10)).await;
+    }
+    let mut wrong = one("r-2");
+    wrong["charge"] = json!({ "balance": "credits" });
+    let body = json!({ "settlements": [one("r-1"), wrong, one("r-3")] });
+    let answer = api.post("/v1/x/settle", body).await.json();
+    let done: Vec<_> =
+        answer["results"].as_array().unwrap().iter().map(|one| &one["done"]).collect();
+    assert_eq!(done, [true, false, true]);
+    assert_eq!(answer["results"][1]["error"]["code"], "missing_required_field");
+    assert_eq!(standing(&api).await, (json!(20), 1));
+    for mark in [
+        json!({ "producer": "x", "sequence": 1 }),
+        json!({
+            "producer": "0199aaaa-0000-7000-8000-000000000001", "sequence": 0
+        }),
+    ] {
+        let mut wrong = one("r-2");
+        wrong["mark"] = mark;
+        let answer = api.post("/v1/x/settle", json!({ "settlements": [wrong] })).await.json();
+        assert_eq!(answer["results"][0]["error"]["code"], "invalid_field_value");
+    }
+}

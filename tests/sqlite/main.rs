@@ -10,12 +10,14 @@ mod damaged;
 #[cfg(target_os = "linux")]
 mod disk;
 mod file_itself;
+mod ids;
 mod keeping;
 mod load;
 mod ownerless;
 mod places;
 mod reopen;
 mod verify;
+mod voids;
 
 #[cfg(target_os = "linux")]
 #[path = "../support/faulty.rs"]

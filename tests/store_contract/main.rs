@@ -16,6 +16,9 @@ mod holds;
 mod inputs;
 mod kinds;
 mod memory;
+#[cfg(feature = "redis")]
+#[path = "../support/redis.rs"]
+mod redis;
 #[cfg(all(feature = "client", feature = "server"))]
 mod remote;
 #[path = "../support/mod.rs"]
@@ -229,3 +232,20 @@ store_suite!(on_sqlite, |builder| {
 
 #[cfg(all(feature = "client", feature = "server"))]
 store_suite!(through_a_server, crate::remote::open);
+#[cfg(feature = "redis")]
+store_suite!(on_redis, |builder| {
+    let (url, prefix) = crate::redis::fresh();
+    let options =
+        tower_limitry::store::Redis::options().prefix(prefix).timeout(crate::support::MINUTE);
+    let store = options.danger_time_of_the_engine().open(&url).unwrap();
+    builder.build_on(store).unwrap().erased()
+});
+
+#[cfg(feature = "redis")]
+store_suite!(on_redis_cluster, |builder| {
+    let (url, prefix) = crate::redis::fresh_on_cluster();
+    let options =
+        tower_limitry::store::Redis::options().prefix(prefix).timeout(crate::support::MINUTE);
+    let store = options.danger_time_of_the_engine().open(&url).unwrap();
+    builder.build_on(store).unwrap().erased()
+});

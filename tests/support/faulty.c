@@ -100,7 +100,7 @@ PWRITE(pwrite64)
 
 static void lose(int fd) {
     struct stat file;
-    for (int i = 0; fd < FILES && i < written[fd]; i++) {
+    for (int i = 0; i < written[fd]; i++) {
         struct range *range = &unsynced[fd][i];
         if (fstat(fd, &file) || range->at >= file.st_size) continue;
         char *zeroes = calloc(1, range->length);
@@ -109,11 +109,22 @@ static void lose(int fd) {
     }
 }
 
+// A sync is of a file, through whatever handle of it.
+static void synced(int fd, int lost) {
+    struct stat file, other;
+    if (fstat(fd, &file)) return;
+    for (int at = 0; at < FILES; at++) {
+        if (!written[at] || fstat(at, &other)) continue;
+        if (other.st_ino != file.st_ino || other.st_dev != file.st_dev) continue;
+        if (lost) lose(at);
+        written[at] = 0;
+    }
+}
+
 #define SYNC(name)                                                    \
     int name(int fd) {                                                \
         int lost = fails("lost", fd);                                 \
-        if (lost) lose(fd);                                           \
-        if (fd < FILES) written[fd] = 0;                              \
+        synced(fd, lost);                                             \
         if (lost || fails("sync", fd)) { errno = EIO; return -1; }    \
         return ((int (*)(int))real(#name))(fd);                       \
     }

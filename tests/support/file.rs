@@ -28,7 +28,7 @@ pub(crate) fn fresh() -> PathBuf {
 
 /// A path of this test program at which there is nothing any more.
 pub(crate) fn emptied() -> PathBuf {
-    for ending in ["", "-wal", "-shm"] {
+    for ending in ["", "-wal", "-shm", "-lock"] {
         let _nothing_there = std::fs::remove_file(FOLDER.join(format!("emptied.db{ending}")));
     }
     FOLDER.join("emptied.db")

@@ -104,30 +104,7 @@ impl Program {
         headers: &[(&str, &str)],
         body: &str,
     ) -> Option<Answer> {
-        let mut stream = TcpStream::connect(&self.address).ok()?;
-        let headers: String =
-            headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n{headers}\
-             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            self.address,
-            body.len(),
-        )
-        .ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        let mut lines = head.lines();
-        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-        let headers = lines
-            .filter_map(|line| line.split_once(": "))
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
-            .collect();
-        let answer = Answer { status, headers, body: body.to_owned() };
-        let told = answer.header("content-length").map(|length| length.parse().unwrap());
-        // Cut off before its end, it was not answered.
-        told.is_none_or(|told: usize| told == answer.body.len()).then_some(answer)
+        try_ask_at(&self.address, method, path, headers, body)
     }
 }
 
@@ -179,4 +156,38 @@ pub(crate) fn send(address: &str, path: &str, customer: &str, body: &str) {
         body.len(),
     );
     let _gone = stream.read_to_string(&mut String::new());
+}
+
+/// One request to that address; `None` when nobody is there, or went away before it had answered.
+pub(crate) fn try_ask_at(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Option<Answer> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    let headers: String =
+        headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n{headers}\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        address,
+        body.len(),
+    )
+    .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let mut lines = head.lines();
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let headers = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+        .collect();
+    let answer = Answer { status, headers, body: body.to_owned() };
+    let told = answer.header("content-length").map(|length| length.parse().unwrap());
+    // Cut off before its end, it was not answered.
+    told.is_none_or(|told: usize| told == answer.body.len()).then_some(answer)
 }

@@ -67,8 +67,7 @@ impl Inner {
     ) -> Result<Balance, Error> {
         let balances = self.balances_of(customer).await?;
         let found = balances.into_iter().find(|balance| balance.name() == name);
-        let message = "the customer has no balance of that name";
-        found.ok_or_else(|| Error::new(ErrorKind::NotFound, message))
+        found.ok_or_else(no_balance)
     }
 
     async fn record(&self, events: Vec<Event>) -> Result<Vec<Recorded>, Error> {
@@ -227,6 +226,32 @@ impl Admin for Hosted {
         Box::pin(self.0.balances_of(customer))
     }
 
+    fn all_balances(
+        &self,
+        page: PageRequest,
+    ) -> BoxFuture<'_, Result<Page<(CustomerId, Balance)>, Error>> {
+        Box::pin(async move {
+            let Page { items, next } = self.0.client.balances().page(page).await?;
+            let items = items.into_iter().map(|found| (found.customer, found.balance));
+            Ok(Page { items: items.collect(), next })
+        })
+    }
+
+    fn set_minimum(
+        &self,
+        customer: CustomerId,
+        name: String,
+        minimum: Amount,
+    ) -> BoxFuture<'_, Result<Balance, Error>> {
+        Box::pin(async move {
+            let balances = self.0.client.balances();
+            let known = balances.of(&customer).await?;
+            let found = known.into_iter().find(|found| found.balance.name() == name);
+            balances.set_minimum(&found.ok_or_else(no_balance)?.id, minimum).await?;
+            self.0.balance_of(customer, &name).await
+        })
+    }
+
     fn create_balance(
         &self,
         customer: CustomerId,
@@ -308,6 +333,10 @@ impl Admin for Hosted {
             })
         })
     }
+}
+
+fn no_balance() -> Error {
+    Error::new(ErrorKind::NotFound, "the customer has no balance of that name")
 }
 
 fn gives_ids(kind: &str) -> Error {

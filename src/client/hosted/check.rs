@@ -101,7 +101,11 @@ pub(super) async fn ask(inner: Arc<Inner>, check: Check) -> Result<Told, Error> 
         // Checks reserve nothing there, so nothing can have been done.
         Err(Error::new(ErrorKind::Unavailable, message))
     };
-    timeout_at(end, asked).await.unwrap_or_else(late)
+    let told: Result<Told, Error> = timeout_at(end, asked).await.unwrap_or_else(late);
+    told.map_err(|error| match error.is_unknown() {
+        true => Error::new(ErrorKind::Unavailable, error.to_string()).with_source(error),
+        false => error,
+    })
 }
 
 fn left(end: Instant) -> Duration {

@@ -26,7 +26,8 @@ pub struct Debt {
 }
 
 /// A debt, and how far taking it has come. A debit is written down before it is sent, so that it goes
-/// again as it was, also after a crash.
+/// again as it was, also after a crash. What is paid stays until its event is recorded: a delivery
+/// that is repeated must not be charged anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Owed {
     pub(super) debt: Debt,
@@ -34,9 +35,24 @@ pub(super) struct Owed {
     pub(super) attempt: u32,
     /// What the debit on its way asks for.
     pub(super) asking: Option<Amount>,
+    /// Its event is recorded, so that no delivery comes any more.
+    pub(super) recorded: bool,
 }
 
 impl Owed {
+    pub(super) fn new(debt: Debt) -> Self {
+        Self { debt, attempt: 0, asking: None, recorded: false }
+    }
+
+    fn is_open(&self) -> bool {
+        self.debt.owed.is_positive()
+    }
+
+    /// Whether there is nothing left to remember.
+    fn is_over(&self) -> bool {
+        self.recorded && !self.is_open()
+    }
+
     /// The id of the debit that is next, or on its way.
     pub(super) fn debit_id(&self) -> String {
         format!("debt:{}:{}", self.attempt, self.debt.id)
@@ -59,7 +75,8 @@ impl Debts {
     }
 
     pub(super) fn all(&self) -> Vec<Debt> {
-        self.lock().iter().map(|owed| owed.debt.clone()).collect()
+        let all = self.lock();
+        all.iter().filter(|owed| owed.is_open()).map(|owed| owed.debt.clone()).collect()
     }
 
     /// What a balance owes altogether.
@@ -69,7 +86,7 @@ impl Debts {
         of.fold(Amount::ZERO, |sum, owed| sum.saturating_add(owed.debt.owed))
     }
 
-    /// Whether an event's charge is a debt already.
+    /// Whether an event's charge is a debt, or was one before it was recorded.
     pub(super) fn has(&self, customer: &CustomerId, id: &EventId) -> bool {
         self.lock().iter().any(|owed| owed.debt.customer == *customer && owed.debt.id == *id)
     }
@@ -77,10 +94,9 @@ impl Debts {
     /// The balances that owe something, each once.
     pub(super) fn balances(&self) -> Vec<(CustomerId, CompactString)> {
         let all = self.lock();
-        let mut balances: Vec<_> = all
-            .iter()
-            .map(|owed| (owed.debt.customer.clone(), owed.debt.balance.clone()))
-            .collect();
+        let open = all.iter().filter(|owed| owed.is_open());
+        let mut balances: Vec<_> =
+            open.map(|owed| (owed.debt.customer.clone(), owed.debt.balance.clone())).collect();
         balances.sort();
         balances.dedup();
         balances
@@ -88,10 +104,25 @@ impl Debts {
 
     /// The oldest debt of a balance.
     pub(super) fn first(&self, customer: &CustomerId, balance: &str) -> Option<Owed> {
-        self.lock().iter().find(|owed| is_of(owed, customer, balance)).cloned()
+        let all = self.lock();
+        all.iter().find(|owed| owed.is_open() && is_of(owed, customer, balance)).cloned()
     }
 
-    /// Writes down a debt as it stands, or that it is paid. In the file first.
+    /// The event is recorded: from here on its debt is remembered no longer than it is owed.
+    ///
+    /// # Errors
+    ///
+    /// As [`keep`](Self::keep).
+    pub(super) async fn recorded(&self, customer: &CustomerId, id: &EventId) -> Result<(), Error> {
+        let is_it = |owed: &&Owed| owed.debt.customer == *customer && owed.debt.id == *id;
+        let found = self.lock().iter().find(is_it).cloned();
+        match found {
+            Some(owed) if !owed.recorded => self.keep(Owed { recorded: true, ..owed }).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes down a debt as it stands. In the file first.
     ///
     /// # Errors
     ///
@@ -109,8 +140,8 @@ impl Debts {
             (&known.debt.customer, &known.debt.id) == (&owed.debt.customer, &owed.debt.id)
         };
         match all.iter().position(is_same) {
-            Some(at) if owed.debt.owed.is_positive() => all[at] = owed,
-            Some(at) => drop(all.remove(at)),
+            Some(at) if owed.is_over() => drop(all.remove(at)),
+            Some(at) => all[at] = owed,
             None => all.push(owed),
         }
         Ok(())
@@ -167,6 +198,7 @@ fn make(connection: &Connection) -> rusqlite::Result<()> {
             since INTEGER NOT NULL,
             attempt INTEGER NOT NULL,
             asking INTEGER,
+            recorded INTEGER NOT NULL,
             UNIQUE (customer, id)
         ) STRICT",
     )
@@ -174,7 +206,8 @@ fn make(connection: &Connection) -> rusqlite::Result<()> {
 
 fn read(connection: &Connection) -> rusqlite::Result<Vec<Owed>> {
     let mut statement = connection.prepare(
-        "SELECT customer, id, balance, owed, since, attempt, asking FROM debt ORDER BY place",
+        "SELECT customer, id, balance, owed, since, attempt, asking, recorded
+         FROM debt ORDER BY place",
     )?;
     let rows = statement.query_map([], owed)?;
     rows.collect()
@@ -198,22 +231,24 @@ fn owed(row: &Row<'_>) -> rusqlite::Result<Owed> {
         },
         attempt: row.get(5)?,
         asking: row.get::<_, Option<i64>>(6)?.map(Amount::from_millionths),
+        recorded: row.get(7)?,
     })
 }
 
 fn write(connection: &Connection, owed: &Owed) -> rusqlite::Result<()> {
-    let Owed { debt, attempt, asking } = owed;
+    let Owed { debt, attempt, asking, recorded } = owed;
     let (customer, id) = (debt.customer.as_str(), debt.id.to_string());
-    if !debt.owed.is_positive() {
+    if owed.is_over() {
         let delete = "DELETE FROM debt WHERE customer = ? AND id = ?";
         return connection.execute(delete, params![customer, id]).map(drop);
     }
     connection
         .execute(
-            "INSERT INTO debt (customer, id, balance, owed, since, attempt, asking)
-             VALUES (?, ?, ?, ?, ?, ?, ?)
+            "INSERT INTO debt (customer, id, balance, owed, since, attempt, asking, recorded)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)
              ON CONFLICT (customer, id) DO UPDATE SET
-                owed = excluded.owed, attempt = excluded.attempt, asking = excluded.asking",
+                owed = excluded.owed, attempt = excluded.attempt, asking = excluded.asking,
+                recorded = excluded.recorded",
             params![
                 customer,
                 id,
@@ -222,6 +257,7 @@ fn write(connection: &Connection, owed: &Owed) -> rusqlite::Result<()> {
                 debt.since.as_nanos(),
                 attempt,
                 asking.map(Amount::as_millionths),
+                recorded,
             ],
         )
         .map(drop)

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::debts::{Debt, Owed};
 use super::{Inner, pay};
-use crate::backend::Settlement;
+use crate::backend::{Hold, Settlement};
 use crate::client::{ApiError, Events, Repeat, Told};
 use crate::policy::{CustomerId, Debit};
 use crate::{Error, ErrorKind, observe};
@@ -37,7 +37,12 @@ pub(super) async fn deliver(
     let batch = Arc::new(batch);
     let mut outcomes = charge(inner, &batch, end).await;
     let charged: Vec<usize> = (0..batch.len()).filter(|at| outcomes[*at].is_ok()).collect();
-    for (at, outcome) in record(inner, &batch, charged, end).await {
+    for (at, mut outcome) in record(inner, &batch, charged, end).await {
+        let hold = &batch[at].hold;
+        if outcome.is_ok() && inner.debts.has(hold.customer(), hold.id()) {
+            // Otherwise it is delivered again, and this is tried again.
+            outcome = note_recorded(inner, hold, end).await;
+        }
         outcomes[at] = outcome;
     }
     let (until, now) = (inner.told_by(), inner.clock.monotonic());
@@ -51,6 +56,15 @@ pub(super) async fn deliver(
         }
     }
     outcomes
+}
+
+/// Between payments, which write down the same debt.
+async fn note_recorded(inner: &Inner, hold: &Hold, end: Instant) -> Outcome {
+    let noted = async {
+        let _paying = inner.paying.lock().await;
+        inner.debts.recorded(hold.customer(), hold.id()).await
+    };
+    timeout_at(end, noted).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// The debits: customers beside each other, each one's in order.
@@ -124,7 +138,7 @@ async fn debit(inner: &Inner, settlement: &Settlement, end: Instant) -> Outcome 
             owed: amount,
             since: settlement.hold.at(),
         };
-        let owed = Owed { debt, attempt: 0, asking: None };
+        let owed = Owed::new(debt);
         inner.debts.keep(owed.clone()).await?;
         observe::debt();
         pay::tell(inner, &owed);

@@ -17,6 +17,8 @@ const MOST: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Known<T> {
     entries: Arc<Mutex<HashMap<String, Entry<T>>>>,
+    /// Whoever reads reads for all who wait.
+    reading: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug)]
@@ -28,7 +30,7 @@ struct Entry<T> {
 
 impl<T> Default for Known<T> {
     fn default() -> Self {
-        Self { entries: Arc::default() }
+        Self { entries: Arc::default(), reading: Arc::default() }
     }
 }
 
@@ -73,10 +75,18 @@ impl<T: Named> Known<T> {
             })
         };
         match known {
-            None => self.read(client, id, now).await,
+            None => {
+                let _reading = self.reading.lock().await;
+                let found = self.lock().get(id).map(|entry| entry.found.clone());
+                match found {
+                    Some(found) => Ok(found),
+                    None => self.read(client, id, now).await,
+                }
+            }
             Some((found, is_old)) => {
                 if is_old {
-                    let again = Self { entries: Arc::clone(&self.entries) };
+                    let (entries, reading) = (Arc::clone(&self.entries), Arc::default());
+                    let again = Self { entries, reading };
                     let (client, id) = (client.clone(), id.to_owned());
                     tokio::spawn(async move { drop(again.read(&client, &id, now).await) });
                 }

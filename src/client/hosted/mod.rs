@@ -44,9 +44,12 @@
 //! - What waited for longer than the service remembers ids may be refused as too old; the outbox sets it
 //!   aside.
 //!
-//! [`Books`](crate::Books) on it can do less: events cannot be taken back, meters and limits that the API does not
-//! know yet are made by [`Client`] (it gives them ids of its own), transactions are read there too,
-//! a batch of events tells no repeats, and private limits and units are not known.
+//! The key must be allowed to read limits, meters and balances besides.
+//!
+//! [`Books`](crate::Books) on it can do less: events cannot be taken back; meters and limits that the
+//! API does not know yet are made by [`Client`], as it gives them ids of its own; transactions are read
+//! there, too; [`usage`](crate::Books::usage) tells no limits that are narrowed to dimensions; a batch of
+//! events tells no repeats; private limits and units are not known.
 //!
 //! With the feature `metrics`: the counters `limitry.debts` and `limitry.debts_paid`.
 

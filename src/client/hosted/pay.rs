@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use super::Inner;
 use super::debts::Owed;
+use crate::client::Repeat;
 use crate::policy::{Amount, CustomerId, Debit};
 use crate::{Error, hook, observe};
 
@@ -48,8 +49,11 @@ pub(super) async fn pay(inner: &Inner, customer: &CustomerId, balance: &CompactS
 
 /// One debit. Answers whether to go on.
 async fn step(inner: &Inner, mut owed: Owed) -> Result<bool, Error> {
+    let at_most_once = inner.client.http().repeat() == Repeat::AtMostOnce;
     let asking = match owed.asking {
-        // It was sent before; whether it was done is not known. It goes again as it was.
+        // It was sent before, and it is not known whether it was done. As declared, that is the end
+        // of it, or it goes again as it was.
+        Some(asking) if at_most_once => return taken(inner, owed, asking).await.map(|()| true),
         Some(asking) => asking,
         None => {
             let there = available(inner, &owed.debt.customer, &owed.debt.balance).await?;
@@ -67,20 +71,27 @@ async fn step(inner: &Inner, mut owed: Owed) -> Result<bool, Error> {
         .description("owed for work that cost more than was left")
         .reference(debt.id.to_string());
     let answer = inner.client.balances().debit_once(&owed.debit_id(), &debit).await?;
-    owed.attempt += 1;
-    owed.asking = None;
     if answer.success {
-        owed.debt.owed = owed.debt.owed.saturating_sub(asking);
-        let (until, now) = (inner.told_by(), inner.clock.monotonic());
-        // First, so that it is counted at every moment: here or there.
-        inner.ledger().paid(&owed.debt.customer, (&owed.debt.balance, asking), (until, now));
-    }
-    inner.debts.keep(owed.clone()).await?;
-    if answer.success {
-        observe::debt_paid(owed.debt.owed.is_positive());
-        tell(inner, &owed);
+        taken(inner, owed, asking).await?;
+    } else {
+        // Somebody else was faster. The next debit has another id, as it asks for something else.
+        inner.debts.keep(Owed { attempt: owed.attempt + 1, asking: None, ..owed }).await?;
     }
     Ok(true)
+}
+
+/// So much less is owed.
+async fn taken(inner: &Inner, mut owed: Owed, amount: Amount) -> Result<(), Error> {
+    owed.debt.owed = owed.debt.owed.saturating_sub(amount);
+    owed.attempt += 1;
+    owed.asking = None;
+    let (until, now) = (inner.told_by(), inner.clock.monotonic());
+    // First, so that it is counted at every moment: here or there.
+    inner.ledger().paid(&owed.debt.customer, (&owed.debt.balance, amount), (until, now));
+    inner.debts.keep(owed.clone()).await?;
+    observe::debt_paid(owed.debt.owed.is_positive());
+    tell(inner, &owed);
+    Ok(())
 }
 
 async fn available(inner: &Inner, customer: &CustomerId, name: &str) -> Result<Amount, Error> {

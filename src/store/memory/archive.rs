@@ -67,8 +67,6 @@ pub(crate) struct Counted {
     pub(crate) transaction: Option<Transaction>,
     /// Alerts that were told: the limit, the end of the window, and the percentage.
     pub(crate) alerts: Vec<(CompactString, WindowEnd, u8)>,
-    /// The id may come again.
-    pub(crate) given: bool,
     /// The mark that it moved, and where to.
     pub(crate) mark: Option<(Producer, u64)>,
 }

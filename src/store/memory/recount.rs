@@ -42,6 +42,14 @@ impl Tally {
     }
 }
 
+#[cfg(feature = "redis")]
+impl Tally {
+    /// What all of them come to.
+    pub(crate) fn into_sums(self) -> impl Iterator<Item = ((CustomerId, u32, Window), Sum)> {
+        self.0.into_iter()
+    }
+}
+
 impl Sum {
     pub(crate) fn add(&mut self, amount: Amount, at: Timestamp) {
         match self.aggregation {

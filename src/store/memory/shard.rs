@@ -325,8 +325,7 @@ impl Shard {
         if let Some(archive) = around.archive {
             let counters = counters(account, operation.lines);
             let alerts = ends_of(&settled.alerts, operation.lines);
-            let given = remember;
-            archive.counted(Counted { event, counters, transaction, alerts, given, mark });
+            archive.counted(Counted { event, counters, transaction, alerts, mark });
         } else {
             let mut journal = locked(around.journal);
             journal.record(event);
@@ -614,6 +613,9 @@ impl Shard {
             }
         }
         let slot = self.customers.find(around.hash, customer);
+        if let (Origin::Given, Some(slot)) = (operation.origin, slot) {
+            self.expect_repeat(slot, id);
+        }
         // Who had a hold was admitted: the settlement has its place, whoever came meanwhile.
         let most = match operation.origin {
             Origin::Held(_) => usize::MAX,
@@ -629,6 +631,14 @@ impl Shard {
                 Err(SettleOutcome::Full)
             }
         }
+    }
+
+    /// A caller records a use under the id of a request that runs: the id, though made here, comes
+    /// twice, and the request's own settlement is the repeat.
+    fn expect_repeat(&mut self, slot: u32, id: &EventId) {
+        let open = self.customers.get_mut(slot).and_then(|account| account.open.as_mut());
+        let holds = open.into_iter().flat_map(|open| open.holds.iter_mut().flatten());
+        holds.filter(|hold| hold.id == *id).for_each(|hold| hold.remember = true);
     }
 
     pub(super) fn admit(&mut self, customer: &CustomerId, around: Around<'_>) -> Option<u32> {

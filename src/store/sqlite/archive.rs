@@ -75,7 +75,7 @@ impl Archive for Books {
     }
 
     fn is_settled(&self, customer: &CustomerId, id: &EventId) -> Option<bool> {
-        if self.queue.is_given(customer, id) {
+        if self.queue.is_unwritten(customer, id) {
             return Some(true);
         }
         or_unknown(self.reader.has_event(customer, id))

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::Path;
 
-use rusqlite::Connection;
 use rusqlite::types::FromSqlError;
+use rusqlite::{Connection, OpenFlags};
 
 use super::{OpenError, schema};
 use crate::{Error, ErrorKind};
@@ -43,6 +43,9 @@ pub fn backup(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), Error>
 fn copy(file: &Connection, part: &Path, to: &Path) -> Result<(), OpenError> {
     let target = part.to_str().ok_or(rusqlite::Error::from(FromSqlError::InvalidType))?;
     file.execute("VACUUM INTO ?1", [target])?;
+    let copy = Connection::open_with_flags(part, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    copy.execute("INSERT OR REPLACE INTO state (name, value) VALUES (?1, 1)", [schema::COPIED])?;
+    drop(copy);
     // SQLite does not sync what it vacuums into.
     File::open(part).and_then(|copy| copy.sync_all()).map_err(OpenError::Io)?;
     fs::rename(part, to).map_err(OpenError::Io)

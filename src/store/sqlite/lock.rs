@@ -1,6 +1,7 @@
-//! One process writes a file at a time.
+//! One process writes a file at a time, and leaves word of how far it has come.
 
 use std::fs::{File, TryLockError};
+use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,11 +11,18 @@ use super::OpenError;
 /// How often a process that waits its turn looks.
 const AGAIN: Duration = Duration::from_millis(20);
 
+/// What comes before the number in the file.
+const SAYS: &str = "books, synced up to group ";
+
 /// The right to write, until dropped. The operating system takes it back when the process ends,
 /// however it ends.
 ///
 /// The lock is on a file beside the books: closing any handle of the books' own file would drop the
 /// locks that SQLite has on it.
+///
+/// That file is empty until books were made, and says then the number of a group that was
+/// synced: what lacks it is not what was there. It need not be synced itself, for it never says more
+/// than the disk has.
 #[derive(Debug)]
 pub(super) struct Lock(File);
 
@@ -33,6 +41,7 @@ impl Lock {
         beside.push("-lock");
         let file = File::options()
             .create(true)
+            .read(true)
             .write(true)
             .truncate(false)
             .open(beside)
@@ -46,5 +55,31 @@ impl Lock {
                 Err(TryLockError::Error(error)) => return Err(OpenError::Io(error)),
             }
         }
+    }
+
+    /// The group that was noted last, if books were made here.
+    pub(super) fn noted(&self) -> io::Result<Option<i64>> {
+        let mut said = String::new();
+        let mut file = &self.0;
+        file.rewind()?;
+        file.take(64).read_to_string(&mut said)?;
+        let number = said.strip_prefix(SAYS).and_then(|number| number.trim().parse().ok());
+        Ok((!said.is_empty()).then_some(number.unwrap_or_default()))
+    }
+
+    /// There are books, and all groups up to that one are on the disk.
+    pub(super) fn note(&self, group: i64) -> io::Result<()> {
+        let mut file = &self.0;
+        file.rewind()?;
+        file.write_all(format!("{SAYS}{group:020}\n").as_bytes())
+    }
+
+    /// There are no books any more.
+    pub(super) fn forget(&self) -> io::Result<()> {
+        if self.0.metadata()?.len() > 0 {
+            self.0.set_len(0)?;
+            self.0.sync_all()?;
+        }
+        Ok(())
     }
 }

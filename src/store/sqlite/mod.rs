@@ -48,6 +48,15 @@
 //! [`backup`] copies the books while they are in use. [`verify`] works out every counter and balance
 //! anew and tells where the file differs.
 //!
+//! # What is lost beside the file
+//!
+//! A file without its log, or an older copy in its place, is books that lack their newest part, and
+//! reads well. So the file of the lock (`usage.db-lock`) notes how far the disk has come, each time
+//! it was synced, and what lacks some of that is refused: put back what is missing, or remove the
+//! file of the lock to go on with what is there. A copy made by [`backup`] is known as one, and
+//! opened wherever it is put. A file that was emptied is refused as well; one that was removed, with
+//! its log, begins anew.
+//!
 //! # One process at a time
 //!
 //! A second process that opens the file is told that it is in use, at once, or after it has waited
@@ -115,7 +124,7 @@ pub struct Sqlite {
     writer: Option<JoinHandle<()>>,
     path: PathBuf,
     ownerless: usize,
-    _lock: Lock,
+    _lock: Arc<Lock>,
 }
 
 impl Sqlite {
@@ -271,14 +280,16 @@ impl SqliteOptions {
     }
 
     fn open_at(self, path: PathBuf) -> Result<Sqlite, OpenError> {
-        let lock = Lock::take(&path, self.open_wait)?;
-        schema::look(&path)?;
+        let lock = Arc::new(Lock::take(&path, self.open_wait)?);
+        schema::look(&path, &lock)?;
         let mut file = schema::open(&path, self.durability)?;
+        schema::compare(&file, &lock)?;
         let ownerless = ownerless(&mut file, self.ownerless_holds)?;
         let books = Arc::new(Books::new(&path, self.ownerless_holds.are_kept()));
         books.queue.number_from(row::place(&file, "event")?, row::place(&file, "transaction")?);
-        let queue = Arc::clone(&books.queue);
-        let writer = Some(Writer::start(path.clone(), &self, queue, file)?);
+        let writer =
+            Writer::start(path.clone(), &self, Arc::clone(&books), file, Arc::clone(&lock))?;
+        let writer = Some(writer);
         let memory = self.memory.archived(Arc::clone(&books) as _);
         Ok(Sqlite { memory, books, writer, path, ownerless, _lock: lock })
     }
@@ -309,6 +320,9 @@ enum OpenError {
     InUse,
     Foreign,
     Newer { version: i32 },
+    Emptied,
+    LogAlone,
+    Behind,
     Io(std::io::Error),
     Sqlite(rusqlite::Error),
 }
@@ -336,6 +350,22 @@ impl From<OpenError> for Error {
                     "the file has format {version}, which is newer than this release; upgrade, or \
                      restore a backup"
                 ),
+            ),
+            OpenError::Emptied => Self::new(
+                ErrorKind::Unavailable,
+                "the file is damaged: it is empty, and books were kept in it; restore a backup, or \
+                 remove the file to begin anew",
+            ),
+            OpenError::LogAlone => Self::new(
+                ErrorKind::Unavailable,
+                "the file is gone or empty, and its log (-wal) is still there; put the file back, or \
+                 remove the log as well to begin anew",
+            ),
+            OpenError::Behind => Self::new(
+                ErrorKind::Unavailable,
+                "the file lacks what was acknowledged last: its log (-wal) was lost, or an older copy \
+                 is in its place; put back what is missing, or remove the file of its lock (-lock) to \
+                 go on with what is there",
             ),
             OpenError::Io(error) => unavailable().with_source(error),
             OpenError::Sqlite(error)

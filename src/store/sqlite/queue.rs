@@ -1,10 +1,11 @@
 //! What was changed in memory and waits to be committed, and who waits for it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::HashSet;
 use tokio::sync::oneshot;
 
 use super::definition::Note;
@@ -74,8 +75,9 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct Waiting {
     changes: VecDeque<Change>,
-    /// Ids that may come again, of events that cannot be found in the file yet.
-    given: HashSet<(CustomerId, EventId)>,
+    /// Ids of events that cannot be found in the file yet: any of them may come again, from whoever
+    /// was told it.
+    unwritten: HashSet<(CustomerId, EventId)>,
     waiters: VecDeque<Waiter>,
     /// How many changes there ever were, and how many of them are in the file.
     pushed: u64,
@@ -166,10 +168,7 @@ impl Queue {
             waiting.transactions += 1;
             transaction.sequence = waiting.transactions;
         }
-        if counted.given {
-            let key = (counted.event.customer.clone(), counted.event.id.clone());
-            waiting.given.insert(key);
-        }
+        waiting.unwritten.insert((counted.event.customer.clone(), counted.event.id.clone()));
         self.push(waiting, Change::Counted(counted));
     }
 
@@ -205,9 +204,9 @@ impl Queue {
         }
     }
 
-    pub(super) fn is_given(&self, customer: &CustomerId, id: &EventId) -> bool {
+    pub(super) fn is_unwritten(&self, customer: &CustomerId, id: &EventId) -> bool {
         let waiting = self.lock();
-        !waiting.given.is_empty() && waiting.given.contains(&(customer.clone(), id.clone()))
+        !waiting.unwritten.is_empty() && waiting.unwritten.contains(&(customer.clone(), id.clone()))
     }
 
     /// What resolves when every change of up to now is in the file, however often that fails; `None`
@@ -284,7 +283,7 @@ impl Queue {
         Some(())
     }
 
-    /// The group is in the file: those who wait for it are told.
+    /// The group is in the file: those who wait for it are told. Its changes stay.
     pub(super) fn acknowledge(&self, group: &mut Group) {
         let mut told = Vec::new();
         let mut waiting = self.lock();
@@ -295,9 +294,9 @@ impl Queue {
         let committed = group.changes.len();
         waiting.committed += committed as u64;
         self.taken.fetch_sub(committed, Ordering::SeqCst);
-        for change in group.changes.drain(..) {
-            if let Change::Counted(Counted { event, given: true, .. }) = change {
-                waiting.given.remove(&(event.customer, event.id));
+        for change in &group.changes {
+            if let Change::Counted(Counted { event, .. }) = change {
+                waiting.unwritten.remove(&(event.customer.clone(), event.id.clone()));
             }
         }
         while waiting.waiters.front().is_some_and(|waiter| waiter.number <= waiting.committed) {
@@ -314,8 +313,9 @@ impl Queue {
     /// The group could not be committed. Says whether to try again, after a while.
     pub(super) fn fail(&self, pause: Duration) -> bool {
         self.failing.store(true, Ordering::Relaxed);
-        self.done.notify_all();
         let mut waiting = self.lock();
+        // Under the lock: who is about to wait has either seen the failure or hears of it.
+        self.done.notify_all();
         waiting.waiters.retain(|waiter| waiter.patient);
         if waiting.closing {
             return false;

@@ -157,6 +157,11 @@ impl Reader {
         Self { path: path.to_owned(), file: Mutex::default() }
     }
 
+    /// Lets go of the file until something is asked again.
+    pub(super) fn close(&self) {
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Whether an event is in the file.
     pub(super) fn has_event(&self, customer: &CustomerId, id: &EventId) -> rusqlite::Result<bool> {
         self.with(|file| {

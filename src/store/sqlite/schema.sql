@@ -139,7 +139,8 @@ CREATE TABLE definition (
 
 -- What there is one of: the number of the last group that was committed, the place of the newest
 -- event and ledger row, the time of the newest event that was let go, and how many requests ran when
--- that was last noted (0 where each has a row in hold).
+-- that was last noted (0 where each has a row in hold). A backup that was
+-- not opened yet says so (copied).
 CREATE TABLE state (
     name        TEXT PRIMARY KEY,
     value       INTEGER NOT NULL

@@ -1,14 +1,17 @@
 //! The thread that writes: takes all that waits, commits it as one, and tells who waits for it.
 
 use std::fs::File;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 
-use super::queue::{Group, Queue};
+use super::lock::Lock;
+use super::archive::Books;
+use super::queue::{Group, PLACES, Queue};
 use super::retain::Retention;
 use super::write::{self, Names};
 use super::{Durability, OpenError, SqliteOptions, row, schema};
@@ -20,26 +23,34 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_s
 #[derive(Debug)]
 pub(super) struct Writer {
     path: PathBuf,
+    lock: Arc<Lock>,
     durability: Durability,
     keeps_holds: bool,
-    queue: Arc<Queue>,
+    books: Arc<Books>,
     /// `None` after something failed.
     file: Option<Connection>,
     names: Names,
     /// Of the group that is written now, or was last.
     number: i64,
+    /// The last that was noted to be on the disk.
+    noted: i64,
     /// What is let go, and when to look again.
     retention: Option<Retention>,
     /// When the oldest commit that may not be on the disk was made.
     unsynced: Option<Instant>,
+    /// The groups since, by their numbers, should the disk lose them.
+    doubtful: Vec<(i64, Group)>,
+    /// How much that is. More than there are places for is synced early.
+    doubtful_changes: usize,
 }
 
 impl Writer {
     pub(super) fn start(
         path: PathBuf,
         SqliteOptions { durability, keep_events_for, ownerless_holds, .. }: &SqliteOptions,
-        queue: Arc<Queue>,
+        books: Arc<Books>,
         file: Connection,
+        lock: Arc<Lock>,
     ) -> Result<thread::JoinHandle<()>, OpenError> {
         let number = row::state(&file, "group")?.unwrap_or_default();
         let names = Names::default();
@@ -47,28 +58,45 @@ impl Writer {
         let retention = keep_events_for.map(Retention::new);
         let (durability, keeps_holds) = (*durability, ownerless_holds.are_kept());
         let unsynced = None;
-        let mut writer =
-            Self { path, durability, keeps_holds, queue, file, names, number, retention, unsynced };
+        let noted = number;
+        let mut writer = Self {
+            path,
+            lock,
+            durability,
+            keeps_holds,
+            books,
+            file,
+            names,
+            number,
+            noted,
+            retention,
+            unsynced,
+            doubtful: Vec::new(),
+            doubtful_changes: 0,
+        };
         let thread = thread::Builder::new().name("limitry-sqlite".into());
         thread.spawn(move || writer.run()).map_err(OpenError::Io)
     }
 
     fn run(&mut self) {
-        let _ending = Ending(Arc::clone(&self.queue));
+        let books = Arc::clone(&self.books);
+        let queue = &books.queue;
+        let _ending = Ending(Arc::clone(queue));
         let mut group = Group::default();
-        while self.queue.next_group(&mut group, self.due()).is_some() {
+        while queue.next_group(&mut group, self.due()).is_some() {
             self.number += i64::from(!group.is_empty());
             let mut pause = PAUSE.0;
             while let Err(error) = self.commit(&group) {
                 observe::not_written(&Error::from(error));
-                self.file = None;
-                self.names = Names::default();
-                if !self.queue.fail(pause) {
+                self.close();
+                if !queue.fail(pause) {
                     return;
                 }
                 pause = (pause * 2).min(PAUSE.1);
             }
-            self.queue.acknowledge(&mut group);
+            self.note();
+            queue.acknowledge(&mut group);
+            self.keep(&mut group);
             self.let_go();
         }
         if self.unsynced.is_some()
@@ -78,49 +106,84 @@ impl Writer {
         }
         if let Some(file) = &self.file {
             // So that the books are one file again. What is in the log is safe there, too.
-            let _ = checkpoint(file);
+            if schema::checkpoint(file, "TRUNCATE").is_ok() {
+                let _ = schema::leave_log(file, false);
+            }
         }
     }
 
     fn commit(&mut self, group: &Group) -> Result<(), OpenError> {
+        let (number, keeps_holds) = (self.number, self.keeps_holds);
         let file = match &mut self.file {
             Some(file) => file,
             closed => {
-                let file = reopen(&self.path, self.durability)?;
-                let number = row::state(&file, "group")?.unwrap_or_default();
+                let file = reopen(&self.path, self.durability, &self.books)?;
+                let mut there = row::state(&file, "group")?.unwrap_or_default();
                 let file = closed.insert(file);
-                // Somebody has put another in its place.
-                if number < self.number - 1 {
-                    self.file = None;
-                    return Err(OpenError::Foreign);
-                }
                 // It failed only after it was written.
-                if number >= self.number {
+                if there >= number {
                     self.unsynced = None;
                     return Ok(());
+                }
+                for (lost, group) in self.doubtful.iter().filter(|(lost, _)| *lost > there) {
+                    write::write(file, &mut self.names, group, *lost, keeps_holds)?;
+                }
+                there = self.doubtful.last().map_or(there, |(last, _)| there.max(*last));
+                // Somebody has put another in its place.
+                if there < number - i64::from(!group.is_empty()) {
+                    self.file = None;
+                    return Err(OpenError::Behind);
                 }
                 file
             }
         };
         if !group.is_empty() {
-            write::write(file, &mut self.names, group, self.number, self.keeps_holds)?;
+            write::write(file, &mut self.names, group, number, keeps_holds)?;
         }
         if let Durability::Relaxed { .. } = self.durability {
             let since = *self.unsynced.get_or_insert_with(Instant::now);
-            if self.durability.due(since).is_some_and(|due| due <= Instant::now()) {
-                self.unsynced = None;
+            let is_due = self.durability.due(since).is_some_and(|due| due <= Instant::now());
+            if is_due || self.doubtful_changes >= PLACES {
                 sync(&self.path).map_err(OpenError::Io)?;
+                self.unsynced = None;
             }
         }
         Ok(())
     }
 
+    /// Remembers a group until it is synced.
+    fn keep(&mut self, group: &mut Group) {
+        if self.unsynced.is_none() {
+            self.doubtful.clear();
+            self.doubtful_changes = 0;
+            group.changes.clear();
+        } else if self.doubtful.last().is_none_or(|(last, _)| *last < self.number) {
+            self.doubtful_changes += 1 + group.changes.len();
+            self.doubtful.push((self.number, mem::take(group)));
+        }
+    }
+
+    /// Closes the file after a failure.
+    fn close(&mut self) {
+        self.file = None;
+        self.names = Names::default();
+    }
+
+    /// Leaves word of how far the disk has come.
+    fn note(&mut self) {
+        if self.unsynced.is_none() && self.noted < self.number {
+            self.noted = self.number;
+            // It protects from others; a disk that fails is told by the file itself.
+            let _ = self.lock.note(self.number);
+        }
+    }
+
     /// Drops some of what need not be kept, between two groups.
     fn let_go(&mut self) {
         let (Some(file), Some(retention)) = (&mut self.file, &mut self.retention) else { return };
-        if let Err(error) = retention.let_go(file, self.queue.now()) {
+        if let Err(error) = retention.let_go(file, self.books.queue.now()) {
             observe::not_written(&OpenError::from(error).into());
-            self.file = None;
+            self.close();
         }
     }
 
@@ -144,21 +207,27 @@ impl Drop for Ending {
 /// Opens the file anew after a failure. What the log holds may be in memory alone by then, though it
 /// reads well: a sync that failed is not repeated by the operating system. So it is all written once
 /// more, into the file itself.
-fn reopen(path: &Path, durability: Durability) -> Result<Connection, OpenError> {
+fn reopen(path: &Path, durability: Durability, books: &Books) -> Result<Connection, OpenError> {
     // It is not made anew where somebody has moved it away.
     std::fs::metadata(path).map_err(OpenError::Io)?;
+    if let Durability::Relaxed { .. } = durability {
+        books.reader.close();
+        recover(path)?;
+    }
     let file = schema::open(path, durability)?;
-    if checkpoint(&file)? { Ok(file) } else { Err(OpenError::InUse) }
+    if schema::checkpoint(&file, "TRUNCATE")? { Ok(file) } else { Err(OpenError::InUse) }
 }
 
-/// Brings all that is in the log into the file, unless somebody reads it just now.
-fn checkpoint(file: &Connection) -> rusqlite::Result<bool> {
-    file.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0).map(|busy: bool| !busy))
+/// Brings into the file what is whole in the log by its own sums, and not what was whole once: who
+/// has the file alone remembers nothing of that. Fails as long as somebody else has it open.
+fn recover(path: &Path) -> Result<(), OpenError> {
+    let file = schema::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    schema::leave_log(&file, true)?;
+    file.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    if schema::checkpoint(&file, "TRUNCATE")? { Ok(()) } else { Err(OpenError::InUse) }
 }
 
 /// Brings the log to the disk.
 fn sync(path: &Path) -> std::io::Result<()> {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    File::open(log)?.sync_data()
+    File::open(schema::log_of(path))?.sync_data()
 }

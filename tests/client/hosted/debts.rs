@@ -108,28 +108,7 @@ async fn debts_in_a_file_are_there_after_a_restart_and_belong_to_one_process() {
         assert_eq!(second.unwrap_err().kind(), ErrorKind::Conflict);
         drop((hosted, books));
     }
-    let mut again = None;
-    until(async || true).await;
-    for _ in 0..1_000 {
-        // A task of the first may hold it for another moment.
-        let told = Arc::<Mutex<Vec<Debt>>>::default();
-        let noting = Arc::clone(&told);
-        let opened = Hosted::builder(&service.client())
-            .debts(file.0.clone())
-            .collect_every(Duration::from_secs(3_600))
-            .on_debt(move |debt| noting.lock().unwrap().push(debt.clone()))
-            .open()
-            .await;
-        match opened {
-            Ok(hosted) => {
-                again = Some(hosted);
-                break;
-            }
-            Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict),
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let hosted = again.unwrap();
+    let hosted = reopened(&service, &file).await;
     assert_eq!(owed(&hosted), [30.into()]);
     let books = Books::new(hosted.clone());
     books.credit(credit(100)).await.unwrap();
@@ -154,6 +133,87 @@ async fn a_part_whose_taking_is_unknown_is_taken_once() {
     hosted.collect_debts().await;
     assert_eq!(owed(&hosted), [15.into()]);
     assert_eq!(service.credits("ann").await, Amount::ZERO);
+}
+
+/// The process ended after the debt was paid and before the event was recorded. The service answers
+/// the repeated debit as it did before, "refused", and that once made the debt anew.
+#[tokio::test]
+async fn a_debt_that_was_paid_is_not_owed_again_when_its_event_is_delivered_late() {
+    let (service, file, queue) =
+        (Service::start().await, File::new("late"), File::new("late-queue"));
+    service.gate.set("events/batch", Way::Shut);
+    {
+        let (hosted, _) = patient(&service, Some(&file)).await;
+        let (_outbox, books) = queued(&hosted, &queue).await;
+        allowed(&books, paid("ann", 50)).await.settle(tokens(130)).await.unwrap();
+        until(async || owed(&hosted) == [30.into()]).await;
+        books.credit(credit(50)).await.unwrap();
+        assert_eq!(owed(&hosted), []);
+        assert_eq!(service.credits("ann").await, 20.into());
+    }
+    let hosted = reopened(&service, &file).await;
+    let outbox = reopened_queue(&hosted, &queue).await;
+    service.gate.open();
+    outbox.flush(Duration::from_secs(60)).await.unwrap();
+    assert_eq!(service.used("ann").await, 130.into());
+    assert_eq!((owed(&hosted), service.credits("ann").await), (vec![], 20.into()));
+    hosted.collect_debts().await;
+    assert_eq!(service.credits("ann").await, 20.into());
+}
+
+/// Tries until no task of the one before has the file.
+async fn reopened(service: &Service, file: &File) -> Hosted {
+    for _ in 0..5_000 {
+        let opened = Hosted::builder(&service.client())
+            .debts(file.0.clone())
+            .collect_every(Duration::from_secs(3_600))
+            .open()
+            .await;
+        match opened {
+            Ok(hosted) => return hosted,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("somebody keeps the file");
+}
+
+async fn reopened_queue(hosted: &Hosted, file: &File) -> Outbox<Hosted> {
+    for _ in 0..5_000 {
+        let opened = Outbox::builder(hosted.clone())
+            .backoff(Duration::from_millis(5), Duration::from_millis(20))
+            .open(file.0.clone())
+            .await;
+        match opened {
+            Ok(outbox) => return outbox,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("somebody keeps the file");
+}
+
+/// Declared by the user: a debit that may have been done is not sent again, and what it asked for
+/// counts as paid.
+#[tokio::test]
+async fn at_most_once_holds_for_what_is_owed_too() {
+    let service = Service::start().await;
+    let client = Client::builder(KEY)
+        .base_url(&service.url)
+        .repeat(tower_limitry::client::Repeat::AtMostOnce)
+        .build()
+        .unwrap();
+    let hosted =
+        Hosted::builder(&client).collect_every(Duration::from_secs(3_600)).open().await.unwrap();
+    let books = Books::new(hosted.clone());
+    allowed(&books, paid("ann", 50)).await.settle(tokens(130)).await.unwrap();
+    service.books.credit(credit(10)).await.unwrap();
+    service.gate.set("balances/debit", Way::Lost);
+    let before = service.gate.calls("balances/debit");
+    hosted.collect_debts().await;
+    hosted.collect_debts().await;
+    assert_eq!(service.gate.calls("balances/debit") - before, 1);
+    assert_eq!((owed(&hosted), service.credits("ann").await), (vec![20.into()], Amount::ZERO));
 }
 
 #[tokio::test]

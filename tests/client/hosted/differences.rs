@@ -59,6 +59,10 @@ async fn events_are_not_taken_back_and_transactions_are_read_elsewhere() {
     let recorded = books.record(Event::new("bob", "chat", tokens(5))).await.unwrap();
     unsupported(books.void("bob", &recorded.id).await);
     unsupported(books.transactions(TransactionQuery::new("ann", "credits")).await);
+    // An outbox in between says no less.
+    let file = File::new("void");
+    let (_outbox, books) = queued(books.backend(), &file).await;
+    unsupported(books.void("bob", &recorded.id).await);
 }
 
 #[tokio::test]
@@ -78,6 +82,19 @@ async fn definitions_are_changed_here_and_made_by_the_client() {
     assert!(!books.remove_limit("daily").await.unwrap());
     assert!(!books.remove_meter("calls").await.unwrap());
     assert_eq!(books.remove_meter("seats").await.unwrap_err().kind(), ErrorKind::Conflict);
+}
+
+#[tokio::test]
+async fn limits_that_are_narrowed_are_told_to_checks_that_name_their_dimensions() {
+    let service = Service::start().await;
+    let large = Limit::per_day("large", "tokens", 100).dimension("model", "large");
+    service.books.put_limit(large).await.unwrap();
+    let books = Books::new(service.hosted().await);
+    let standing = books.usage("bob").await.unwrap();
+    assert_eq!(standing.limits().map(|limit| limit.id()).collect::<Vec<_>>(), ["daily", "seats"]);
+    let preview = books.preview(chat("bob", 5).dimension("model", "large")).await.unwrap();
+    assert_eq!(preview.limits().map(|limit| limit.id()).collect::<Vec<_>>(), ["daily", "large"]);
+    assert_eq!(books.open_holds().await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -114,6 +131,11 @@ async fn customers_and_balances_are_kept_as_far_as_the_api_knows_them() {
 
     let made = books.create_balance("bob", NewBalance::new("credits").initial(5)).await.unwrap();
     assert_eq!(made.available(), 5.into());
+    let changed = books.set_minimum("bob", "credits", 1).await.unwrap();
+    assert_eq!(changed.available(), 4.into());
+    let all = books.all_balances(PageRequest::first()).await.unwrap().items;
+    let names: Vec<_> = all.iter().map(|(id, balance)| (id.as_str(), balance.name())).collect();
+    assert_eq!(names, [("ann", "credits"), ("bob", "credits")]);
     let debited = books.debit(Debit::new("bob", "credits", 2)).await.unwrap();
     let Debited::Taken { transaction, balance } = debited else { panic!("{debited:?}") };
     assert_eq!((transaction.amount(), transaction.balance_after()), (2.into(), 3.into()));

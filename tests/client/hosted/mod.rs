@@ -20,6 +20,7 @@ use tower_limitry::{
 
 use crate::support::KEY;
 
+mod books;
 mod debts;
 mod delivery;
 mod differences;

@@ -1,15 +1,21 @@
 use std::time::Duration;
 
-use serde::Deserialize;
-
-use super::answer::{Answered, answered_customer, customer, senseless};
+use super::answer::{Answered, customer};
+use super::pages::{asked, page};
 use super::{Call, Client, Pages};
 use crate::Error;
+use crate::backend::{Page, PageRequest};
 use crate::policy::{
     Amount, Balance, Change, Credit, CustomerId, Debit, IdError, NewBalance, Timestamp, ToAmount,
     TransactionKind,
 };
 use crate::wire::{self, Number, Texts};
+
+mod answers;
+
+use answers::{
+    BalanceAnswer, ChangedAnswer, OfCustomerAnswer, SufficiencyAnswer, TransactionAnswer,
+};
 
 /// Prepaid balances.
 #[derive(Clone, Copy, Debug)]
@@ -127,8 +133,9 @@ impl Balances<'_> {
         let customer = customer(id)?;
         let call = Call::get(&["customers", customer.as_str(), "balances"]);
         let answer: OfCustomerAnswer = self.0.http().fetch(call).await?;
-        let whose = |balance: BalanceAnswer| {
-            BalanceAnswer { customer_id: Some(customer.to_string()), ..balance }.item()
+        let whose = |mut balance: BalanceAnswer| {
+            balance.customer_id = Some(customer.to_string());
+            balance.item()
         };
         answer.balances.into_iter().map(whose).collect()
     }
@@ -146,6 +153,35 @@ impl Balances<'_> {
             }
             Err(error) => Pages::failed(error),
         }
+    }
+
+    /// The balances of all customers, where the API lists them: ours does.
+    pub fn list_all(self) -> Pages<CustomerBalance> {
+        Pages::of::<BalanceAnswer>(self.0, Call::get(&["balances"]))
+    }
+
+    /// One page of them.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a page that is none.
+    pub async fn page(self, request: PageRequest) -> Result<Page<CustomerBalance>, Error> {
+        page::<BalanceAnswer>(self.0, asked(Call::get(&["balances"]), &request)?).await
+    }
+
+    /// Changes what must remain of a balance, by its id.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for an unknown id.
+    pub async fn set_minimum(
+        self,
+        id: &str,
+        minimum: impl ToAmount,
+    ) -> Result<CustomerBalance, Error> {
+        let minimum = Some(Number(amount("minimum", minimum.to_amount())?));
+        let body = wire::BalanceUpdate { minimum_balance: minimum, name: None, unit: None };
+        self.0.ask::<BalanceAnswer>(Call::put(&["balances", id]).json(&body)?).await
     }
 
     /// One balance, by its id.
@@ -256,150 +292,4 @@ pub struct BalanceTransaction {
     pub reference: Option<String>,
     /// When it was made, if the API tells.
     pub created_at: Option<Timestamp>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct BalanceAnswer {
-    id: String,
-    project_id: Option<String>,
-    customer_id: Option<String>,
-    name: String,
-    unit: Option<String>,
-    current_balance: Number,
-    minimum_balance: Option<Number>,
-    available_balance: Option<Number>,
-    created_at: Option<Timestamp>,
-    updated_at: Option<Timestamp>,
-}
-
-impl Answered for BalanceAnswer {
-    type Item = CustomerBalance;
-
-    fn item(self) -> Result<CustomerBalance, Error> {
-        let whose = self.customer_id.ok_or_else(|| senseless("customerId", "is missing"))?;
-        Ok(CustomerBalance {
-            id: self.id,
-            customer: answered_customer(&whose)?,
-            balance: balance(
-                &self.name,
-                self.unit.as_deref(),
-                self.current_balance,
-                self.minimum_balance,
-                self.available_balance,
-            ),
-            project: self.project_id,
-            created_at: self.created_at,
-            updated_at: self.updated_at,
-        })
-    }
-}
-
-/// What is not available, and not kept back, is held by somebody.
-fn balance(
-    name: &str,
-    unit: Option<&str>,
-    Number(current): Number,
-    minimum: Option<Number>,
-    available: Option<Number>,
-) -> Balance {
-    let minimum = minimum.map_or(Amount::ZERO, |Number(minimum)| minimum);
-    let above = current.saturating_sub(minimum);
-    let held = available.map_or(Amount::ZERO, |Number(available)| above.saturating_sub(available));
-    Balance {
-        name: name.into(),
-        unit: unit.unwrap_or("credits").into(),
-        current,
-        minimum,
-        held: held.max(Amount::ZERO),
-    }
-}
-
-#[derive(Deserialize)]
-struct OfCustomerAnswer {
-    balances: Vec<BalanceAnswer>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SufficiencyAnswer {
-    balance_id: String,
-    name: String,
-    unit: Option<String>,
-    current_balance: Number,
-    minimum_balance: Option<Number>,
-    requested_amount: Number,
-    available_balance: Option<Number>,
-    sufficient: bool,
-}
-
-impl Answered for SufficiencyAnswer {
-    type Item = Sufficiency;
-
-    fn item(self) -> Result<Sufficiency, Error> {
-        Ok(Sufficiency {
-            balance_id: self.balance_id,
-            balance: balance(
-                &self.name,
-                self.unit.as_deref(),
-                self.current_balance,
-                self.minimum_balance,
-                self.available_balance,
-            ),
-            requested: self.requested_amount.0,
-            sufficient: self.sufficient,
-        })
-    }
-}
-
-#[derive(Deserialize)]
-struct ChangedAnswer {
-    success: bool,
-    error: Option<String>,
-    transaction: Option<TransactionAnswer>,
-    balance: Option<BalanceAnswer>,
-}
-
-impl Answered for ChangedAnswer {
-    type Item = Changed;
-
-    fn item(self) -> Result<Changed, Error> {
-        Ok(Changed {
-            success: self.success,
-            error: self.error,
-            transaction: self.transaction.map(TransactionAnswer::item).transpose()?,
-            balance: self.balance.map(BalanceAnswer::item).transpose()?,
-        })
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct TransactionAnswer {
-    id: String,
-    balance_id: String,
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    amount: Number,
-    description: Option<String>,
-    reference: Option<String>,
-    created_at: Option<Timestamp>,
-}
-
-impl Answered for TransactionAnswer {
-    type Item = BalanceTransaction;
-
-    fn item(self) -> Result<BalanceTransaction, Error> {
-        let kinds = [TransactionKind::Credit, TransactionKind::Debit, TransactionKind::Opening];
-        let named = |text: String| kinds.into_iter().find(|kind| kind.as_str() == text);
-        Ok(BalanceTransaction {
-            id: self.id,
-            balance_id: self.balance_id,
-            kind: self.kind.and_then(named),
-            amount: self.amount.0,
-            description: self.description,
-            reference: self.reference,
-            created_at: self.created_at,
-        })
-    }
 }

@@ -1,0 +1,308 @@
+//! What books on Redis cost: checks with their settlements a second, and the wait for them, beside
+//! bare scripts that read and write the same fields and decide nothing, on the same kind of connection.
+//!
+//! ```sh
+//! cargo bench --features redis --bench redis            # each case for 2 seconds
+//! cargo bench --features redis --bench redis -- 10      # for 10
+//! ```
+//!
+//! It starts a server of its own on a free port. Server and client share the machine.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use redis::AsyncConnectionConfig;
+use redis::aio::MultiplexedConnection;
+use tower_limitry::store::Redis;
+use tower_limitry::{Books, Check, Engine, Limit, Meter, NewBalance, Usage};
+
+#[path = "../../tests/support/redis.rs"]
+mod server;
+
+const CUSTOMERS: u64 = 10_000;
+
+/// What a check reads and writes, with nothing decided.
+const BARE_CHECK: &str = "
+local shard, books, holds, due, ids = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+redis.call('HGET', shard, 'version')
+local now = redis.call('TIME')
+redis.call('ZRANGEBYSCORE', due, '-inf', now[1], 'LIMIT', 0, 16)
+redis.call('ZMSCORE', ids, 'F' .. ARGV[1], 'R0 ' .. ARGV[1])
+redis.call('HGET', holds, ARGV[1])
+local fields, writes = {'keep'}, {}
+for at = 3, #ARGV do
+  fields[#fields + 1], fields[#fields + 2] = 'u' .. ARGV[at], 'h' .. ARGV[at]
+  writes[#writes + 1], writes[#writes + 2] = 'h' .. ARGV[at], '40000000'
+end
+local found = redis.call('HMGET', books, unpack(fields))
+redis.call('HSET', holds, ARGV[1], ARGV[2])
+redis.call('ZADD', due, now[1] + 60, ARGV[1])
+redis.call('PEXPIRE', holds, 1209660000)
+redis.call('PEXPIRE', due, 1209660000)
+redis.call('HSET', books, unpack(writes))
+redis.call('PTTL', books)
+return found";
+
+/// The same for a settlement.
+const BARE_SETTLE: &str = "
+local shard, books, holds, due, ids, events, transactions =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+redis.call('HGET', shard, 'version')
+local now = redis.call('TIME')
+redis.call('ZRANGEBYSCORE', due, '-inf', now[1], 'LIMIT', 0, 16)
+redis.call('HGET', holds, ARGV[1])
+redis.call('ZSCORE', ids, 'F' .. ARGV[1])
+for at = 5, #ARGV do
+  redis.call('HGET', books, 'h' .. ARGV[at])
+  redis.call('HDEL', books, 'h' .. ARGV[at])
+end
+redis.call('HDEL', holds, ARGV[1])
+redis.call('ZREM', due, ARGV[1])
+redis.call('ZADD', ids, now[1] + 600, 'F' .. ARGV[1])
+redis.call('PEXPIRE', ids, 90000000)
+redis.call('ZRANGEBYSCORE', ids, '-inf', now[1], 'LIMIT', 0, 16)
+for at = 5, #ARGV do
+  redis.call('HGET', books, 'u' .. ARGV[at])
+  redis.call('HSET', books, 'u' .. ARGV[at], '40000000')
+end
+if ARGV[4] ~= '' then
+  redis.call('RPUSH', transactions, ARGV[4])
+  redis.call('LTRIM', transactions, -1000, -1)
+end
+redis.call('XADD', events, 'MAXLEN', '~', 1563, '*', 'event', ARGV[2], 'at', ARGV[3])
+redis.call('PEXPIRE', events, 90000000)
+redis.call('XLEN', events)
+return 'n'";
+
+/// The least that a script can do.
+const ONE_FIELD: &str = "return redis.call('HINCRBY', KEYS[1], 'n', 40000000)";
+
+#[derive(Clone, Copy)]
+struct Case {
+    name: &'static str,
+    limits: usize,
+    balance: bool,
+}
+
+const CASES: [Case; 2] = [
+    Case { name: "one limit", limits: 1, balance: false },
+    Case { name: "five limits and a balance", limits: 5, balance: true },
+];
+
+fn main() {
+    let seconds = std::env::args().filter_map(|given| given.parse().ok()).next().unwrap_or(2);
+    let time = Duration::from_secs(seconds);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    println!(
+        "| check and settle | requests at once | a second | p50 us | p99 us | bare a second | of bare |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for case in CASES {
+        for tasks in [1, 16, 256] {
+            // In turns, so that what else the machine does is shared fairly.
+            let (mut ours, mut bare) = (Vec::new(), Vec::new());
+            for _ in 0..3 {
+                ours.push(runtime.block_on(measure(tasks, time, engine(case))));
+                bare.push(runtime.block_on(measure(tasks, time, scripts(case))));
+            }
+            let (ours, bare) = (median(ours), median(bare));
+            println!(
+                "| {} | {tasks} | {:.0} | {:.0} | {:.0} | {:.0} | {:.2} |",
+                case.name,
+                ours.rate,
+                ours.p50,
+                ours.p99,
+                bare.rate,
+                ours.rate / bare.rate,
+            );
+        }
+    }
+    for tasks in [1, 16, 256] {
+        let one = runtime.block_on(measure(tasks, time, one_field()));
+        println!(
+            "| one field, one script | {tasks} | {:.0} | {:.0} | {:.0} | | |",
+            one.rate, one.p50, one.p99
+        );
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Run {
+    rate: f64,
+    p50: f64,
+    p99: f64,
+}
+
+fn median(mut runs: Vec<Run>) -> Run {
+    runs.sort_by(|one, other| one.rate.total_cmp(&other.rate));
+    runs[runs.len() / 2]
+}
+
+/// One step of one customer, again and again.
+trait Work: Clone + Send + Sync + 'static {
+    fn step(&self, customer: String) -> impl Future<Output = ()> + Send;
+}
+
+async fn measure<W: Work>(
+    tasks: u64,
+    time: Duration,
+    work: impl Future<Output = (W, server::Server)>,
+) -> Run {
+    let (work, server) = work.await;
+    let count = Arc::new(AtomicU64::new(0));
+    // The first ones are slow.
+    for number in 0..200 {
+        work.step(format!("acct_{number}")).await;
+    }
+    let began = Instant::now();
+    let running: Vec<_> = (0..tasks)
+        .map(|task| {
+            let (work, count) = (work.clone(), Arc::clone(&count));
+            tokio::spawn(async move {
+                let (mut waits, mut number) = (Vec::new(), task * 7_919);
+                while began.elapsed() < time {
+                    number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    let begun = Instant::now();
+                    work.step(format!("acct_{}", (number >> 33) % CUSTOMERS)).await;
+                    waits.push(begun.elapsed().as_secs_f64() * 1e6);
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+                waits
+            })
+        })
+        .collect();
+    let mut waits = Vec::new();
+    for task in running {
+        waits.extend(task.await.unwrap());
+    }
+    let rate = count.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64();
+    waits.sort_by(f64::total_cmp);
+    if std::env::var_os("LIMITRY_STATS").is_some() {
+        let stats = server.ask(&["INFO", "commandstats"]);
+        let scripts = stats.lines().filter(|line| line.starts_with("cmdstat_eval"));
+        eprintln!("{rate:.0} a second; {}", scripts.collect::<Vec<_>>().join(" "));
+    }
+    drop(server);
+    let at = |part: f64| waits[((waits.len() - 1) as f64 * part) as usize];
+    Run { rate, p50: at(0.5), p99: at(0.99) }
+}
+
+#[derive(Clone)]
+struct Ours(Books<Engine<Redis>>, bool);
+
+impl Work for Ours {
+    async fn step(&self, customer: String) {
+        let mut check = Check::of(&*customer).event_type("chat").estimate("total_tokens", 40);
+        if self.1 {
+            check = check.charge("credits", |usage| usage.value("total_tokens"));
+        }
+        let permit = self.0.check(check).await.unwrap();
+        permit.settle(Usage::of("total_tokens", 40).dimension("model", "large-2")).await.unwrap();
+    }
+}
+
+async fn engine(case: Case) -> (Ours, server::Server) {
+    let server = server::Server::start();
+    let most = u32::MAX;
+    let all = [
+        Limit::per_month("month", "tokens", most),
+        Limit::per_day("day", "tokens", most),
+        Limit::per_hour("hour", "tokens", most),
+        Limit::per_week("week", "tokens", most),
+        Limit::new("annual", "tokens", tower_limitry::policy::Period::Annual, most),
+    ];
+    let mut builder = Engine::builder().meter(Meter::sum("tokens", "total_tokens"));
+    for limit in all.into_iter().take(case.limits) {
+        builder = builder.limit(limit);
+    }
+    if case.balance {
+        builder = builder.default_balance(NewBalance::new("credits").initial(1_000_000_000));
+    }
+    let store = Redis::options().timeout(Duration::from_secs(10)).open(&server.url()).unwrap();
+    (Ours(builder.build_on(store).unwrap(), case.balance), server)
+}
+
+#[derive(Clone)]
+struct Bare {
+    wire: MultiplexedConnection,
+    scripts: [String; 2],
+    fields: Vec<String>,
+    balance: bool,
+    next: Arc<AtomicU64>,
+}
+
+impl Work for Bare {
+    async fn step(&self, customer: String) {
+        let mut wire = self.wire.clone();
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let id = format!("01a2037d-fd50-7210-b567-{number:012x}");
+        let shard = number % 64;
+        let own = ["books", "holds", "due", "ids"]
+            .map(|what| format!("limitry:1:{{{shard}}}:{what}:{customer}"));
+        let mut check = redis::cmd("EVALSHA");
+        check.arg(&self.scripts[0]).arg(5).arg(format!("limitry:1:{{{shard}}}:shard")).arg(&own);
+        check.arg(&id).arg("a hold of that id and its lines, forty").arg(&self.fields);
+        let _: redis::Value = check.query_async(&mut wire).await.unwrap();
+        let mut settle = redis::cmd("EVALSHA");
+        settle.arg(&self.scripts[1]).arg(7).arg(format!("limitry:1:{{{shard}}}:shard")).arg(&own);
+        settle.arg(format!("limitry:1:{{{shard}}}:events"));
+        settle.arg(format!("limitry:1:{{{shard}}}:transactions:{customer}"));
+        let event = format!(
+            "{{\"id\":\"{id}\",\"customerId\":\"{customer}\",\"eventType\":\"chat\",\"values\":{{\"total_tokens\":40}},\
+             \"dimensions\":{{\"model\":\"large-2\"}},\"timestamp\":\"2026-11-22T13:41:58.224417646Z\"}}"
+        );
+        let transaction = if self.balance {
+            format!(
+                "1795366933314283 700 {{\"id\":\"{id}\",\"balance\":\"credits\",\"credit\":false,\"amount\":40,\"at\":\"2026-11-22T13:41:58.224417646Z\"}}"
+            )
+        } else {
+            String::new()
+        };
+        settle.arg(&id).arg(event).arg("1771000000000000000").arg(transaction).arg(&self.fields);
+        let _: redis::Value = settle.query_async(&mut wire).await.unwrap();
+    }
+}
+
+async fn connect(server: &server::Server) -> MultiplexedConnection {
+    let client = redis::Client::open(server.url()).unwrap();
+    let config = AsyncConnectionConfig::new()
+        .set_response_timeout(Some(Duration::from_secs(10)))
+        .set_pipeline_buffer_size(1_024)
+        .set_write_backpressure_boundary(256 * 1_024);
+    client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
+}
+
+async fn load(wire: &mut MultiplexedConnection, script: &str) -> String {
+    redis::cmd("SCRIPT").arg("LOAD").arg(script).query_async(wire).await.unwrap()
+}
+
+async fn scripts(case: Case) -> (Bare, server::Server) {
+    let server = server::Server::start();
+    let mut wire = connect(&server).await;
+    let scripts = [load(&mut wire, BARE_CHECK).await, load(&mut wire, BARE_SETTLE).await];
+    let count = case.limits + usize::from(case.balance);
+    let fields = (0..count).map(|field| format!("2988000{field}.5155dbd356f9616{field}")).collect();
+    let next = Arc::default();
+    (Bare { wire, scripts, fields, balance: case.balance, next }, server)
+}
+
+#[derive(Clone)]
+struct OneField(MultiplexedConnection, String);
+
+impl Work for OneField {
+    async fn step(&self, customer: String) {
+        let mut call = redis::cmd("EVALSHA");
+        call.arg(&self.1).arg(1).arg(format!("limitry:1:{{1}}:books:{customer}"));
+        let _: redis::Value = call.query_async(&mut self.0.clone()).await.unwrap();
+    }
+}
+
+async fn one_field() -> (OneField, server::Server) {
+    let server = server::Server::start();
+    let mut wire = connect(&server).await;
+    let script = load(&mut wire, ONE_FIELD).await;
+    (OneField(wire, script), server)
+}

@@ -1,0 +1,177 @@
+//! A check as a call, and what its answer says.
+
+use redis::Value;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::link::{CallError, Caller};
+use super::registry::Opening;
+use super::reply::Reply;
+use super::script::{self, ScriptCall};
+use super::{Inner, keys};
+use crate::Error;
+use crate::policy::{
+    Aggregation, Amount, Balance, NewBalance, Verdict, judge_balance, judge_limit,
+};
+use crate::store::{
+    BalanceAsk, CheckLine, CheckOperation, Checked, Judged, JudgedBalance, Outcome, Place,
+};
+
+/// A check on its way.
+pub(super) struct Asked {
+    call: ScriptCall,
+    caller: Caller,
+    end: Instant,
+    lines: SmallVec<[CheckLine; 4]>,
+    balance: Option<AskedBalance>,
+    attempt: u64,
+    opening: Option<Opening>,
+}
+
+struct AskedBalance {
+    name: compact_str::CompactString,
+    default: Option<NewBalance>,
+    asked: Option<Amount>,
+}
+
+impl Asked {
+    /// `None` when the operation is out of date.
+    pub(super) fn of(store: &Inner, operation: &CheckOperation<'_>) -> Option<Self> {
+        let mut call =
+            store.begin(&script::CHECK, operation.customer, &[], operation.epoch, operation.now)?;
+        let names = store.shared.names();
+        let lifetime = operation.hold.map(|terms| store.lifetime(terms.lifetime));
+        call.arg(operation.id.to_string()).arg(operation.attempt);
+        match lifetime {
+            Some(lifetime) => call.arg(lifetime.as_micros() as u64),
+            None => call.arg(""),
+        };
+        call.arg(if operation.hold.is_some_and(|terms| terms.remember) { "1" } else { "" });
+        let balance = operation.balance.map(|ask| AskedBalance::encode(ask, &mut call));
+        if balance.is_none() {
+            call.arg("").arg("").arg("").arg("");
+        }
+        for line in operation.lines.iter() {
+            let name = names.get(line.counter as usize)?;
+            call.arg(kind(line.aggregation))
+                .arg(format!("{}.{name}", keys::end(&line.window)))
+                .arg(if line.shares { "1" } else { "" })
+                .arg(line.cap.as_millionths());
+            match line.asked.filter(|asked| asked.is_positive()) {
+                Some(asked) => call.arg(asked.as_millionths()),
+                None => call.arg(""),
+            };
+        }
+        let opening = operation.hold.map(|terms| {
+            let ends =
+                terms.lifetime.map(|lifetime| operation.now.monotonic().saturating_add(lifetime));
+            store.registry.open(operation.id, operation.attempt, operation.customer, ends)
+        });
+        Some(Self {
+            call,
+            caller: store.caller.clone(),
+            end: store.caller.deadline(),
+            lines: operation.lines.iter().copied().collect(),
+            balance,
+            attempt: operation.attempt,
+            opening,
+        })
+    }
+
+    pub(super) async fn answer(self) -> Result<Checked, Error> {
+        let Self { call, caller, end, lines, balance, attempt, opening } = self;
+        let value = call.run(&caller, end).await?;
+        let checked = read(value, &lines, balance, attempt)?;
+        if let Some(opening) = opening.filter(|_| checked.place.is_some()) {
+            opening.leave();
+        }
+        Ok(checked)
+    }
+}
+
+impl AskedBalance {
+    fn encode(ask: BalanceAsk<'_>, call: &mut ScriptCall) -> Self {
+        let asked = ask.asked;
+        call.arg(ask.balance.name);
+        match asked {
+            Some(asked) => call.arg(asked.as_millionths()),
+            None => call.arg(""),
+        };
+        let default = ask.balance.default;
+        let (initial, minimum) = super::terms(default);
+        call.arg(initial).arg(minimum);
+        Self { name: ask.balance.name.into(), default: default.cloned(), asked }
+    }
+}
+
+fn read(
+    value: Value,
+    lines: &[CheckLine],
+    balance: Option<AskedBalance>,
+    attempt: u64,
+) -> Result<Checked, CallError> {
+    let mut reply = Reply::of(value)?;
+    let mut checked =
+        Checked { outcome: Outcome::Stale, place: None, judged: Vec::new(), balance: None };
+    let what = reply.text()?;
+    checked.outcome = match what.as_str() {
+        "s" | "x" => Outcome::Stale,
+        "f" => Outcome::Finished,
+        "r" => Outcome::Released,
+        "o" => Outcome::Open,
+        "a" | "k" => Outcome::Allowed,
+        "d" => Outcome::Refused,
+        _ => return Err(CallError::Nonsense("an outcome")),
+    };
+    if !matches!(checked.outcome, Outcome::Allowed | Outcome::Refused) {
+        return Ok(checked);
+    }
+    // What is answered is from before the hold, unless that was there already.
+    let placed = what == "a";
+    for line in lines {
+        let (used, held) = (reply.amount()?, reply.amount()?);
+        let verdict = match what.as_str() {
+            "k" => Verdict::Within,
+            _ => judge_limit(line.aggregation, line.cap, used, held, line.asked),
+        };
+        let own = if placed { line.holds() } else { Amount::ZERO };
+        checked.judged.push(Judged { verdict, used, held: held.saturating_add(own) });
+    }
+    if let Some(ask) = balance {
+        checked.balance = Some(judge(&mut reply, ask, &what)?);
+    }
+    if checked.outcome == Outcome::Allowed {
+        checked.place = Some(Place(attempt));
+    }
+    Ok(checked)
+}
+
+fn judge(reply: &mut Reply, ask: AskedBalance, what: &str) -> Result<JudgedBalance, CallError> {
+    if reply.is_over() {
+        return Ok(JudgedBalance { verdict: Verdict::Exceeded, balance: None });
+    }
+    let (current, held) = (reply.amount()?, reply.amount()?);
+    let terms = if reply.is_over() { None } else { reply.some_text()? };
+    let (unit, minimum) = match (terms, &ask.default) {
+        (Some(terms), _) => super::own_terms(&terms)?,
+        (None, Some(default)) => (default.unit.clone(), default.minimum.unwrap_or(Amount::ZERO)),
+        (None, None) => return Err(CallError::Nonsense("a balance without terms")),
+    };
+    let above = current.saturating_sub(minimum);
+    let verdict = match what {
+        "k" => Verdict::Within,
+        _ => judge_balance(above, held, ask.asked),
+    };
+    let own = ask.asked.filter(|asked| what == "a" && asked.is_positive());
+    let held = held.saturating_add(own.unwrap_or(Amount::ZERO));
+    let balance = Balance { name: ask.name, unit, current, minimum, held };
+    Ok(JudgedBalance { verdict, balance: Some(balance) })
+}
+
+pub(super) fn kind(aggregation: Aggregation) -> &'static str {
+    match aggregation {
+        Aggregation::Sum | Aggregation::Count => "s",
+        Aggregation::Max => "m",
+        Aggregation::Latest => "l",
+    }
+}

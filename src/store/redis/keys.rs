@@ -1,0 +1,143 @@
+//! Where everything is: the one place that names keys.
+
+use sha2::{Digest, Sha256};
+
+use crate::policy::{CounterKey, CustomerId, Timestamp, Window};
+
+/// How many shards there are. Every customer belongs to one; all of a shard is in one slot.
+pub(super) const SHARDS: u16 = 64;
+
+/// The format of what the keys hold. Releases that differ in it do not see each other's books.
+const FORMAT: &str = "1";
+
+/// Names keys. All begin with the prefix and the format.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    prefix: Box<str>,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: format!("{prefix}:{FORMAT}").into() }
+    }
+
+    /// Meters, limits and customers, and which counters there are: a hash, for ever.
+    pub(super) fn definitions(&self) -> String {
+        format!("{}:definitions", self.prefix)
+    }
+
+    /// What a shard knows of itself: a hash, for ever.
+    pub(super) fn shard(&self, shard: u16) -> String {
+        format!("{}:{{{shard}}}:shard", self.prefix)
+    }
+
+    /// The events of a shard: a stream.
+    pub(super) fn events(&self, shard: u16) -> String {
+        format!("{}:{{{shard}}}:events", self.prefix)
+    }
+
+    /// A key of one customer.
+    ///
+    /// The first brace of a key begins its hash tag, and that is the shard's: whatever braces are in
+    /// the customer's id, they come later.
+    pub(super) fn of(&self, what: &'static str, customer: &CustomerId) -> String {
+        let customer = customer.as_str();
+        format!("{}:{{{}}}:{what}:{customer}", self.prefix, shard_of(customer))
+    }
+
+    /// Every customer's books, for a search.
+    pub(super) fn all_books(&self) -> String {
+        let mut pattern = String::new();
+        for character in self.prefix.chars() {
+            if matches!(character, '*' | '?' | '[' | ']' | '\\') {
+                pattern.push('\\');
+            }
+            pattern.push(character);
+        }
+        pattern + ":{*}:" + BOOKS + ":*"
+    }
+
+    /// Whose books these are.
+    pub(super) fn customer_of<'a>(&self, books: &'a str) -> Option<&'a str> {
+        let rest = books.strip_prefix(&*self.prefix)?.strip_prefix(":{")?;
+        let (_, rest) = rest.split_once("}:")?;
+        rest.strip_prefix(BOOKS)?.strip_prefix(':')
+    }
+}
+
+/// Counters, what is held on them, balances, and alerts that were told: a hash that lives as long as
+/// its last window, or for ever once it has a balance or a counter without windows.
+pub(super) const BOOKS: &str = "books";
+/// Open holds: a hash.
+pub(super) const HOLDS: &str = "holds";
+/// When open holds expire: a sorted set.
+pub(super) const DUE: &str = "due";
+/// Ids that are settled or released: a sorted set by when they are forgotten.
+pub(super) const IDS: &str = "ids";
+/// Holds that expired and may still be settled: a sorted set by when they did.
+pub(super) const EXPIRED: &str = "expired";
+/// Changes of balances: a list.
+pub(super) const TRANSACTIONS: &str = "transactions";
+/// Payments that were credited: a hash, for ever.
+pub(super) const REFERENCES: &str = "references";
+/// How far each queue of settlements was taken: a hash.
+pub(super) const MARKS: &str = "marks";
+
+/// The shard of a customer: the same in every process and release.
+pub(super) fn shard_of(customer: &str) -> u16 {
+    let hash = Sha256::digest(customer.as_bytes());
+    u16::from_be_bytes([hash[0], hash[1]]) % SHARDS
+}
+
+/// The name of a counter, made of what it counts.
+pub(super) fn counter(key: &CounterKey) -> Box<str> {
+    named(key.as_str())
+}
+
+pub(super) fn named(definition: &str) -> Box<str> {
+    let hash = Sha256::digest(definition.as_bytes());
+    hash[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+}
+
+/// The minute at which a window ends, which names it among the windows of its counter.
+pub(super) fn end(window: &Window) -> String {
+    if window.end() == Timestamp::MAX {
+        return "*".to_owned();
+    }
+    let nanos = i128::from(window.end().as_nanos());
+    let minute = 60_000_000_000;
+    (nanos.div_euclid(minute) + i128::from(nanos.rem_euclid(minute) != 0)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_braces_of_a_key_are_the_shards_whatever_the_customer_is_called() {
+        let keys = Keys::new("limitry");
+        for odd in ["ada", "{", "}", "{}", "a{b}c", "}{", "{17}", "ådä", "a\0b", " "] {
+            let customer = CustomerId::new(odd).unwrap();
+            let tags: Vec<String> = [BOOKS, HOLDS, DUE, IDS, EXPIRED, MARKS]
+                .iter()
+                .map(|what| {
+                    let key = keys.of(what, &customer);
+                    let tag = key.split_once('{').unwrap().1.split_once('}').unwrap().0;
+                    tag.to_owned()
+                })
+                .collect();
+            assert!(tags.iter().all(|tag| *tag == shard_of(odd).to_string()), "{odd:?}");
+            let books = keys.of(BOOKS, &customer);
+            assert_eq!(keys.customer_of(&books), Some(odd));
+        }
+    }
+
+    #[test]
+    fn customers_are_spread_over_all_shards() {
+        let mut seen = [0_u32; SHARDS as usize];
+        for number in 0..6_400 {
+            seen[usize::from(shard_of(&format!("acct_{number}")))] += 1;
+        }
+        assert!(seen.iter().all(|count| (50..200).contains(count)), "{seen:?}");
+    }
+}

@@ -1,0 +1,515 @@
+//! The way to the server: one connection that many requests share, made again when it breaks.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
+use redis::sentinel::SentinelClient;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind as Kind, RedisError, ServerErrorKind, Value,
+};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::script;
+use crate::{Error, ErrorKind};
+
+/// After so many calls in a row without an answer, the connection is made again.
+const TOO_SILENT: usize = 32;
+
+/// What to connect to.
+pub(super) enum Target {
+    Single(Client),
+    Sentinel(Box<tokio::sync::Mutex<SentinelClient>>),
+    Cluster(Box<ClusterClient>),
+}
+
+/// One connection.
+#[derive(Clone)]
+enum Wire {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+#[derive(Clone)]
+enum State {
+    /// No attempt has been made, or one is being made.
+    Connecting,
+    Up(Wire, u64),
+    /// The last attempt failed, and the next is some time away.
+    Down(Arc<RedisError>),
+    Closed,
+}
+
+/// The way to the server.
+pub(super) struct Link {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    state: watch::Sender<State>,
+    /// The connection of that number broke.
+    broken: AtomicU64,
+    wake: Notify,
+    /// Calls since the last answer that got none in time.
+    silent: AtomicUsize,
+    timeout: Duration,
+    target: Target,
+    runtime: Handle,
+    close: Notify,
+}
+
+impl Link {
+    /// Starts the thread that keeps the connection.
+    pub(super) fn start(target: Target, timeout: Duration) -> Result<Self, Error> {
+        let failed = |error| {
+            Error::new(ErrorKind::Unavailable, "the thread of the connection cannot be started")
+                .with_source(error)
+        };
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().build().map_err(failed)?;
+        let (state, _) = watch::channel(State::Connecting);
+        let shared = Arc::new(Shared {
+            state,
+            broken: AtomicU64::new(0),
+            wake: Notify::new(),
+            silent: AtomicUsize::new(0),
+            timeout,
+            target,
+            runtime: runtime.handle().clone(),
+            close: Notify::new(),
+        });
+        let keeper = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("limitry-redis".into())
+            .spawn(move || {
+                let keeping = Arc::clone(&keeper);
+                let keeping = runtime.spawn(async move { keeping.keep_up().await });
+                runtime.block_on(keeper.close.notified());
+                keeping.abort();
+                keeper.state.send_replace(State::Closed);
+                runtime.shutdown_background();
+            })
+            .map_err(failed)?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Works on the thread of the connection.
+    pub(super) fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.shared.runtime.spawn(work)
+    }
+
+    /// Works on the thread of the connection, and blocks until that is done. For when there is no
+    /// runtime to wait in.
+    pub(super) fn block_on<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (sender, answer) = std::sync::mpsc::channel();
+        self.spawn(async move {
+            let _ = sender.send(work.await);
+        });
+        answer.recv().unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// A handle that calls.
+    pub(super) fn caller(&self) -> Caller {
+        Caller(Arc::clone(&self.shared))
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.shared.close.notify_one();
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // The thread itself may hold the last handle.
+        if let Some(thread) = thread.filter(|own| own.thread().id() != std::thread::current().id())
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").finish_non_exhaustive()
+    }
+}
+
+/// The address of a server, where there are several.
+pub(super) type Node = Option<(String, u16)>;
+
+/// Calls the server.
+#[derive(Clone)]
+pub(super) struct Caller(Arc<Shared>);
+
+impl Caller {
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.0.target, Target::Cluster(_))
+    }
+
+    /// When a call that begins now has to be answered.
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + self.0.timeout
+    }
+
+    /// Waits, by the time of the connection's thread.
+    pub(super) fn sleep_until(&self, end: Instant) -> Sleep {
+        let _inside = self.0.runtime.enter();
+        sleep_until(end)
+    }
+
+    /// Sends one command and waits for its answer until then.
+    pub(super) async fn call(&self, cmd: &Cmd, end: Instant) -> Result<Value, CallError> {
+        self.within(end, |wire| async move {
+            match wire {
+                Wire::Single(mut wire) => wire.req_packed_command(cmd).await,
+                Wire::Cluster(mut wire) => wire.req_packed_command(cmd).await,
+            }
+        })
+        .await
+    }
+
+    /// Sends one command now, to be waited for later.
+    pub(super) fn start(&self, cmd: &Cmd) -> Begun<Result<Value, CallError>> {
+        let (caller, cmd, end) = (self.clone(), cmd.clone(), self.deadline());
+        Begun::new(async move { caller.call(&cmd, end).await })
+    }
+
+    /// The servers that have keys of their own; one without an address where there is one alone.
+    pub(super) async fn nodes(&self) -> Result<Vec<Node>, CallError> {
+        if !self.is_cluster() {
+            return Ok(vec![None]);
+        }
+        let mut slots = redis::cmd("CLUSTER");
+        slots.arg("SLOTS");
+        let Value::Array(ranges) = self.call(&slots, self.deadline()).await? else {
+            return Err(CallError::Nonsense("no slots"));
+        };
+        let mut nodes = Vec::new();
+        for range in ranges {
+            let Value::Array(range) = range else { continue };
+            let Some(Value::Array(primary)) = range.into_iter().nth(2) else { continue };
+            let mut primary = primary.into_iter();
+            let host = super::reply::text(primary.next().unwrap_or_default())?;
+            if let (Some(host), Some(Value::Int(port))) = (host, primary.next())
+                && let Ok(port) = u16::try_from(port)
+                && !nodes.contains(&Some((host.clone(), port)))
+            {
+                nodes.push(Some((host, port)));
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// Sends one command to one of the servers.
+    pub(super) async fn call_node(
+        &self,
+        node: &Node,
+        cmd: &Cmd,
+        end: Instant,
+    ) -> Result<Value, CallError> {
+        self.within(end, |wire| async move {
+            match (wire, node) {
+                (Wire::Single(mut wire), _) => wire.req_packed_command(cmd).await,
+                (Wire::Cluster(mut wire), None) => wire.req_packed_command(cmd).await,
+                (Wire::Cluster(mut wire), Some((host, port))) => {
+                    let (host, port) = (host.clone(), *port);
+                    let one = SingleNodeRoutingInfo::ByAddress { host, port };
+                    wire.route_command(cmd.clone(), RoutingInfo::SingleNode(one)).await
+                }
+            }
+        })
+        .await
+    }
+
+    async fn within<F>(
+        &self,
+        end: Instant,
+        send: impl FnOnce(Wire) -> F,
+    ) -> Result<Value, CallError>
+    where
+        F: Future<Output = Result<Value, RedisError>>,
+    {
+        let mut late = None;
+        let (wire, number) = {
+            let mut connected = std::pin::pin!(self.connected());
+            self.or_late(&mut late, end, connected.as_mut())
+                .await
+                .ok_or(CallError::Late { sent: false })??
+        };
+        let mut asked = std::pin::pin!(send(wire));
+        let Some(answer) = self.or_late(&mut late, end, asked.as_mut()).await else {
+            if self.0.silent.fetch_add(1, Ordering::Relaxed) + 1 >= TOO_SILENT {
+                self.0.is_broken(number);
+            }
+            return Err(CallError::Late { sent: true });
+        };
+        self.0.silent.store(0, Ordering::Relaxed);
+        let answer = answer.and_then(|value| match value {
+            Value::ServerError(_) => value.extract_error(),
+            value => Ok(value),
+        });
+        answer.map_err(|error| {
+            if is_of_connection(&error) {
+                self.0.is_broken(number);
+            }
+            CallError::Redis(error)
+        })
+    }
+
+    /// What the future answers before the end, or nothing.
+    async fn or_late<F: Future>(
+        &self,
+        late: &mut Option<Pin<Box<Sleep>>>,
+        end: Instant,
+        mut work: Pin<&mut F>,
+    ) -> Option<F::Output> {
+        poll_fn(|cx| {
+            // The client of clusters asks for the runtime that it is polled in.
+            let inside = self.is_cluster().then(|| self.0.runtime.enter());
+            if let Poll::Ready(answer) = work.as_mut().poll(cx) {
+                return Poll::Ready(Some(answer));
+            }
+            drop(inside);
+            let late = late.get_or_insert_with(|| Box::pin(self.sleep_until(end)));
+            late.as_mut().poll(cx).map(|()| None)
+        })
+        .await
+    }
+
+    /// The connection, once there is one. While there is none and the next attempt is some time
+    /// away, that is told at once.
+    async fn connected(&self) -> Result<(Wire, u64), CallError> {
+        if let State::Up(wire, number) = &*self.0.state.borrow() {
+            return Ok((wire.clone(), *number));
+        }
+        let mut state = self.0.state.subscribe();
+        loop {
+            match &*state.borrow_and_update() {
+                State::Up(wire, number) => return Ok((wire.clone(), *number)),
+                State::Down(error) => return Err(CallError::Down(Arc::clone(error))),
+                State::Closed => return Err(CallError::Closed),
+                State::Connecting => {}
+            }
+            if state.changed().await.is_err() {
+                return Err(CallError::Closed);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller").finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn is_broken(&self, number: u64) {
+        self.broken.fetch_max(number, Ordering::AcqRel);
+        self.wake.notify_one();
+    }
+
+    /// Connects, and again when the connection breaks. Between failed attempts it waits, the longer
+    /// the more have failed.
+    async fn keep_up(&self) {
+        let mut number = 0;
+        let mut failures = 0_u32;
+        loop {
+            number += 1;
+            match self.connect().await {
+                Ok(wire) => {
+                    failures = 0;
+                    self.silent.store(0, Ordering::Relaxed);
+                    self.state.send_replace(State::Up(wire, number));
+                    while self.broken.load(Ordering::Acquire) < number {
+                        self.wake.notified().await;
+                    }
+                    self.state.send_replace(State::Connecting);
+                }
+                Err(error) => {
+                    self.state.send_replace(State::Down(Arc::new(error)));
+                    let wait = Duration::from_millis(5) * (1 << failures.min(7));
+                    failures += 1;
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Wire, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.timeout))
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(1_024)
+            .set_write_backpressure_boundary(256 * 1_024);
+        let connecting = async {
+            match &self.target {
+                Target::Single(client) => {
+                    let wire = client.get_multiplexed_async_connection_with_config(&config);
+                    wire.await.map(Wire::Single)
+                }
+                Target::Sentinel(client) => {
+                    let mut client = client.lock().await;
+                    let wire = client.get_async_connection_with_config(&config).await?;
+                    Ok(Wire::Single(wire))
+                }
+                Target::Cluster(client) => client.get_async_connection().await.map(Wire::Cluster),
+            }
+        };
+        let ready = async {
+            let wire = connecting.await?;
+            // Ahead, so that a call that is waited for briefly is not sent twice.
+            match wire.clone() {
+                Wire::Single(mut wire) => {
+                    let mut all = redis::pipe();
+                    for script in script::all() {
+                        all.cmd("SCRIPT").arg("LOAD").arg(script.text());
+                    }
+                    wire.req_packed_commands(&all, 0, script::all().count()).await?;
+                }
+                Wire::Cluster(mut wire) => {
+                    for script in script::all() {
+                        let mut load = redis::cmd("SCRIPT");
+                        load.arg("LOAD").arg(script.text());
+                        wire.req_packed_command(&load).await?;
+                    }
+                }
+            }
+            Ok(wire)
+        };
+        tokio::time::timeout(self.timeout * 2, ready)
+            .await
+            .unwrap_or_else(|_| Err((Kind::Io, "no connection within the time").into()))
+    }
+}
+
+/// Why a call has no answer.
+#[derive(Debug)]
+pub(super) enum CallError {
+    /// The time is over. If it was sent, it may have been done.
+    Late { sent: bool },
+    /// There is no connection.
+    Down(Arc<RedisError>),
+    /// The books are closed.
+    Closed,
+    /// The server, or the connection while it was waited for.
+    Redis(RedisError),
+    /// The answer makes no sense.
+    Nonsense(&'static str),
+}
+
+impl CallError {
+    pub(super) fn is_no_script(&self) -> bool {
+        matches!(self, Self::Redis(error) if error.kind() == Kind::Server(ServerErrorKind::NoScript))
+    }
+}
+
+/// Whether a new connection may do better: it is gone, or leads to a server that is no longer the one to
+/// write to.
+fn is_of_connection(error: &RedisError) -> bool {
+    error.is_unrecoverable_error()
+        || error.is_connection_dropped()
+        || matches!(
+            error.kind(),
+            Kind::Io
+                | Kind::Server(
+                    ServerErrorKind::ReadOnly
+                        | ServerErrorKind::MasterDown
+                        | ServerErrorKind::NoPerm
+                )
+        )
+}
+
+impl From<CallError> for Error {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Late { sent: false } => {
+                Self::new(ErrorKind::Unavailable, "the redis server cannot be reached in time")
+            }
+            CallError::Late { sent: true } => {
+                Self::new(ErrorKind::TimedOut, "the redis server did not answer in time")
+            }
+            CallError::Down(error) => {
+                Self::new(ErrorKind::Unavailable, "the redis server cannot be reached")
+                    .with_source(error)
+            }
+            CallError::Closed => closed(),
+            CallError::Nonsense(what) => Self::new(
+                ErrorKind::Unavailable,
+                format!("the redis server answered what makes no sense: {what}"),
+            ),
+            CallError::Redis(error) => match error.kind() {
+                // The server said no before it did anything.
+                Kind::Server(_) | Kind::Extension => {
+                    let message = "the redis server cannot take it now";
+                    Self::new(ErrorKind::Unavailable, message).with_source(error)
+                }
+                Kind::ClusterConnectionNotFound
+                | Kind::AuthenticationFailed
+                | Kind::InvalidClientConfig => {
+                    let message = "no server of the redis cluster can be reached";
+                    Self::new(ErrorKind::Unavailable, message).with_source(error)
+                }
+                _ => {
+                    let message = "the connection to the redis server broke before the answer";
+                    Self::new(ErrorKind::TimedOut, message).with_source(error)
+                }
+            },
+        }
+    }
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Unavailable, "the books are closed")
+}
+
+/// A call that has begun: it goes on when it is polled, and was polled once already.
+pub(super) struct Begun<T> {
+    work: Pin<Box<dyn Future<Output = T> + Send>>,
+    done: Option<T>,
+}
+
+impl<T> Begun<T> {
+    pub(super) fn new(work: impl Future<Output = T> + Send + 'static) -> Self {
+        let mut work: Pin<Box<dyn Future<Output = T> + Send>> = Box::pin(work);
+        let first = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        let done = match first {
+            Poll::Ready(answer) => Some(answer),
+            Poll::Pending => None,
+        };
+        Self { work, done }
+    }
+}
+
+impl<T: Unpin> Future for Begun<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        match self.done.take() {
+            Some(answer) => Poll::Ready(answer),
+            None => self.work.as_mut().poll(cx),
+        }
+    }
+}
+
+impl<T> fmt::Debug for Begun<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Begun").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,58 @@
+-- Puts counters of one customer at what the kept events come to. ARGV: 4 how many counters are counted
+-- again, then for each its name and the minute at which its window of now ends (or *); then for each
+-- sum: kind, window and counter, the minute of its end, value, time in nanoseconds.
+local version = redis.call('HGET', shard, 'version')
+if version ~= ARGV[1] then return {'s'} end
+local wall = clock()
+local minute = math.floor(wall / 6e7)
+local many = tonumber(ARGV[4])
+local goes = {}
+for at = 5, 4 + 2 * many, 2 do goes[ARGV[at]] = ARGV[at + 1] end
+
+-- Where what is held on a counter goes over to.
+local function moved(field)
+  local window, counter = string.match(field, '^h([^.]+)%.(.+)$')
+  local to = counter and goes[counter]
+  if to and window ~= to and (window == '*' or tonumber(window) > minute) then return 'h' .. to .. '.' .. counter end
+end
+
+local held = {}
+for _, field in ipairs(redis.call('HKEYS', books)) do
+  local window, counter = string.match(field, '^[ul]([^.]+)%.(.+)$')
+  if counter and goes[counter] and (window == '*' or tonumber(window) > minute) then
+    redis.call('HDEL', books, field)
+  elseif moved(field) then held[#held + 1] = field end
+end
+if #held > 0 then
+  for _, field in ipairs(held) do
+    local to = moved(field)
+    local there = amount(redis.call('HGET', books, to)) or 0
+    local sum = plus(there, amount(redis.call('HGET', books, field)))
+    redis.call('HSET', books, to, sum)
+    redis.call('HDEL', books, field)
+  end
+  local open = redis.call('HGETALL', holds)
+  for at = 1, #open, 2 do
+    local hold = unpacked(open[at + 1])
+    local text = hold[1] .. '|' .. hold[2] .. '|'
+    for place = 3, #hold, 2 do
+      local field = moved(hold[place]) or hold[place]
+      text = text .. #field .. ':' .. field .. hold[place + 1] .. '|'
+    end
+    redis.call('HSET', holds, open[at], text)
+  end
+end
+local last, stays = 0, false
+for at = 5 + 2 * many, #ARGV, 5 do
+  local ends = ARGV[at + 2]
+  redis.call('HSET', books, 'u' .. ARGV[at + 1], ARGV[at + 3])
+  if ARGV[at] == 'l' then redis.call('HSET', books, 'l' .. ARGV[at + 1], ARGV[at + 4]) end
+  if ends == '*' then stays = true elseif tonumber(ends) > last then last = tonumber(ends) end
+end
+if stays then
+  redis.call('HSET', books, 'keep', 1)
+  redis.call('PERSIST', books)
+elseif redis.call('HEXISTS', books, 'keep') == 0 and last > 0 then
+  outlive(books, math.ceil(last * 60000 - wall / 1000))
+end
+return {'n'}

@@ -1,0 +1,24 @@
+-- ARGV: 4 lifetime in microseconds, 5 whether holds that expired but were not let go yet live on, 6 and
+-- following ids. Answers 1 or 0 for each.
+local wall, now = clock()
+if ARGV[5] == '' then sweep(now) end
+local lifetime = tonumber(ARGV[4])
+local millis = math.ceil(lifetime / 1000) + LATE
+local answer = {}
+local any = false
+for at = 6, #ARGV do
+  local until_ = redis.call('ZSCORE', due, ARGV[at])
+  local lives = until_ and (ARGV[5] ~= '' or tonumber(until_) > now)
+  if lives then
+    redis.call('ZADD', due, now + lifetime, ARGV[at])
+    any = true
+  end
+  answer[#answer + 1] = lives and 1 or 0
+end
+if any then
+  if millis > 2 * LATE then redis.call('HSET', books, 'long', 1) end
+  outlive(holds, millis)
+  outlive(due, millis)
+  if redis.call('HEXISTS', books, 'keep') == 0 and redis.call('EXISTS', books) == 1 then outlive(books, millis) end
+end
+return answer

@@ -1,0 +1,259 @@
+//! Books on Redis or Valkey: one budget over any number of processes and machines.
+//!
+//! ```no_run
+//! use tower_limitry::{Check, Engine, Limit, Meter, Usage, store::Redis};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let books = Engine::builder()
+//!     .meter(Meter::sum("tokens", "total_tokens"))
+//!     .limit(Limit::per_day("daily-tokens", "tokens", 100_000))
+//!     .build_on(Redis::open("redis://10.0.0.5")?)?;
+//! let permit = books.check(Check::of("acct_42")).await?;
+//! permit.settle(Usage::of("total_tokens", 480)).await?; // every process sees it
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A check is one script call, and so is a settlement or a release: one round trip, and one atomic
+//! step on the server. One connection serves all requests of a process and is made again when it
+//! breaks. Redis 7 or Valkey is needed, standalone, behind Sentinel, or as a cluster:
+//!
+//! | URL | |
+//! |---|---|
+//! | `redis://[user:password@]host[:port][/db]` | one server |
+//! | `redis-sentinel://[user:password@]host[:port],host[:port]/master-name[/db]` | the primary that the sentinels name |
+//! | `redis-cluster://[user:password@]host[:port],host[:port]` | a cluster, found by any of its nodes |
+//!
+//! # What Redis promises, and what not
+//!
+//! Counters and holds are as safe as the server keeps them: one without persistence forgets all with
+//! its process, and a failover may lose the last moments, as replicas follow asynchronously. What is
+//! lost cannot refuse anybody, until it is recorded again. So
+//!
+//! - put an [outbox](crate::outbox) in front, with
+//!   [`keep_delivered`](crate::outbox::OutboxBuilder::keep_delivered): settlements are in a local file first,
+//!   and a server that has forgotten some is told by [marks](crate::store::Mark) and gets them again.
+//!   A customer is told of again with their next settlement; after a failover,
+//!   [`replay_delivered`](crate::outbox::Outbox::replay_delivered) does it for all at once. Without an
+//!   outbox, settlements that the server cannot take are answered with an error, and lost with it;
+//! - let the server persist (`appendonly yes`), and set `maxmemory-policy noeviction`: under any other
+//!   policy it may drop counters and balances when memory is short, and limits would count from
+//!   nothing. Such a server is not accepted unless
+//!   [`danger_accept_eviction`](RedisOptions::danger_accept_eviction) says so;
+//! - [`wait_for_replicas`](RedisOptions::wait_for_replicas) delays answers about balances until replicas
+//!   have them.
+//!
+//! A hold lives for a minute ([`hold_for`](RedisOptions::hold_for)) and is renewed while its request
+//! runs, in this process; what a killed process held is free again after that, and costs nothing. A
+//! settlement that comes later still counts, for a week. Time is the server's, but for the windows of
+//! limits, which go by each process's clock: keep clocks in step.
+//!
+//! Ids are remembered for ten minutes ([`remember_ids_for`](RedisOptions::remember_ids_for)).
+//!
+//! # Definitions are shared
+//!
+//! A limit that is added while programs run holds on all of them from their next step on: every step
+//! carries the version by which it was resolved, and one that is out of date changes nothing and is
+//! resolved anew. What was added, changed or removed so wins over what programs define in code, until it is
+//! changed again. A limit in code is enforced by the programs that have it; while two releases
+//! with different limits run side by side, each counts on its own.
+//!
+//! Events recorded together are taken customer by customer, each event as one step.
+//!
+//! # Events
+//!
+//! Events go to a stream of their shard, as JSON, for lists, queries and whoever else wants to read
+//! them. Queries and limits that are added later count what is kept there, and say so where that is
+//! not all: after [`keep_events`](RedisOptions::keep_events) or
+//! [`keep_events_for`](RedisOptions::keep_events_for), and after a loss.
+//!
+//! # What is on the server
+//!
+//! All keys begin with the prefix ([`prefix`](RedisOptions::prefix), `limitry` unless set) and the
+//! number of the format, `limitry:1:`; nothing else is touched. A customer belongs to one of 64 shards,
+//! whose number is the hash tag of all their keys: one slot of a cluster.
+//!
+//! | key | type | lives | holds |
+//! |---|---|---|---|
+//! | `definitions` | hash | for ever | meters, limits, customers, counters |
+//! | `{n}:shard` | hash | for ever | `version` of the definitions, `since` when it is kept, `gone`: the newest event that is not |
+//! | `{n}:events` | stream | [`keep_events_for`](RedisOptions::keep_events_for) | `event`: JSON as the API has it, `at`: its time |
+//! | `{n}:books:ID` | hash | to the end of its last window; for ever with a balance or an all-time counter | `u`, `h`, `l`, `a` *window*`.`*counter*: used, held, time of the latest, alerts told; `b`, `g`, `m` *balance*: current, held, own terms |
+//! | `{n}:holds:ID`, `{n}:due:ID` | hash, sorted set | a week after the last hold | open holds, and when they expire |
+//! | `{n}:ids:ID` | sorted set | a day | ids that are settled or released |
+//! | `{n}:expired:ID` | sorted set | a week | ids of holds that expired |
+//! | `{n}:marks:ID` | hash | 400 days | how far each outbox was taken |
+//! | `{n}:transactions:ID` | list | for ever | the newest changes of balances |
+//! | `{n}:references:ID` | hash | for ever | payments that were credited |
+//!
+//! Amounts are whole millionths, exact over all 64 bits. A window is named by the minute at which it
+//! ends, `*` when it never does; a counter by a hash of what it counts, the same in every release.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use compact_str::CompactString;
+
+use crate::policy::{Amount, CustomerId, NewBalance};
+use crate::store::Moment;
+use crate::{Error, ErrorKind};
+
+mod balance;
+mod check;
+mod event;
+mod history;
+mod keys;
+mod link;
+mod options;
+mod recount;
+mod registry;
+mod renewal;
+mod reply;
+mod script;
+mod settle;
+mod shared;
+mod store;
+
+pub use options::RedisOptions;
+pub use store::Answered;
+
+use link::{CallError, Caller, Link};
+use registry::Registry;
+use script::{Script, ScriptCall};
+use shared::Shared;
+
+/// Keeps the books on a Redis server, for all processes that open it.
+pub struct Redis {
+    inner: Arc<Inner>,
+    link: Link,
+}
+
+/// What calls need.
+#[derive(Debug)]
+struct Inner {
+    caller: Caller,
+    shared: Shared,
+    registry: Arc<Registry>,
+    hold_for: Duration,
+    remember: Duration,
+    keep_events: usize,
+    keep_events_for: Duration,
+    keep_transactions: usize,
+    wait: Option<(u32, Duration)>,
+    /// Time is the engine's, not the server's.
+    is_timed: bool,
+    renewed: std::sync::Mutex<Duration>,
+}
+
+/// A hold that lives longer lives as long as anybody cares.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+
+impl Redis {
+    /// Opens the books on this server, with options as they are.
+    ///
+    /// Blocks until the server has answered or the time is over.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](ErrorKind::Invalid) for a URL that makes no sense and for a server that evicts,
+    /// [`Unavailable`](ErrorKind::Unavailable) when the server cannot be reached or asked.
+    pub fn open(url: &str) -> Result<Self, Error> {
+        Self::options().open(url)
+    }
+
+    /// What else may be said when books are opened.
+    pub fn options() -> RedisOptions {
+        RedisOptions::new()
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("keys", &self.inner.shared.keys).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn lifetime(&self, own: Option<Duration>) -> Duration {
+        own.unwrap_or(self.hold_for).min(LONGEST)
+    }
+
+    /// How long ids are remembered, in microseconds.
+    fn horizon(&self) -> u64 {
+        self.remember.as_micros() as u64
+    }
+
+    /// Begins a script call by the definitions of that epoch; `None` when that is over.
+    fn begin(
+        &self,
+        script: &'static Script,
+        customer: &CustomerId,
+        also: &[&'static str],
+        epoch: u64,
+        now: Moment<'_>,
+    ) -> Option<ScriptCall> {
+        let seen = self.shared.seen(epoch)?;
+        let shard = keys::shard_of(customer.as_str());
+        let version = &seen.versions[usize::from(shard)];
+        Some(self.begin_under(script, customer, also, version, now))
+    }
+
+    /// Begins a script call that does not depend on definitions.
+    fn begin_any(
+        &self,
+        script: &'static Script,
+        customer: &CustomerId,
+        also: &[&'static str],
+        now: Moment<'_>,
+    ) -> ScriptCall {
+        self.begin_under(script, customer, also, "", now)
+    }
+
+    fn begin_under(
+        &self,
+        script: &'static Script,
+        customer: &CustomerId,
+        also: &[&'static str],
+        version: &str,
+        now: Moment<'_>,
+    ) -> ScriptCall {
+        const OWN: [&str; 5] = [keys::BOOKS, keys::HOLDS, keys::DUE, keys::IDS, keys::EXPIRED];
+        let shard = keys::shard_of(customer.as_str());
+        let keys = &self.shared.keys;
+        let mut names = Vec::with_capacity(9);
+        names.push(keys.shard(shard));
+        names.extend(OWN.iter().chain(also).map(|what| keys.of(what, customer)));
+        if std::ptr::eq(script, &*script::SETTLE) {
+            names.push(keys.events(shard));
+        }
+        let mut call = script.call(&names);
+        call.arg(version);
+        if self.is_timed {
+            call.arg(now.wall().as_nanos().div_euclid(1_000));
+            call.arg(now.monotonic().as_micros() as u64);
+        } else {
+            call.arg("").arg("");
+        }
+        call
+    }
+}
+
+/// What a default balance begins at, and its minimum, as scripts are told.
+fn terms(default: Option<&NewBalance>) -> (String, String) {
+    let text =
+        |amount: Result<Amount, _>| amount.unwrap_or(Amount::ZERO).as_millionths().to_string();
+    default.map(|terms| (text(terms.initial), text(terms.minimum))).unwrap_or_default()
+}
+
+/// Reads the terms of a customer's own balance.
+fn own_terms(text: &str) -> Result<(CompactString, Amount), CallError> {
+    let read = text.split_once(' ').and_then(|(minimum, unit)| {
+        Some((unit.into(), Amount::from_millionths(minimum.parse().ok()?)))
+    });
+    read.ok_or(CallError::Nonsense("the terms of a balance"))
+}
+
+fn invalid_url(problem: &str) -> Error {
+    Error::new(ErrorKind::Invalid, format!("the redis URL {problem}"))
+}

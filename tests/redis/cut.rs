@@ -1,0 +1,158 @@
+//! A connection that is cut after any byte of a request or an answer: the outcome is unknown or known to
+//! be nothing, and asking again under the same id counts once.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use tower_limitry::store::Redis;
+use tower_limitry::{Books, CheckError, Event};
+
+use crate::redis::{Server, prefix};
+use crate::support::*;
+use crate::{STUCK, ever, tokens};
+
+/// Stands between books and server, and cuts everything off after so many bytes of one direction.
+struct Proxy {
+    port: u16,
+    /// How many bytes may still pass towards the server, and back.
+    left: [Arc<AtomicI64>; 2],
+}
+
+const FREE: i64 = i64::MAX / 2;
+
+impl Proxy {
+    fn start(server: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let left = [FREE, FREE].map(|bytes| Arc::new(AtomicI64::new(bytes)));
+        let passing = left.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                // Who comes while everything is cut off waits until it no longer is.
+                while passing.iter().any(|left| left.load(Ordering::SeqCst) < FREE / 2) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                let (Ok(client), Ok(server)) = (client, TcpStream::connect(("127.0.0.1", server)))
+                else {
+                    continue;
+                };
+                let pair = |from: &TcpStream, to: &TcpStream| {
+                    (from.try_clone().unwrap(), to.try_clone().unwrap())
+                };
+                for ((from, to), left) in
+                    [pair(&client, &server), pair(&server, &client)].into_iter().zip(&passing)
+                {
+                    let left = Arc::clone(left);
+                    std::thread::spawn(move || pass(from, to, &left));
+                }
+            }
+        });
+        Self { port, left }
+    }
+
+    fn cut_after(&self, direction: usize, bytes: i64) {
+        self.left[direction].store(bytes, Ordering::SeqCst);
+    }
+
+    fn heal(&self) {
+        self.left.iter().for_each(|left| left.store(FREE, Ordering::SeqCst));
+    }
+
+    /// How many bytes have passed since it was healed.
+    fn passed(&self, direction: usize) -> i64 {
+        FREE - self.left[direction].load(Ordering::SeqCst)
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, left: &AtomicI64) {
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        let before = left.fetch_sub(count as i64, Ordering::SeqCst);
+        let pass = before.clamp(0, count as i64) as usize;
+        if to.write_all(&buffer[..pass]).is_err() || pass < count {
+            break;
+        }
+    }
+    // Both ways, so that neither side waits for more.
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+async fn open(server: &Server, proxy: &Proxy) -> Books {
+    let store = Redis::options().prefix(prefix()).timeout(Duration::from_secs(20));
+    let _ = server;
+    let store = store.open(&format!("redis://127.0.0.1:{}", proxy.port)).unwrap();
+    tokens().limit(ever(1_000_000)).build_on(store).unwrap().erased()
+}
+
+/// Until the connection is there again.
+async fn healed(books: &Books, proxy: &Proxy) {
+    proxy.heal();
+    let end = Instant::now() + STUCK;
+    while let Err(error) = books.usage("nobody").await {
+        assert!(error.is_transient() && Instant::now() < end, "{error:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_is_sent_again_after_any_cut_counts_once() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.port);
+    let books = open(&server, &proxy).await;
+    let event = |number: i64| {
+        let now = std::time::SystemTime::now().into();
+        Event::new("ada", "chat", total(1)).id(format!("row-{number:06}")).at(now)
+    };
+    spend(&books, "ada", 1).await;
+    proxy.heal();
+    books.record(event(0)).await.unwrap();
+    let sizes = [proxy.passed(0), proxy.passed(1)];
+    let (mut counted, mut cut) = (2, 0);
+    for (direction, size) in sizes.into_iter().enumerate() {
+        for bytes in 0..size {
+            let this = event(counted);
+            proxy.cut_after(direction, bytes);
+            // The last bytes may be more than this one has: times are not all of one length.
+            if let Err(error) = books.record(this.clone()).await {
+                assert!(error.is_transient(), "{error:?}");
+                cut += 1;
+            }
+            healed(&books, &proxy).await;
+            books.record(this).await.unwrap();
+            counted += 1;
+        }
+    }
+    assert!(cut > 300, "{cut}");
+    assert_eq!(used(&books, "ada", "ever").await.floor(), counted);
+}
+
+#[tokio::test]
+async fn a_check_that_is_cut_at_any_byte_leaves_no_hold() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.port);
+    let books = open(&server, &proxy).await;
+    admitted(&books, ask("ada", 5)).await.release().await.unwrap();
+    proxy.heal();
+    let permit = admitted(&books, ask("ada", 5)).await;
+    let sizes = [proxy.passed(0), proxy.passed(1)];
+    permit.release().await.unwrap();
+    for (direction, size) in sizes.into_iter().enumerate() {
+        for bytes in 0..size {
+            proxy.cut_after(direction, bytes);
+            match books.check(ask("ada", 5)).await {
+                Err(CheckError::Failed(error)) => assert!(error.is_transient(), "{error:?}"),
+                Ok(permit) => permit.release().await.unwrap(),
+                Err(denied) => panic!("{denied:?}"),
+            }
+            healed(&books, &proxy).await;
+        }
+    }
+    // What was let go of while there was no connection ends by itself; nothing of it was recorded.
+    assert_eq!(used(&books, "ada", "ever").await, amount(0));
+    let fresh = admitted(&books, ask("ada", 5)).await;
+    fresh.settle(total(5)).await.unwrap();
+    assert_eq!(used(&books, "ada", "ever").await, amount(5));
+}
