@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::lock::Lock;
 use super::archive::Books;
+use super::lock::Lock;
 use super::queue::{Group, PLACES, Queue};
 use super::retain::Retention;
 use super::write::{self, Names};
