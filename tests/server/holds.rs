@@ -214,32 +214,6 @@ async fn what_makes_no_sense_is_refused_and_holds_nothing() {
     assert_eq!(standing(&api).await, (json!(0), 0));
 }
 
-#[tokio::test]
-async fn a_repeated_check_whose_hold_has_ended_is_not_told_that_it_holds() {
-    let api = Api::start().await;
-    api.post("/v1/x/check", check("r-1", 600)).await;
-    api.clock.advance(Duration::from_secs(31));
-    let other = json!({
-        "id": "r-2", "customerId": "acct_42", "eventType": "llm.completion",
-        "values": { "tokens": 900 }, "holdSeconds": 300,
-    });
-    assert_eq!(api.post("/v1/x/check", other).await.json()["held"], true);
-    let again = api.post("/v1/x/check", check("r-1", 600)).await;
-    assert_ne!(again.json()["held"], true, "900 of 1,000 are held by another: {}", again.text);
-    assert_eq!(standing(&api).await, (json!(0), 1));
-}
-
-#[tokio::test]
-async fn a_check_that_is_repeated_renews_its_hold() {
-    let api = Api::start().await;
-    for _ in 0..3 {
-        let answer = api.post("/v1/x/check", check("r-1", 600)).await.json();
-        assert_eq!((&answer["held"], &answer["limits"][0]["held"]), (&json!(true), &json!(600)));
-        api.clock.advance(Duration::from_secs(20));
-    }
-    assert_eq!(standing(&api).await, (json!(0), 1));
-}
-
 /// Its original time included, although the clock went on.
 #[tokio::test]
 async fn a_repeated_check_is_answered_as_the_first() {
@@ -338,4 +312,30 @@ async fn of_many_settlements_one_that_makes_no_sense_costs_the_others_nothing() 
         let answer = api.post("/v1/x/settle", json!({ "settlements": [wrong] })).await.json();
         assert_eq!(answer["results"][0]["error"]["code"], "invalid_field_value");
     }
+}
+
+#[tokio::test]
+async fn a_repeated_check_whose_hold_has_ended_is_not_told_that_it_holds() {
+    let api = Api::start().await;
+    api.post("/v1/x/check", check("r-1", 600)).await;
+    api.clock.advance(Duration::from_secs(31));
+    let other = json!({
+        "id": "r-2", "customerId": "acct_42", "eventType": "llm.completion",
+        "values": { "tokens": 900 }, "holdSeconds": 300,
+    });
+    assert_eq!(api.post("/v1/x/check", other).await.json()["held"], true);
+    let again = api.post("/v1/x/check", check("r-1", 600)).await;
+    assert_ne!(again.json()["held"], true, "900 of 1,000 are held by another: {}", again.text);
+    assert_eq!(standing(&api).await, (json!(0), 1));
+}
+
+#[tokio::test]
+async fn a_check_that_is_repeated_renews_its_hold() {
+    let api = Api::start().await;
+    for _ in 0..3 {
+        let answer = api.post("/v1/x/check", check("r-1", 600)).await.json();
+        assert_eq!((&answer["held"], &answer["limits"][0]["held"]), (&json!(true), &json!(600)));
+        api.clock.advance(Duration::from_secs(20));
+    }
+    assert_eq!(standing(&api).await, (json!(0), 1));
 }
