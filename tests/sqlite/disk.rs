@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use tower_limitry::policy::Credit;
 use tower_limitry::store::sqlite::{Durability, Sqlite};
-use tower_limitry::{Books, Check, CheckError, Engine, ErrorKind, Limit, Meter, NewBalance};
+use tower_limitry::{
+    Books, Check, CheckError, Engine, Error, ErrorKind, Limit, Meter, NewBalance,
+};
 
 use crate::faulty::FOR_EVER;
 use crate::support::*;
@@ -21,7 +23,7 @@ const FULL: Durability = Durability::Full;
 const RELAXED: Durability = Durability::Relaxed { at_most: Duration::from_millis(2) };
 
 /// `None` when the disk fails meanwhile.
-async fn open(path: &Path, durability: Durability) -> Option<Books> {
+async fn open(path: &Path, durability: Durability) -> Result<Books, Error> {
     let since = Instant::now();
     let store = loop {
         match Sqlite::options().durability(durability).open(path) {
@@ -33,7 +35,7 @@ async fn open(path: &Path, durability: Durability) -> Option<Books> {
             }
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
-                return None;
+                return Err(error);
             }
         }
     };
@@ -41,7 +43,7 @@ async fn open(path: &Path, durability: Durability) -> Option<Books> {
         .meter(Meter::sum("tokens", "total_tokens"))
         .limit(Limit::all_time("ever", "tokens", 1_000_000))
         .default_balance(NewBalance::new(CREDITS).initial(1_000));
-    Some(builder.build_on(store).ok()?.erased())
+    Ok(builder.build_on(store).map_err(Error::from)?.erased())
 }
 
 /// Waits for an answer as long as a broken disk may take.
@@ -82,7 +84,7 @@ async fn try_with(kind: &str, call: u64, often: u64, durability: Durability) {
     faulty::tell(kind, call, often);
     let (mut settled, mut credited) = (0, 0);
     let opened = open(&path).await;
-    if let Some(books) = &opened {
+    if let Ok(books) = &opened {
         let (mut failed, since) = (0, Instant::now());
         for number in 0.. {
             match step(books, number).await {
@@ -98,12 +100,12 @@ async fn try_with(kind: &str, call: u64, often: u64, durability: Durability) {
         }
     }
     faulty::heal();
-    if let Some(books) = opened {
+    if let Ok(books) = opened {
         // What was accepted meanwhile is written now that the disk is well.
         books.shutdown(MINUTE).await.unwrap();
     }
 
-    let books = open(&path).await.unwrap();
+    let books = open(&path).await.unwrap_or_else(|error| panic!("{about}: {error:?}"));
     assert_sound(&path);
     let there: u32 = asked(&path, "SELECT count(*) FROM event");
     let paid: u32 = asked(&path, "SELECT count(*) FROM ledger WHERE amount > 0");
