@@ -9,6 +9,7 @@ mod cluster;
 mod cut;
 mod keys;
 mod loss;
+mod orders;
 mod outage;
 mod policy;
 mod processes;

@@ -246,7 +246,7 @@ impl Store for Redis {
             Some(attempt) => call.arg(attempt),
             None => call.arg(""),
         };
-        call.arg(if key.place.is_some() { "1" } else { "" }).arg(inner.horizon());
+        call.arg(inner.horizon());
         let ending = inner.registry.ending();
         inner.registry.close(key.id, key.attempt);
         let caller = inner.caller.clone();
