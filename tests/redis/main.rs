@@ -15,6 +15,7 @@ mod policy;
 mod processes;
 mod replicas;
 mod rush;
+mod tls;
 
 #[path = "../support/redis.rs"]
 mod redis;
