@@ -189,3 +189,23 @@ async fn nobody_waits_for_a_server_that_is_not_there() {
     let error = Redis::open("http://user:secret@x").unwrap_err();
     assert!(!format!("{error:?}").contains("secret"));
 }
+
+/// A check waited for as long as another process kept the books to itself, ten seconds and more.
+#[tokio::test]
+async fn a_recount_by_another_process_keeps_no_check_waiting_and_loses_no_settlement() {
+    let server = Server::start();
+    let books = open(&server);
+    let running = asked(&books).await.unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let until = (now + Duration::from_secs(8)).as_millis();
+    let keep = format!(
+        "for n = 0, 63 do redis.call('HSET', 'limitry:1:{{' .. n .. '}}:shard', 'version', \
+         '!abc:{until}') end return 'done'"
+    );
+    assert_eq!(server.eval(&keep), "done");
+    let (refused, settled) = tokio::join!(asked(&books), running.settle(total(3)));
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unavailable);
+    settled.unwrap();
+    assert_eq!(used(&books, "ada", "ever").await, amount(3));
+    well_again(&books).await;
+}

@@ -447,6 +447,11 @@ impl Store for Redis {
         })
     }
 
+    fn patience(&self) -> Option<BoxFuture<'static, ()>> {
+        let caller = &self.inner.caller;
+        Some(Box::pin(caller.sleep_until(caller.deadline())))
+    }
+
     fn flush(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(std::future::ready(Ok(())))
     }
