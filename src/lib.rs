@@ -165,7 +165,7 @@ mod service;
 pub mod store;
 #[cfg(feature = "test-util")]
 pub mod test_util;
-#[cfg(any(feature = "client", feature = "webhooks"))]
+#[cfg(any(feature = "client", feature = "redis", feature = "webhooks"))]
 mod tls;
 pub mod usage;
 #[cfg(feature = "webhooks")]

@@ -195,7 +195,7 @@ impl EngineBuilder {
     /// |---|---|
     /// | `memory:` | in this process, until it ends |
     /// | `sqlite:usage.db` | in that file (feature `sqlite`) |
-    /// | `redis://host:port` | on that server, also `redis-sentinel:` and `redis-cluster:` (feature `redis`) |
+    /// | `redis://host:port` | on that server, also `rediss:`, `redis-sentinel:` and `redis-cluster:` (feature `redis`) |
     ///
     /// # Errors
     ///
@@ -211,7 +211,7 @@ impl EngineBuilder {
                 Ok(Self { memory: Memory::new(), ..self }.build_on(store)?.erased())
             }
             #[cfg(feature = "redis")]
-            ("redis" | "redis-sentinel" | "redis-cluster", _) => {
+            ("redis" | "rediss" | "redis-sentinel" | "redis-cluster", _) => {
                 let store = crate::store::Redis::open(url).map_err(of_store)?;
                 Ok(self.build_on(store)?.erased())
             }

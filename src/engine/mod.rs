@@ -205,7 +205,8 @@ impl<S: Store> Backend for Engine<S> {
                 }
                 Poll::Pending => {
                     let (engine, resolved) = (self.clone(), Some(resolved));
-                    let sent = Box::new(Sent { engine, resolved, future, reload: None });
+                    let sent =
+                        Box::new(Sent { engine, resolved, future, reload: None, patience: None });
                     return CheckFuture(CheckState::Sent(sent));
                 }
             }
@@ -654,6 +655,8 @@ struct Sent<S: Store> {
     future: S::Check,
     /// The definitions have changed, and are looked up.
     reload: Option<BoxFuture<'static, Result<(), Error>>>,
+    /// How long that may take, from the first time on.
+    patience: Option<BoxFuture<'static, ()>>,
 }
 
 impl<S: Store> CheckFuture<S> {
@@ -680,7 +683,15 @@ impl<S: Store> Future for CheckFuture<S> {
         };
         loop {
             if let Some(reload) = &mut sent.reload {
-                ready!(reload.as_mut().poll(cx))?;
+                if let Poll::Ready(reloaded) = reload.as_mut().poll(cx) {
+                    reloaded?;
+                } else {
+                    let patience =
+                        sent.patience.as_mut().map(|patience| patience.as_mut().poll(cx));
+                    ready!(patience.unwrap_or(Poll::Pending));
+                    let message = "another process is changing definitions; try again";
+                    return Poll::Ready(Err(Error::new(ErrorKind::Unavailable, message)));
+                }
                 sent.reload = None;
                 let resolved = sent.resolved.take().expect("CheckFuture polled after completion");
                 let epoch = sent.engine.0.open()?;
@@ -695,6 +706,9 @@ impl<S: Store> Future for CheckFuture<S> {
             }
             let (engine, epoch) = (sent.engine.clone(), resolved.epoch);
             sent.resolved = Some(resolved);
+            if sent.patience.is_none() {
+                sent.patience = engine.0.store.patience();
+            }
             sent.reload = Some(Box::pin(async move { engine.0.reload(epoch).await }));
         }
     }

@@ -274,6 +274,12 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         Box::pin(std::future::ready(Ok(None)))
     }
 
+    /// Resolves once a check that has to wait for [`reload`](Self::reload) has waited long enough: it is
+    /// then answered as unavailable. Settlements wait on. `None` for a store whose reload is brief.
+    fn patience(&self) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
+
     /// Resolves when everything that was accepted is as durable as the store promises.
     fn flush(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(std::future::ready(Ok(())))

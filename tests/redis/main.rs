@@ -9,11 +9,13 @@ mod cluster;
 mod cut;
 mod keys;
 mod loss;
+mod orders;
 mod outage;
 mod policy;
 mod processes;
 mod replicas;
 mod rush;
+mod tls;
 
 #[path = "../support/redis.rs"]
 mod redis;

@@ -189,3 +189,47 @@ async fn nobody_waits_for_a_server_that_is_not_there() {
     let error = Redis::open("http://user:secret@x").unwrap_err();
     assert!(!format!("{error:?}").contains("secret"));
 }
+
+/// A check waited for as long as another process kept the books to itself, ten seconds and more.
+#[tokio::test]
+async fn a_recount_by_another_process_keeps_no_check_waiting_and_loses_no_settlement() {
+    let server = Server::start();
+    let books = open(&server);
+    let running = asked(&books).await.unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let until = (now + Duration::from_secs(8)).as_millis();
+    let keep = format!(
+        "for n = 0, 63 do redis.call('HSET', 'limitry:1:{{' .. n .. '}}:shard', 'version', \
+         '!abc:{until}') end return 'done'"
+    );
+    assert_eq!(server.eval(&keep), "done");
+    let (refused, settled) = tokio::join!(asked(&books), running.settle(total(3)));
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unavailable);
+    settled.unwrap();
+    assert_eq!(used(&books, "ada", "ever").await, amount(3));
+    well_again(&books).await;
+}
+
+/// As when one node of a cluster is away: the first that failed ended the round for all.
+#[tokio::test]
+async fn a_hold_that_cannot_be_renewed_leaves_others_alone() {
+    let server = Server::start();
+    let store = crate::options("p").hold_for(Duration::from_secs(6)).open(&server.url()).unwrap();
+    let books = tokens().limit(ever(10)).build_on(store).unwrap().erased();
+    let mut running = Vec::new();
+    for number in 0..220 {
+        running.push(admitted(&books, ask(&format!("acct_{number:03}"), 3)).await);
+    }
+    let spoil = "for _, key in ipairs(redis.call('KEYS', 'p:1:*:due:acct_00*')) do \
+                 redis.call('SET', key, 'spoiled') end return 'done'";
+    assert_eq!(server.eval(spoil), "done");
+    let seconds = || server.eval("return redis.call('TIME')[1]").parse::<u64>().unwrap();
+    let begun = seconds();
+    while seconds() < begun + 8 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for number in 10..220 {
+        let customer = format!("acct_{number:03}");
+        assert_eq!(used_held(&books, &customer, "ever").await, (amount(0), amount(3)));
+    }
+}

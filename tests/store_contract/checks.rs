@@ -219,6 +219,21 @@ pub(crate) async fn a_preview_decides_and_keeps_nothing(open: Open) {
     assert_eq!(of(decision.limits(), "daily").used, amount(60));
 }
 
+/// It counted what was asked as held on Redis, so that less seemed to remain.
+pub(crate) async fn a_preview_shows_only_what_others_hold(open: Open) {
+    let credits = NewBalance::new("credits").initial(100);
+    let books = open(hundred_a_day(&noon()).default_balance(credits));
+    let check = || ask("ada", 30).charge("credits", |usage| usage.value("total_tokens"));
+    let mut running = Vec::new();
+    for held in [0, 30] {
+        let decision = books.preview(check()).await.unwrap();
+        assert_eq!(of(decision.limits(), "daily").held, amount(held));
+        let balance = decision.balance().unwrap().balance().unwrap();
+        assert_eq!((balance.held(), balance.available()), (amount(held), amount(100 - held)));
+        running.push(admitted(&books, check()).await);
+    }
+}
+
 pub(crate) async fn only_limits_that_such_an_event_could_move_can_refuse(open: Open) {
     let books = open(
         tokens(&noon())

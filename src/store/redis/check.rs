@@ -25,6 +25,7 @@ pub(super) struct Asked {
     lines: SmallVec<[CheckLine; 4]>,
     balance: Option<AskedBalance>,
     attempt: u64,
+    holds: bool,
     opening: Option<Opening>,
 }
 
@@ -74,14 +75,15 @@ impl Asked {
             lines: operation.lines.iter().copied().collect(),
             balance,
             attempt: operation.attempt,
+            holds: operation.hold.is_some(),
             opening,
         })
     }
 
     pub(super) async fn answer(self) -> Result<Checked, Error> {
-        let Self { call, caller, end, lines, balance, attempt, opening } = self;
+        let Self { call, caller, end, lines, balance, attempt, holds, opening } = self;
         let value = call.run(&caller, end).await?;
-        let checked = read(value, &lines, balance, attempt)?;
+        let checked = read(value, &lines, balance, attempt, holds)?;
         if let Some(opening) = opening.filter(|_| checked.place.is_some()) {
             opening.leave();
         }
@@ -109,6 +111,7 @@ fn read(
     lines: &[CheckLine],
     balance: Option<AskedBalance>,
     attempt: u64,
+    holds: bool,
 ) -> Result<Checked, CallError> {
     let mut reply = Reply::of(value)?;
     let mut checked =
@@ -126,8 +129,8 @@ fn read(
     if !matches!(checked.outcome, Outcome::Allowed | Outcome::Refused) {
         return Ok(checked);
     }
-    // What is answered is from before the hold, unless that was there already.
-    let placed = what == "a";
+    // What is answered is from before the hold, if one was placed now.
+    let placed = holds && what == "a";
     for line in lines {
         let (used, held) = (reply.amount()?, reply.amount()?);
         let verdict = match what.as_str() {
@@ -138,15 +141,20 @@ fn read(
         checked.judged.push(Judged { verdict, used, held: held.saturating_add(own) });
     }
     if let Some(ask) = balance {
-        checked.balance = Some(judge(&mut reply, ask, &what)?);
+        checked.balance = Some(judge(&mut reply, ask, &what, placed)?);
     }
-    if checked.outcome == Outcome::Allowed {
+    if holds && checked.outcome == Outcome::Allowed {
         checked.place = Some(Place(attempt));
     }
     Ok(checked)
 }
 
-fn judge(reply: &mut Reply, ask: AskedBalance, what: &str) -> Result<JudgedBalance, CallError> {
+fn judge(
+    reply: &mut Reply,
+    ask: AskedBalance,
+    what: &str,
+    placed: bool,
+) -> Result<JudgedBalance, CallError> {
     if reply.is_over() {
         return Ok(JudgedBalance { verdict: Verdict::Exceeded, balance: None });
     }
@@ -162,7 +170,7 @@ fn judge(reply: &mut Reply, ask: AskedBalance, what: &str) -> Result<JudgedBalan
         "k" => Verdict::Within,
         _ => judge_balance(above, held, ask.asked),
     };
-    let own = ask.asked.filter(|asked| what == "a" && asked.is_positive());
+    let own = ask.asked.filter(|asked| placed && asked.is_positive());
     let held = held.saturating_add(own.unwrap_or(Amount::ZERO));
     let balance = Balance { name: ask.name, unit, current, minimum, held };
     Ok(JudgedBalance { verdict, balance: Some(balance) })

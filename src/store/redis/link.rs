@@ -22,6 +22,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::script;
+use super::tls::Tls;
 use crate::{Error, ErrorKind};
 
 /// After so many calls in a row without an answer, the connection is made again.
@@ -30,6 +31,7 @@ const TOO_SILENT: usize = 32;
 /// What to connect to.
 pub(super) enum Target {
     Single(Client),
+    Tls(Box<Tls>),
     Sentinel(Box<tokio::sync::Mutex<SentinelClient>>),
     Cluster(Box<ClusterClient>),
 }
@@ -364,6 +366,7 @@ impl Shared {
                     let wire = client.get_multiplexed_async_connection_with_config(&config);
                     wire.await.map(Wire::Single)
                 }
+                Target::Tls(server) => server.connect(config).await.map(Wire::Single),
                 Target::Sentinel(client) => {
                     let mut client = client.lock().await;
                     let wire = client.get_async_connection_with_config(&config).await?;

@@ -21,6 +21,7 @@
 //! | URL | |
 //! |---|---|
 //! | `redis://[user:password@]host[:port][/db]` | one server |
+//! | `rediss://[user:password@]host[:port][/db]` | one server behind TLS, whose certificate is verified |
 //! | `redis-sentinel://[user:password@]host[:port],host[:port]/master-name[/db]` | the primary that the sentinels name |
 //! | `redis-cluster://[user:password@]host[:port],host[:port]` | a cluster, found by any of its nodes |
 //!
@@ -114,6 +115,7 @@ mod script;
 mod settle;
 mod shared;
 mod store;
+mod tls;
 
 pub use options::RedisOptions;
 pub use store::Answered;

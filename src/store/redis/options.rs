@@ -9,6 +9,7 @@ use super::keys::{Keys, SHARDS};
 use super::link::{Link, Target};
 use super::registry::Registry;
 use super::shared::Shared;
+use super::tls::Tls;
 use super::{Inner, Redis, invalid_url, renewal, reply};
 use crate::{Error, ErrorKind};
 
@@ -36,6 +37,7 @@ pub struct RedisOptions {
     keep_transactions: usize,
     wait: Option<(u32, Duration)>,
     evicts: bool,
+    roots: Vec<u8>,
     is_timed: bool,
 }
 
@@ -51,6 +53,7 @@ impl RedisOptions {
             keep_transactions: 1_000,
             wait: None,
             evicts: false,
+            roots: Vec::new(),
             is_timed: false,
         }
     }
@@ -109,6 +112,13 @@ impl RedisOptions {
         Self { evicts: true, ..self }
     }
 
+    /// Trusts these certificates too, in PEM, for `rediss:`: the roots of a network of your own.
+    pub fn root_certificates(mut self, pem: &[u8]) -> Self {
+        self.roots.extend_from_slice(pem);
+        self.roots.push(b'\n');
+        self
+    }
+
     /// Takes the engine's clock for the server's, so that tests can move it by hand. The processes
     /// that share books would have to move it together.
     #[cfg(feature = "test-util")]
@@ -126,7 +136,7 @@ impl RedisOptions {
         if self.prefix.is_empty() || self.prefix.contains(['{', '}']) {
             return Err(Error::invalid("prefix", "is empty or has braces; give a plain word"));
         }
-        let target = target(url, self.timeout)?;
+        let target = target(url, self.timeout, &self.roots)?;
         if self.wait.is_some() && matches!(target, Target::Cluster(_)) {
             let problem = "cannot be had from a cluster; leave it out";
             return Err(Error::invalid("wait_for_replicas", problem));
@@ -175,11 +185,12 @@ impl RedisOptions {
 }
 
 /// What a URL leads to. It may hold a password, and is never told.
-fn target(url: &str, timeout: Duration) -> Result<Target, Error> {
+fn target(url: &str, timeout: Duration, roots: &[u8]) -> Result<Target, Error> {
     let wrong = |_| invalid_url("makes no sense; give redis://host:port");
     let (scheme, rest) = url.split_once("://").ok_or_else(|| invalid_url("has no scheme"))?;
     match scheme {
         "redis" => Ok(Target::Single(Client::open(url).map_err(wrong)?)),
+        "rediss" => Ok(Target::Tls(Box::new(Tls::of(rest, roots)?))),
         "redis-cluster" => {
             let (user, hosts) = split_user(rest);
             let hosts = hosts.trim_end_matches('/');
@@ -229,7 +240,8 @@ fn target(url: &str, timeout: Duration) -> Result<Target, Error> {
             Ok(Target::Sentinel(Box::new(tokio::sync::Mutex::new(client))))
         }
         _ => Err(invalid_url(
-            "has another scheme than redis, redis-sentinel or redis-cluster; TLS is not built in",
+            "has another scheme than redis, rediss, redis-sentinel or redis-cluster; sentinels and \
+             clusters are reached without TLS",
         )),
     }
 }

@@ -27,18 +27,20 @@ pub(super) async fn go_on(books: Weak<Inner>) {
 }
 
 impl Inner {
-    /// Renews every hold of this process whose request runs on.
+    /// Renews every hold of this process whose request runs on. One that cannot be, as its node is
+    /// away, leaves none of the others to expire.
     async fn renew_own(&self, now: Moment<'_>, revives: bool) -> Result<(), Error> {
         let mut calls = Vec::new();
+        let mut renewed = Ok(());
         for (customer, ids) in self.registry.to_renew() {
             for some in ids.chunks(AT_ONCE) {
                 calls.push(self.renewal(&customer, some.iter(), self.hold_for, now, revives));
                 if calls.len() == CALLS {
-                    finish(&mut calls).await?;
+                    renewed = renewed.and(finish(&mut calls).await);
                 }
             }
         }
-        finish(&mut calls).await
+        renewed.and(finish(&mut calls).await)
     }
 
     /// Where time is moved by hand, holds are renewed before the first step after it moved.
@@ -110,8 +112,9 @@ impl Inner {
 async fn finish(
     calls: &mut Vec<super::link::Begun<Result<Vec<bool>, Error>>>,
 ) -> Result<(), Error> {
+    let mut renewed = Ok(());
     for call in calls.drain(..) {
-        call.await?;
+        renewed = renewed.and(call.await.map(|_| ()));
     }
-    Ok(())
+    renewed
 }

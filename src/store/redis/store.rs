@@ -246,7 +246,7 @@ impl Store for Redis {
             Some(attempt) => call.arg(attempt),
             None => call.arg(""),
         };
-        call.arg(if key.place.is_some() { "1" } else { "" }).arg(inner.horizon());
+        call.arg(inner.horizon());
         let ending = inner.registry.ending();
         inner.registry.close(key.id, key.attempt);
         let caller = inner.caller.clone();
@@ -445,6 +445,11 @@ impl Store for Redis {
             let fetched = self.inner.shared.fetch(&self.inner.caller, now).await?;
             self.inner.shared.take(fetched, epoch)
         })
+    }
+
+    fn patience(&self) -> Option<BoxFuture<'static, ()>> {
+        let caller = &self.inner.caller;
+        Some(Box::pin(caller.sleep_until(caller.deadline())))
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<(), Error>> {

@@ -50,9 +50,8 @@ elseif origin == 'H' then
   -- hold, and the use is counted. Of an old one that is known only when it has lost everything since.
   if not was_expired and not above then
     local lost = tonumber(redis.call('HGET', shard, 'since') or '0') > tonumber(ARGV[8])
-    if (old and not lost) or redis.call('ZSCORE', ids, 'R' .. attempt .. ' ' .. id) then
-      return {'d'}
-    end
+    local released = redis.call('ZMSCORE', ids, 'R' .. attempt .. ' ' .. id, 'R0 ' .. id)
+    if (old and not lost) or released[1] or (attempt == '' and released[2]) then return {'d'} end
   end
 end
 if origin ~= 'F' then
