@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::debts::{Debt, Owed};
 use super::{Inner, pay};
 use crate::backend::{Hold, Settlement};
-use crate::client::{ApiError, Events, Repeat, Told};
+use crate::client::{ApiError, CountAnswer, Events, Repeat, Told};
 use crate::policy::{CustomerId, Debit};
 use crate::{Error, ErrorKind, observe};
 
@@ -40,8 +40,12 @@ pub(super) async fn deliver(
     for (at, mut outcome) in record(inner, &batch, charged, end).await {
         let hold = &batch[at].hold;
         if outcome.is_ok() && inner.debts.has(hold.customer(), hold.id()) {
-            // Otherwise it is delivered again, and this is tried again.
-            outcome = note_recorded(inner, hold, end).await;
+            let noted = note_recorded(inner, hold, end).await;
+            // Otherwise it is delivered again, and this is tried again; what may be sent only once
+            // is rather remembered for too long.
+            if inner.client.http().repeat() != Repeat::AtMostOnce {
+                outcome = noted;
+            }
         }
         outcomes[at] = outcome;
     }
@@ -116,13 +120,14 @@ fn amount(settlement: &Settlement) -> Option<(&str, crate::policy::Amount)> {
 }
 
 /// Charges one settlement. What the balance does not cover becomes a debt.
-async fn debit(inner: &Inner, settlement: &Settlement, end: Instant) -> Outcome {
+async fn debit(inner: &Arc<Inner>, settlement: &Settlement, end: Instant) -> Outcome {
     let Some((balance, amount)) = amount(settlement) else { return Ok(()) };
     let (ticket, id) = (&settlement.hold.ticket, settlement.hold.id());
     let customer = settlement.hold.customer();
     if inner.ledger().is_charged(ticket) || inner.debts.has(customer, id) {
         return Ok(());
     }
+    in_time(end)?;
     let description = settlement.hold.check().ask().recorded_as();
     let debit =
         Debit::new(customer, balance, amount).description(description).reference(id.to_string());
@@ -170,6 +175,7 @@ async fn record(
         }
         match send(inner, batch, &part, end).await {
             Ok(()) => outcomes.extend(part.into_iter().map(|at| (at, Ok(())))),
+            Err(error) if is_too_long(&error) && part.len() > 1 => parts.extend(halves(&part)),
             Err(error) if error.is_transient() || part.len() == 1 => {
                 let again = || Error::new(error.kind(), error.to_string());
                 if error.is_transient() {
@@ -177,20 +183,31 @@ async fn record(
                 }
                 outcomes.extend(part.iter().map(|at| (*at, Err(again()))));
             }
-            Err(_) => {
-                let (first, second) = part.split_at(part.len() / 2);
-                parts.extend([second.to_vec(), first.to_vec()]);
-            }
+            Err(_) => parts.extend(halves(&part)),
         }
     }
     outcomes
 }
 
+/// The later half, and the earlier one on top of it.
+fn halves(part: &[usize]) -> [Vec<usize>; 2] {
+    let (first, second) = part.split_at(part.len() / 2);
+    [second.to_vec(), first.to_vec()]
+}
+
+/// Whoever said so, fewer at once may pass.
+fn is_too_long(error: &Error) -> bool {
+    ApiError::of(error).is_some_and(|api| api.status() == 413)
+}
+
 async fn send(inner: &Inner, batch: &[Settlement], part: &[usize], end: Instant) -> Outcome {
     let events: Vec<Told<'_>> = part.iter().map(|at| told(&batch[*at])).collect();
     let call = inner.client.batch(&events)?.within(left(end));
-    let answer = timeout_at(end, inner.client.http().send(call)).await;
-    answer.unwrap_or_else(|_| Err(late())).map_err(|error| declared(inner, error))
+    in_time(end)?;
+    // Only the API's own answer says that they are recorded.
+    let answer = timeout_at(end, inner.client.http().fetch::<CountAnswer>(call)).await;
+    let answer = answer.unwrap_or_else(|_| Err(late()));
+    answer.map(drop).map_err(|error| declared(inner, error))
 }
 
 fn told(settlement: &Settlement) -> Told<'_> {
@@ -216,6 +233,14 @@ fn declared(inner: &Inner, error: Error) -> Error {
             Error::new(error.kind(), format!("{error}: {api}")).with_source(api.clone())
         }
         _ => error,
+    }
+}
+
+/// Whether there is time to send anything: what was not sent was certainly not done.
+fn in_time(end: Instant) -> Outcome {
+    match left(end).is_zero() {
+        true => Err(Error::new(ErrorKind::Unavailable, "no time was left to ask the API")),
+        false => Ok(()),
     }
 }
 
