@@ -74,6 +74,11 @@ impl Debts {
         Ok(Self { all: Arc::new(Mutex::new(all)), file: Some(Arc::new(Mutex::new(connection))) })
     }
 
+    /// The file, for what else is kept in it.
+    pub(super) fn file(&self) -> Option<Arc<Mutex<Connection>>> {
+        self.file.clone()
+    }
+
     pub(super) fn all(&self) -> Vec<Debt> {
         let all = self.lock();
         all.iter().filter(|owed| owed.is_open()).map(|owed| owed.debt.clone()).collect()
@@ -270,7 +275,7 @@ fn write(connection: &Connection, owed: &Owed) -> rusqlite::Result<()> {
         .map(drop)
 }
 
-fn unopened(error: rusqlite::Error) -> Error {
+pub(super) fn unopened(error: rusqlite::Error) -> Error {
     let (kind, message) = match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             (ErrorKind::Conflict, "the file of debts is open in another process")
@@ -283,10 +288,10 @@ fn unopened(error: rusqlite::Error) -> Error {
     Error::new(kind, message).with_source(error)
 }
 
-fn unwritten(error: rusqlite::Error) -> Error {
-    Error::new(ErrorKind::Unavailable, "a debt cannot be written down").with_source(error)
+pub(super) fn unwritten(error: rusqlite::Error) -> Error {
+    Error::new(ErrorKind::Unavailable, "the file of debts cannot be written").with_source(error)
 }
 
-fn failed_task() -> Error {
-    Error::new(ErrorKind::Unavailable, "the runtime ended before a debt was written down")
+pub(super) fn failed_task() -> Error {
+    Error::new(ErrorKind::Unavailable, "the runtime ended before the file of debts was written")
 }
