@@ -74,7 +74,7 @@ impl HostedBuilder {
     }
 
     /// Keeps debts in this file, which belongs to one process. Unless set they are forgotten with the
-    /// process.
+    /// process. With [`Repeat::AtMostOnce`](crate::client::Repeat::AtMostOnce) it also has what was sent.
     pub fn debts(mut self, path: impl Into<PathBuf>) -> Self {
         self.debts = Some(path.into());
         self
