@@ -3,6 +3,7 @@
 
 use serde::de::DeserializeOwned;
 
+use super::retry::Safety;
 use super::{Call, Client};
 use crate::policy::{CustomerId, Dimensions, IdError, Timestamp};
 use crate::wire::Texts;
@@ -18,7 +19,9 @@ pub(super) trait Answered: DeserializeOwned + Send + 'static {
 
 impl Client {
     pub(super) async fn ask<B: Answered>(&self, call: Call) -> Result<B::Item, Error> {
-        self.http().fetch::<B>(call).await?.item()
+        let only_reads = call.safety == Safety::Safe;
+        let item = self.http().fetch::<B>(call).await?.item();
+        item.map_err(|error| if only_reads { error } else { unknown(error) })
     }
 }
 
@@ -40,6 +43,11 @@ pub struct Defined<T> {
 pub(super) fn senseless(field: &str, problem: impl std::fmt::Display) -> Error {
     let message = format!("the answer of the API cannot be read: {field}: {problem}");
     Error::new(ErrorKind::Unavailable, message)
+}
+
+/// The answer to a call that writes makes no sense: it may have been done.
+pub(super) fn unknown(error: Error) -> Error {
+    Error::new(ErrorKind::TimedOut, format!("{error}; whether it was done is not known"))
 }
 
 pub(super) fn dimensions(texts: Option<Texts>) -> Dimensions {

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::answer::{Answered, answered_customer, dimensions, given, senseless};
+use super::answer::{Answered, answered_customer, dimensions, given, senseless, unknown};
 use super::pages::{asked, page};
 use super::{Call, Client, Pages};
 use crate::Error;
@@ -30,7 +30,7 @@ impl Events<'_> {
         let call = Call::post(&["events", "record"]).under(event.id.to_string());
         let answer: RecordAnswer = self.0.http().fetch(call.json(&event.body())?).await?;
         let id = match answer.id {
-            Some(id) => EventId::new(id).map_err(|error| senseless("id", error))?,
+            Some(id) => EventId::new(id).map_err(|error| unknown(senseless("id", error)))?,
             None => event.id.clone(),
         };
         Ok(Recorded { id, recorded: answer.recorded.unwrap_or(true) })
@@ -159,7 +159,7 @@ struct RecordAnswer {
 }
 
 #[derive(Deserialize)]
-struct CountAnswer {
+pub(crate) struct CountAnswer {
     count: Option<usize>,
 }
 

@@ -84,7 +84,7 @@ pub use project::Project;
 pub use remote::{Remote, RemoteBuilder, RemoteCheck, RemoteFinish};
 
 pub(crate) use call::Call;
-pub(crate) use events::Told;
+pub(crate) use events::{CountAnswer, Told};
 pub(crate) use http::Http;
 
 /// The API of Limitry, or of a server that speaks the same. Cheap to clone; clones share their

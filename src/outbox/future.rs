@@ -98,6 +98,8 @@ impl<B: Backend> Outbox<B> {
             }
             Err(error) => {
                 self.0.queue.places.give_back();
+                // Nobody will settle it, so nothing has to stay set aside.
+                drop(self.0.backend.release(settlement.hold.ticket.clone()));
                 let message = "the settlement cannot be written";
                 let error = Error::new(ErrorKind::Invalid, message).with_source(error);
                 FinishFuture::done(Err(error))

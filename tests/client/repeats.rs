@@ -94,6 +94,25 @@ async fn unknown_stays_unknown_whatever_follows() {
     assert_eq!(script.seen().len(), 3);
 }
 
+/// A debit whose answer names a customer that cannot be: it was taken for "not done".
+#[tokio::test]
+async fn a_write_whose_answer_makes_no_sense_is_unknown() {
+    let balance =
+        json!({ "id": "bal_1", "customerId": "", "name": "credits", "currentBalance": 9 });
+    let script =
+        Script::start([Reply::json(200, &json!({ "success": true, "balance": balance }))]).await;
+    let client = script.client();
+    let debit = Debit::new("ann", "credits", 1);
+    let error = soon(client.balances().debit_once("debit-1", &debit)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    let script = Script::start([Reply::json(200, &json!({ "id": "", "recorded": true }))]).await;
+    let error = soon(async { script.client().events().record(&event()).await }).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    let script = Script::start([Reply::json(200, &balance)]).await;
+    let error = soon(async { script.client().balances().get("bal_1").await }).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "reading does nothing: {error}");
+}
+
 #[tokio::test]
 async fn a_removal_that_finds_nothing_after_a_cut_was_done_by_the_first_attempt() {
     let script = Script::start([Reply::Cut, Reply::error(404, "limit_not_found", &[])]).await;

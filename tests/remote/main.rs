@@ -7,6 +7,7 @@ mod host;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod between;
 mod cut;
 mod dropped;
 mod killed;

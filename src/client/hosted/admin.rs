@@ -15,7 +15,8 @@ use crate::backend::{
     Recorded, TransactionQuery,
 };
 use crate::client::{
-    BalanceTransaction, Changed, CustomerRecord, CustomerTerms, LimitChange, MeterChange,
+    BalanceTransaction, Changed, CountAnswer, CustomerRecord, CustomerTerms, LimitChange,
+    MeterChange,
 };
 use crate::policy::{
     Amount, Balance, Credit, Credited, CustomerId, Debit, Debited, Event, EventId, Limit, Meter,
@@ -78,7 +79,8 @@ impl Inner {
             events.iter().map(|event| self.client.told(event)).collect::<Result<_, _>>()?;
         let ids: Vec<EventId> = told.iter().map(|told| told.id.clone()).collect();
         if !told.is_empty() {
-            self.client.http().send(self.client.batch(&told)?).await?;
+            let batch = self.client.batch(&told)?;
+            self.client.http().fetch::<CountAnswer>(batch).await?;
         }
         Ok(ids.into_iter().map(|id| Recorded { id, recorded: true }).collect())
     }

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::debts::{Debt, Debts};
 use super::known::Known;
+use super::sent::Sent;
 use super::{Hosted, Inner, OnDebt, Terms, pay};
 use crate::Error;
 use crate::client::Client;
@@ -73,7 +74,7 @@ impl HostedBuilder {
     }
 
     /// Keeps debts in this file, which belongs to one process. Unless set they are forgotten with the
-    /// process.
+    /// process. With [`Repeat::AtMostOnce`](crate::client::Repeat::AtMostOnce) it also has what was sent.
     pub fn debts(mut self, path: impl Into<PathBuf>) -> Self {
         self.debts = Some(path.into());
         self
@@ -112,6 +113,7 @@ impl HostedBuilder {
         let runtime = Handle::try_current()
             .map_err(|_| Error::invalid("runtime", "is missing; open the backend inside tokio"))?;
         let debts = Debts::open(self.debts).await?;
+        let sent = Sent::open(debts.file()).await?;
         let inner = Arc::new(Inner {
             client: self.client,
             clock: self.clock,
@@ -121,6 +123,7 @@ impl HostedBuilder {
             limits: Known::default(),
             ledger: Mutex::default(),
             debts,
+            sent,
             on_debt: self.on_debt,
             paying: tokio::sync::Mutex::new(()),
             closed: AtomicBool::new(false),

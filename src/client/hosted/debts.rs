@@ -62,16 +62,21 @@ impl Owed {
 /// All of them, the oldest first, and the file that has them.
 #[derive(Debug)]
 pub(super) struct Debts {
-    all: Mutex<Vec<Owed>>,
+    all: Arc<Mutex<Vec<Owed>>>,
     file: Option<Arc<Mutex<Connection>>>,
 }
 
 impl Debts {
     pub(super) async fn open(path: Option<PathBuf>) -> Result<Self, Error> {
-        let Some(path) = path else { return Ok(Self { all: Mutex::default(), file: None }) };
+        let Some(path) = path else { return Ok(Self { all: Arc::default(), file: None }) };
         let opened = tokio::task::spawn_blocking(move || open(&path));
         let (connection, all) = opened.await.map_err(|_| failed_task())??;
-        Ok(Self { all: Mutex::new(all), file: Some(Arc::new(Mutex::new(connection))) })
+        Ok(Self { all: Arc::new(Mutex::new(all)), file: Some(Arc::new(Mutex::new(connection))) })
+    }
+
+    /// The file, for what else is kept in it.
+    pub(super) fn file(&self) -> Option<Arc<Mutex<Connection>>> {
+        self.file.clone()
     }
 
     pub(super) fn all(&self) -> Vec<Debt> {
@@ -122,33 +127,40 @@ impl Debts {
         }
     }
 
-    /// Writes down a debt as it stands. In the file first.
+    /// Writes down a debt as it stands. In the file first; begun, it is done in both, whoever still
+    /// waits for it.
     ///
     /// # Errors
     ///
     /// When it cannot be written; nothing has changed then.
     pub(super) async fn keep(&self, owed: Owed) -> Result<(), Error> {
-        if let Some(file) = &self.file {
-            let (file, owed) = (Arc::clone(file), owed.clone());
-            let written = tokio::task::spawn_blocking(move || {
-                write(&file.lock().unwrap_or_else(PoisonError::into_inner), &owed)
-            });
-            written.await.map_err(|_| failed_task())?.map_err(unwritten)?;
-        }
-        let mut all = self.lock();
-        let is_same = |known: &Owed| {
-            (&known.debt.customer, &known.debt.id) == (&owed.debt.customer, &owed.debt.id)
+        let Some(file) = &self.file else {
+            note(&mut self.lock(), owed);
+            return Ok(());
         };
-        match all.iter().position(is_same) {
-            Some(at) if owed.is_over() => drop(all.remove(at)),
-            Some(at) => all[at] = owed,
-            None => all.push(owed),
-        }
-        Ok(())
+        let (file, all) = (Arc::clone(file), Arc::clone(&self.all));
+        let written = tokio::task::spawn_blocking(move || {
+            let file = file.lock().unwrap_or_else(PoisonError::into_inner);
+            write(&file, &owed)?;
+            note(&mut all.lock().unwrap_or_else(PoisonError::into_inner), owed);
+            Ok(())
+        });
+        written.await.map_err(|_| failed_task())?.map_err(unwritten)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Owed>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn note(all: &mut Vec<Owed>, owed: Owed) {
+    let is_same = |known: &Owed| {
+        (&known.debt.customer, &known.debt.id) == (&owed.debt.customer, &owed.debt.id)
+    };
+    match all.iter().position(is_same) {
+        Some(at) if owed.is_over() => drop(all.remove(at)),
+        Some(at) => all[at] = owed,
+        None => all.push(owed),
     }
 }
 
@@ -263,7 +275,7 @@ fn write(connection: &Connection, owed: &Owed) -> rusqlite::Result<()> {
         .map(drop)
 }
 
-fn unopened(error: rusqlite::Error) -> Error {
+pub(super) fn unopened(error: rusqlite::Error) -> Error {
     let (kind, message) = match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             (ErrorKind::Conflict, "the file of debts is open in another process")
@@ -276,10 +288,10 @@ fn unopened(error: rusqlite::Error) -> Error {
     Error::new(kind, message).with_source(error)
 }
 
-fn unwritten(error: rusqlite::Error) -> Error {
-    Error::new(ErrorKind::Unavailable, "a debt cannot be written down").with_source(error)
+pub(super) fn unwritten(error: rusqlite::Error) -> Error {
+    Error::new(ErrorKind::Unavailable, "the file of debts cannot be written").with_source(error)
 }
 
-fn failed_task() -> Error {
-    Error::new(ErrorKind::Unavailable, "the runtime ended before a debt was written down")
+pub(super) fn failed_task() -> Error {
+    Error::new(ErrorKind::Unavailable, "the runtime ended before the file of debts was written")
 }

@@ -10,9 +10,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::debts::{Debt, Owed};
+use super::sent::Step;
 use super::{Inner, pay};
 use crate::backend::{Hold, Settlement};
-use crate::client::{ApiError, Events, Repeat, Told};
+use crate::client::{ApiError, CountAnswer, Events, Repeat, Told};
 use crate::policy::{CustomerId, Debit};
 use crate::{Error, ErrorKind, observe};
 
@@ -40,8 +41,12 @@ pub(super) async fn deliver(
     for (at, mut outcome) in record(inner, &batch, charged, end).await {
         let hold = &batch[at].hold;
         if outcome.is_ok() && inner.debts.has(hold.customer(), hold.id()) {
-            // Otherwise it is delivered again, and this is tried again.
-            outcome = note_recorded(inner, hold, end).await;
+            let noted = note_recorded(inner, hold, end).await;
+            // Otherwise it is delivered again, and this is tried again; what may be sent only once
+            // is rather remembered for too long.
+            if !is_once(inner) {
+                outcome = noted;
+            }
         }
         outcomes[at] = outcome;
     }
@@ -116,12 +121,25 @@ fn amount(settlement: &Settlement) -> Option<(&str, crate::policy::Amount)> {
 }
 
 /// Charges one settlement. What the balance does not cover becomes a debt.
-async fn debit(inner: &Inner, settlement: &Settlement, end: Instant) -> Outcome {
+async fn debit(inner: &Arc<Inner>, settlement: &Settlement, end: Instant) -> Outcome {
     let Some((balance, amount)) = amount(settlement) else { return Ok(()) };
     let (ticket, id) = (&settlement.hold.ticket, settlement.hold.id());
     let customer = settlement.hold.customer();
     if inner.ledger().is_charged(ticket) || inner.debts.has(customer, id) {
         return Ok(());
+    }
+    let (once, hold) = (is_once(inner), &settlement.hold);
+    match inner.sent.step(hold).filter(|_| once) {
+        Some(Step::Debiting) => {
+            inner.sent.note([(hold, None)]).await?;
+            return Err(not_known());
+        }
+        Some(Step::Debited | Step::Recording) => return Ok(()),
+        None => {}
+    }
+    in_time(end)?;
+    if once {
+        inner.sent.note([(hold, Some(Step::Debiting))]).await?;
     }
     let description = settlement.hold.check().ask().recorded_as();
     let debit =
@@ -129,7 +147,16 @@ async fn debit(inner: &Inner, settlement: &Settlement, end: Instant) -> Outcome 
     let id_text = id.to_string();
     let sent = inner.client.balances().debit_within(&id_text, &debit, left(end));
     let answer = timeout_at(end, sent).await.unwrap_or_else(|_| Err(late()));
-    let changed = answer.map_err(|error| declared(inner, error))?;
+    let changed = match answer {
+        Ok(changed) => changed,
+        Err(error) => {
+            if once {
+                // One that stays counts as "perhaps done" once more, which it is not.
+                let _ = inner.sent.note([(hold, None)]).await;
+            }
+            return Err(declared(inner, error));
+        }
+    };
     if !changed.success {
         let debt = Debt {
             customer: customer.clone(),
@@ -144,6 +171,9 @@ async fn debit(inner: &Inner, settlement: &Settlement, end: Instant) -> Outcome 
         pay::tell(inner, &owed);
     }
     inner.ledger().charged(ticket, inner.told_by());
+    if once {
+        inner.sent.note([(hold, Some(Step::Debited))]).await?;
+    }
     if !changed.success {
         // What is there is taken now; the rest when there is something again.
         let _ = timeout_at(end, pay::pay(inner, customer, &balance.into())).await;
@@ -159,6 +189,15 @@ async fn record(
     end: Instant,
 ) -> Vec<(usize, Outcome)> {
     let mut outcomes = Vec::with_capacity(all.len());
+    let once = is_once(inner);
+    let (before, all): (Vec<_>, Vec<_>) = all
+        .into_iter()
+        .partition(|at| once && inner.sent.step(&batch[*at].hold) == Some(Step::Recording));
+    if !before.is_empty() {
+        let noted = inner.sent.note(before.iter().map(|at| unrecorded(&batch[*at]))).await;
+        let outcome = || noted.as_ref().map_or_else(again, |_| Err(not_known()));
+        outcomes.extend(before.iter().map(|at| (*at, outcome())));
+    }
     let mut parts: Vec<Vec<usize>> = all.chunks(Events::MOST).rev().map(<[_]>::to_vec).collect();
     let mut stopped: HashSet<&CustomerId> = HashSet::new();
     while let Some(part) = parts.pop() {
@@ -170,27 +209,52 @@ async fn record(
         }
         match send(inner, batch, &part, end).await {
             Ok(()) => outcomes.extend(part.into_iter().map(|at| (at, Ok(())))),
+            Err(error) if is_too_long(&error) && part.len() > 1 => parts.extend(halves(&part)),
             Err(error) if error.is_transient() || part.len() == 1 => {
-                let again = || Error::new(error.kind(), error.to_string());
                 if error.is_transient() {
                     stopped.extend(part.iter().map(|at| batch[*at].hold.customer()));
                 }
-                outcomes.extend(part.iter().map(|at| (*at, Err(again()))));
+                outcomes.extend(part.iter().map(|at| (*at, again(&error))));
             }
-            Err(_) => {
-                let (first, second) = part.split_at(part.len() / 2);
-                parts.extend([second.to_vec(), first.to_vec()]);
-            }
+            Err(_) => parts.extend(halves(&part)),
         }
     }
     outcomes
 }
 
+/// The later half, and the earlier one on top of it.
+fn halves(part: &[usize]) -> [Vec<usize>; 2] {
+    let (first, second) = part.split_at(part.len() / 2);
+    [second.to_vec(), first.to_vec()]
+}
+
+/// Whoever said so, fewer at once may pass.
+fn is_too_long(error: &Error) -> bool {
+    ApiError::of(error).is_some_and(|api| api.status() == 413)
+}
+
 async fn send(inner: &Inner, batch: &[Settlement], part: &[usize], end: Instant) -> Outcome {
     let events: Vec<Told<'_>> = part.iter().map(|at| told(&batch[*at])).collect();
     let call = inner.client.batch(&events)?.within(left(end));
-    let answer = timeout_at(end, inner.client.http().send(call)).await;
-    answer.unwrap_or_else(|_| Err(late())).map_err(|error| declared(inner, error))
+    in_time(end)?;
+    let once = is_once(inner);
+    if once {
+        let holds = part.iter().map(|at| (&batch[*at].hold, Some(Step::Recording)));
+        inner.sent.note(holds).await?;
+    }
+    // Only the API's own answer says that they are recorded.
+    let answer = timeout_at(end, inner.client.http().fetch::<CountAnswer>(call)).await;
+    let answer = answer.unwrap_or_else(|_| Err(late()));
+    if once {
+        let is_done = answer.is_ok();
+        let stands = |at: &usize| match is_done {
+            true => (&batch[*at].hold, None),
+            false => unrecorded(&batch[*at]),
+        };
+        // One that stays counts as "perhaps done" once more, which it is not.
+        let _ = inner.sent.note(part.iter().map(stands)).await;
+    }
+    answer.map(drop).map_err(|error| declared(inner, error))
 }
 
 fn told(settlement: &Settlement) -> Told<'_> {
@@ -203,12 +267,28 @@ fn told(settlement: &Settlement) -> Told<'_> {
     }
 }
 
+/// Where it stands before its event is sent.
+fn unrecorded(settlement: &Settlement) -> (&Hold, Option<Step>) {
+    (&settlement.hold, amount(settlement).map(|_| Step::Debited))
+}
+
+fn is_once(inner: &Inner) -> bool {
+    inner.client.http().repeat() == Repeat::AtMostOnce
+}
+
+fn again(error: &Error) -> Outcome {
+    Err(Error::new(error.kind(), error.to_string()))
+}
+
+fn not_known() -> Error {
+    let message = "whether it was done is not known, and it is declared to be done at most once";
+    Error::new(ErrorKind::Conflict, message)
+}
+
 /// What is not known to be done is not done again, where that was declared.
 fn declared(inner: &Inner, error: Error) -> Error {
-    if error.is_unknown() && inner.client.http().repeat() == Repeat::AtMostOnce {
-        let message =
-            "whether it was done is not known, and it is declared to be done at most once";
-        return Error::new(ErrorKind::Conflict, message).with_source(error);
+    if error.is_unknown() && is_once(inner) {
+        return not_known().with_source(error);
     }
     match ApiError::of(&error) {
         // In the API's words, for those who look at what was set aside.
@@ -216,6 +296,14 @@ fn declared(inner: &Inner, error: Error) -> Error {
             Error::new(error.kind(), format!("{error}: {api}")).with_source(api.clone())
         }
         _ => error,
+    }
+}
+
+/// Whether there is time to send anything: what was not sent was certainly not done.
+fn in_time(end: Instant) -> Outcome {
+    match left(end).is_zero() {
+        true => Err(Error::new(ErrorKind::Unavailable, "no time was left to ask the API")),
+        false => Ok(()),
     }
 }
 

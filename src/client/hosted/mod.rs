@@ -29,7 +29,8 @@
 //! - **A settlement is two steps.** Debit comes first. A process that ends between the two goes on
 //!   from its outbox, with the same ids: a service that knows `Idempotency-Key` takes the debit once.
 //!   Of one that does not, [`Repeat`](super::Repeat) says what is the lesser evil; with
-//!   [`AtMostOnce`](super::Repeat::AtMostOnce) what is not known to be done is set aside in the outbox.
+//!   [`AtMostOnce`](super::Repeat::AtMostOnce) what is not known to be done is set aside in the outbox:
+//!   over a restart, too, with a file of [debts](HostedBuilder::debts), which then has what was sent.
 //! - **A debit never goes under the minimum.** One that is refused because the work cost more than was
 //!   left takes what is left. The rest is a debt, kept here (and in a file, [`HostedBuilder::debts`]):
 //!   it counts against every next check, and is taken when there is something to take.
@@ -78,6 +79,7 @@ mod judge;
 mod known;
 mod ledger;
 mod pay;
+mod sent;
 mod window;
 
 pub use builder::HostedBuilder;
@@ -88,6 +90,7 @@ pub use finish::HostedFinish;
 use debts::Debts;
 use known::Known;
 use ledger::Ledger;
+use sent::Sent;
 
 /// A backend whose books are in Limitry's hosted service. Cheap to clone.
 #[derive(Clone)]
@@ -102,6 +105,7 @@ struct Inner {
     limits: Known<Limit>,
     ledger: Mutex<Ledger>,
     debts: Debts,
+    sent: Sent,
     on_debt: Option<Arc<OnDebt>>,
     /// One pays debts at a time.
     paying: tokio::sync::Mutex<()>,

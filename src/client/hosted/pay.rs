@@ -1,6 +1,6 @@
 //! Takes what is owed, when there is something to take.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use compact_str::CompactString;
@@ -29,19 +29,26 @@ pub(super) async fn keep(inner: Weak<Inner>, every: Duration) {
 }
 
 /// Takes from every balance that owes something what there is.
-pub(super) async fn collect(inner: &Inner) {
+pub(super) async fn collect(inner: &Arc<Inner>) {
     for (customer, balance) in inner.debts.balances() {
         pay(inner, &customer, &balance).await;
     }
 }
 
-/// Takes from one balance what there is, the oldest debt first.
-pub(super) async fn pay(inner: &Inner, customer: &CustomerId, balance: &CompactString) {
+/// Takes from one balance what there is, the oldest debt first. Whoever waits for it may go: what is
+/// begun is brought to its end.
+pub(super) async fn pay(inner: &Arc<Inner>, customer: &CustomerId, balance: &CompactString) {
+    let paying = pay_all(Arc::clone(inner), customer.clone(), balance.clone());
+    // One that ended with its runtime goes on where its file says that it was.
+    let _ = inner.runtime.spawn(paying).await;
+}
+
+async fn pay_all(inner: Arc<Inner>, customer: CustomerId, balance: CompactString) {
     let _paying = inner.paying.lock().await;
     for _ in 0..TRIES {
-        let Some(owed) = inner.debts.first(customer, balance) else { return };
+        let Some(owed) = inner.debts.first(&customer, &balance) else { return };
         // What does not work now is tried again later.
-        if !matches!(step(inner, owed).await, Ok(true)) {
+        if !matches!(step(&inner, owed).await, Ok(true)) {
             return;
         }
     }
@@ -70,7 +77,16 @@ async fn step(inner: &Inner, mut owed: Owed) -> Result<bool, Error> {
     let debit = Debit::new(&debt.customer, &debt.balance, asking)
         .description("owed for work that cost more than was left")
         .reference(debt.id.to_string());
-    let answer = inner.client.balances().debit_once(&owed.debit_id(), &debit).await?;
+    let answer = match inner.client.balances().debit_once(&owed.debit_id(), &debit).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            if at_most_once && !error.is_unknown() {
+                // It was certainly not done, so the next time is the first.
+                inner.debts.keep(Owed { asking: None, ..owed }).await?;
+            }
+            return Err(error);
+        }
+    };
     if answer.success {
         taken(inner, owed, asking).await?;
     } else {

@@ -83,7 +83,7 @@ impl RemoteBuilder {
         let running = Arc::new(Running::default());
         let releases = Arc::default();
         runtime.spawn(renew::keep(http.clone(), Arc::clone(&running), terms.hold));
-        runtime.spawn(releases::send_all(http.clone(), Arc::clone(&releases), terms.hold));
+        runtime.spawn(releases::send_all(http.clone(), Arc::clone(&releases)));
         Ok(Remote(Arc::new(Inner {
             http,
             ids: Ids::default(),

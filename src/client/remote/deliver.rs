@@ -158,9 +158,14 @@ impl Delivering {
     }
 }
 
-/// Whether the server would not even look at the call: fewer at once may pass.
+/// Whether the call would not even be looked at: fewer at once may pass. Of what somebody in between
+/// answers, only that it is too long has to do with the settlements.
 fn is_too_much(error: &Error) -> bool {
-    ApiError::of(error).is_some_and(|api| matches!(api.status(), 400 | 413 | 422))
+    ApiError::of(error).is_some_and(|api| match api.status() {
+        413 => true,
+        400 | 422 => api.code().is_some(),
+        _ => false,
+    })
 }
 
 fn receipt(ended: EndedBody) -> Received {

@@ -90,7 +90,8 @@ pub(super) fn settle(inner: &Arc<Inner>, settlement: Settlement) -> RemoteFinish
 pub(super) fn release(inner: &Arc<Inner>, ticket: &Ticket) -> RemoteFinish {
     let name = Name::from(ticket);
     inner.running.end(&name);
-    RemoteFinish(Finish::Releasing(inner.releases.push(name, inner.begun.begin())))
+    let lifetime = ticket.check.ask().lifetime.unwrap_or(inner.terms.hold);
+    RemoteFinish(Finish::Releasing(inner.releases.push(name, lifetime, inner.begun.begin())))
 }
 
 /// A settlement as it is sent.

@@ -36,6 +36,8 @@ struct Release {
     name: Name,
     /// Since when it waits.
     since: Instant,
+    /// For how long the hold lives without it.
+    lifetime: Duration,
     answer: oneshot::Sender<Result<(), Error>>,
     /// Until it was tried once.
     begun: Option<Open>,
@@ -43,7 +45,12 @@ struct Release {
 
 impl Releases {
     /// Puts one in the queue.
-    pub(super) fn push(&self, name: Name, begun: Open) -> oneshot::Receiver<Result<(), Error>> {
+    pub(super) fn push(
+        &self,
+        name: Name,
+        lifetime: Duration,
+        begun: Open,
+    ) -> oneshot::Receiver<Result<(), Error>> {
         let (answer, receiver) = oneshot::channel();
         let mut inner = self.lock();
         if inner.waiting.len() >= MOST {
@@ -54,7 +61,8 @@ impl Releases {
             observe::releases_dropped(1);
         } else {
             let since = Instant::now();
-            inner.waiting.push_back(Release { name, since, answer, begun: Some(begun) });
+            let begun = Some(begun);
+            inner.waiting.push_back(Release { name, since, lifetime, answer, begun });
             drop(inner);
             self.work.notify_one();
         }
@@ -100,7 +108,7 @@ impl Releases {
 }
 
 /// Sends what comes, until there will be no more.
-pub(super) async fn send_all(http: Http, releases: Arc<Releases>, lifetime: Duration) {
+pub(super) async fn send_all(http: Http, releases: Arc<Releases>) {
     const FIRST: Duration = Duration::from_millis(50);
     const LONGEST: Duration = Duration::from_secs(2);
     let mut pause = FIRST;
@@ -113,7 +121,7 @@ pub(super) async fn send_all(http: Http, releases: Arc<Releases>, lifetime: Dura
                 Err(error) => Err(Error::new(error.kind(), error.to_string())),
             };
             let may_pass = result.as_ref().is_err_and(Error::is_transient);
-            if may_pass && release.since.elapsed() < lifetime {
+            if may_pass && release.since.elapsed() < release.lifetime {
                 release.begun = None;
                 failed.push(release);
                 continue;

@@ -216,6 +216,30 @@ async fn at_most_once_holds_for_what_is_owed_too() {
     assert_eq!((owed(&hosted), service.credits("ann").await), (vec![20.into()], Amount::ZERO));
 }
 
+/// "Not now" is not "perhaps": a debit that was certainly not done once counted as paid.
+#[tokio::test]
+async fn at_most_once_still_owes_what_was_certainly_not_taken() {
+    let service = Service::start().await;
+    let client = Client::builder(KEY)
+        .base_url(&service.url)
+        .repeat(tower_limitry::client::Repeat::AtMostOnce)
+        .retries(0)
+        .build()
+        .unwrap();
+    let hosted =
+        Hosted::builder(&client).collect_every(Duration::from_secs(3_600)).open().await.unwrap();
+    let books = Books::new(hosted.clone());
+    allowed(&books, paid("ann", 50)).await.settle(tokens(130)).await.unwrap();
+    service.books.credit(credit(10)).await.unwrap();
+    service.gate.set("balances/debit", Way::Shut);
+    hosted.collect_debts().await;
+    hosted.collect_debts().await;
+    assert_eq!(owed(&hosted), [30.into()]);
+    service.gate.open();
+    hosted.collect_debts().await;
+    assert_eq!((owed(&hosted), service.credits("ann").await), (vec![20.into()], Amount::ZERO));
+}
+
 #[tokio::test]
 async fn a_file_of_another_kind_is_not_touched() {
     let (service, file) = (Service::start().await, File::new("other"));

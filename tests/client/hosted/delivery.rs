@@ -112,3 +112,147 @@ async fn without_an_outbox_a_settlement_is_tried_and_then_given_up() {
     allowed(&books, chat("bob", 1)).await.settle(tokens(2)).await.unwrap();
     assert_eq!(service.used("bob").await, 2.into());
 }
+
+/// Answers of 200 that were not the service's once counted as "recorded", and the events were gone.
+#[tokio::test]
+async fn a_page_for_people_is_not_taken_for_the_word_of_the_service() {
+    let service = Service::start().await;
+    let (hosted, file) = (service.hosted().await, File::new("portal"));
+    let (outbox, books) = queued(&hosted, &file).await;
+    for path in ["balances/debit", "events/batch"] {
+        service.gate.set(path, Way::Portal);
+        let before = service.gate.calls(path);
+        allowed(&books, paid("ann", 20)).await.settle(tokens(20)).await.unwrap();
+        until(async || service.gate.calls(path) >= before + 2).await;
+        service.gate.open();
+        outbox.flush(Duration::from_secs(60)).await.unwrap();
+    }
+    assert_eq!((service.used("ann").await, service.credits("ann").await), (40.into(), 60.into()));
+    assert_eq!(outbox.stats().set_aside, 0);
+}
+
+/// A batch that a proxy found too long was once sent as it was for ever, and everybody in it waited.
+#[tokio::test]
+async fn a_batch_that_is_too_long_for_a_proxy_goes_in_parts() {
+    let service = Service::start().await;
+    let (hosted, file) = (service.hosted().await, File::new("narrow"));
+    let (outbox, books) = queued(&hosted, &file).await;
+    service.gate.set("events/batch", Way::Shut);
+    for n in 0..60 {
+        let customer = format!("c-{}", n % 3);
+        allowed(&books, chat(&customer, 1)).await.settle(tokens(1)).await.unwrap();
+    }
+    service.gate.set("events/batch", Way::Narrow(2_000));
+    outbox.flush(Duration::from_secs(60)).await.unwrap();
+    for n in 0..3 {
+        assert_eq!(service.used(&format!("c-{n}")).await, 20.into());
+    }
+    assert_eq!(outbox.stats().set_aside, 0);
+}
+
+/// What there was no time to send once counted as "perhaps done".
+#[tokio::test]
+async fn at_most_once_goes_on_trying_what_was_not_sent() {
+    const MANY: u32 = 40;
+    let service = Service::start().await;
+    for n in 0..MANY {
+        let terms = NewBalance::new("credits").initial(10);
+        service.books.create_balance(format!("c-{n}"), terms).await.unwrap();
+    }
+    let client =
+        Client::builder(KEY).base_url(&service.url).repeat(Repeat::AtMostOnce).build().unwrap();
+    let hosted = Hosted::builder(&client).open().await.unwrap();
+    let file = File::new("unsent");
+    let outbox = Outbox::builder(hosted.clone())
+        .backoff(Duration::from_secs(5), Duration::from_secs(5))
+        .delivery_timeout(Duration::from_millis(500))
+        .open(file.0.clone())
+        .await
+        .unwrap();
+    let books = Books::new(outbox.clone());
+    let mut permits = Vec::new();
+    for n in 0..MANY {
+        permits.push(allowed(&books, paid(&format!("c-{n}"), 1)).await);
+    }
+    service.gate.set("balances/debit", Way::Stuck);
+    for permit in permits {
+        permit.settle(tokens(1)).await.unwrap();
+    }
+    until(async || outbox.stats().set_aside >= 17).await;
+    service.gate.open();
+    outbox.flush(Duration::from_secs(60)).await.unwrap();
+    let calls = service.gate.calls("balances/debit");
+    let mut charged = 0;
+    for n in 0..MANY {
+        charged += usize::from(service.credits(&format!("c-{n}")).await == 9.into());
+    }
+    let aside = outbox.stats().set_aside;
+    assert_eq!((charged + aside, calls), (MANY as usize, MANY as usize), "each was sent once");
+    assert!(charged > 0, "most were not sent while nobody answered");
+}
+
+/// Over a restart, too: once a process that started again sent everything that waited anew.
+#[tokio::test]
+async fn at_most_once_is_at_most_once_over_a_restart() {
+    let service = Arc::new(Service::start().await);
+    let files = Arc::new((File::new("sent-debts"), File::new("sent")));
+    // A process that ends between debit and event, and one that ends while the event is on its way.
+    for (way, aside) in [(Way::Shut, 0), (Way::Stuck, 1)] {
+        service.gate.set("events/batch", way);
+        let debits = service.gate.calls("balances/debit");
+        let (there, its_files) = (Arc::clone(&service), Arc::clone(&files));
+        let process = tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+            runtime.block_on(one_settlement(&there, &its_files, way));
+            runtime.shutdown_background();
+        });
+        process.await.unwrap();
+        let (hosted, outbox) = once(&service, &files).await;
+        service.gate.open();
+        outbox.flush(Duration::from_secs(60)).await.unwrap();
+        assert_eq!(service.gate.calls("balances/debit") - debits, 1, "{way:?}");
+        assert_eq!(service.used("ann").await, 20.into(), "{way:?}");
+        assert_eq!(outbox.stats().set_aside, aside, "{way:?}");
+        // Whoever has looked and found nothing sends the event, and only that.
+        outbox.replay_all().await.unwrap();
+        outbox.flush(Duration::from_secs(60)).await.unwrap();
+        assert_eq!(service.gate.calls("balances/debit") - debits, 1, "{way:?}");
+        drop((hosted, outbox));
+    }
+    assert_eq!((service.used("ann").await, service.credits("ann").await), (40.into(), 60.into()));
+}
+
+async fn one_settlement(service: &Service, files: &(File, File), way: Way) {
+    let (hosted, outbox) = once(service, files).await;
+    let books = Books::new(outbox);
+    let batches = service.gate.calls("events/batch");
+    allowed(&books, paid("ann", 20)).await.settle(tokens(20)).await.unwrap();
+    until(async || service.gate.calls("events/batch") > batches).await;
+    if way == Way::Shut {
+        // The answer was heard: it waits again, and is not on its way any more.
+        until(async || {
+            let standing = Books::new(hosted.clone()).usage("ann").await.unwrap();
+            standing.limits().any(|limit| limit.id() == "daily" && limit.used() == 20.into())
+        })
+        .await;
+    }
+}
+
+/// A process that sends nothing twice, once nobody else has its files.
+async fn once(service: &Service, (debts, queue): &(File, File)) -> (Hosted, Outbox<Hosted>) {
+    const LONG: Duration = Duration::from_secs(3_600);
+    let builder = Client::builder(KEY).base_url(&service.url).repeat(Repeat::AtMostOnce);
+    let client = builder.retries(0).build().unwrap();
+    crate::support::soon(async {
+        loop {
+            if let Ok(hosted) = Hosted::builder(&client).debts(debts.0.clone()).open().await {
+                let builder = Outbox::builder(hosted.clone()).backoff(LONG, LONG);
+                if let Ok(outbox) = builder.open(queue.0.clone()).await {
+                    return (hosted, outbox);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+}

@@ -35,6 +35,10 @@ enum Way {
     Lost,
     /// They wait for as long as the caller does.
     Stuck,
+    /// A proxy greets people instead of passing them on.
+    Portal,
+    /// A proxy passes on bodies of so many bytes at most.
+    Narrow(u64),
 }
 
 #[derive(Clone, Default)]
@@ -78,6 +82,14 @@ impl Gate {
                 axum::http::StatusCode::BAD_GATEWAY.into_response()
             }
             Some(Way::Stuck) => std::future::pending().await,
+            Some(Way::Portal) => axum::response::Html("<h1>Please sign in</h1>").into_response(),
+            Some(Way::Narrow(most)) => {
+                let length = request.headers()["content-length"].to_str().unwrap();
+                match length.parse::<u64>().unwrap() > most {
+                    true => axum::http::StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+                    false => next.run(request).await,
+                }
+            }
         }
     }
 }
