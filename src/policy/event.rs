@@ -114,7 +114,7 @@ impl RecordedEvent {
     /// The event that takes this one back, at the same time so that it counts in the same windows.
     pub(crate) fn reversal(&self) -> Result<Self, IdError> {
         Ok(Self {
-            id: EventId::new(format!("{}{}", Voided::PREFIX, self.id))?,
+            id: EventId::new(format!("{}{}", EventId::VOID, self.id))?,
             usage: self.usage.negated(),
             reverses: true,
             ..self.clone()
@@ -127,12 +127,10 @@ impl RecordedEvent {
 pub(crate) struct Voided(HashSet<(CustomerId, String)>);
 
 impl Voided {
-    pub(super) const PREFIX: &str = "void:";
-
     /// Notes what this event takes back, if anything.
     pub(crate) fn note(&mut self, event: &RecordedEvent) {
         let id = event.reverses.then(|| event.id.to_string());
-        if let Some(id) = id.as_deref().and_then(|id| id.strip_prefix(Self::PREFIX)) {
+        if let Some(id) = id.as_deref().and_then(|id| id.strip_prefix(EventId::VOID)) {
             self.0.insert((event.customer.clone(), id.to_owned()));
         }
     }

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use compact_str::CompactString;
 use uuid::Uuid;
 
-use super::{Timestamp, Voided};
+use super::Timestamp;
 
 /// Who is metered: your own id for them, 1 to 256 bytes of any text.
 ///
@@ -115,6 +115,9 @@ impl EventId {
     /// The longest id, in bytes.
     pub const MAX_LENGTH: usize = 256;
 
+    /// What comes before the id of an event in the id of what takes it back.
+    pub(super) const VOID: &str = "void:";
+
     /// In the place of an id that is not made yet.
     pub(crate) const NIL: Self = Self::from_uuid(0);
 
@@ -135,7 +138,7 @@ impl EventId {
 
     /// An id that a caller gives to a use of its own.
     pub(crate) fn given(id: impl AsRef<str>) -> Result<Self, IdError> {
-        match id.as_ref().starts_with(Voided::PREFIX) {
+        match id.as_ref().starts_with(Self::VOID) {
             true => Err(IdError::Reserved),
             false => Self::new(id),
         }

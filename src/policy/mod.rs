@@ -49,7 +49,6 @@ pub use balance::{
 pub use calendar::{Calendar, CalendarError};
 pub use config::ConfigError;
 pub use customer::Customer;
-#[cfg(feature = "embedded")]
 pub(crate) use event::Voided;
 pub use event::{Crossing, Event, RecordedEvent};
 pub use id::{CustomerId, EventId, IdError, Producer};

@@ -1,7 +1,11 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use axum::body::HttpBody;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -11,8 +15,18 @@ use crate::observe;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Whether the body of a request was read to its end.
+#[derive(Clone, Default)]
+pub(super) struct WasRead(Arc<AtomicBool>);
+
+impl WasRead {
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Around every route: names the request, asks for the key, ends what takes too long.
-pub(super) async fn guard(State(app): State<Shared>, request: Request, next: Next) -> Response {
+pub(super) async fn guard(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
     let id = request.headers().get(REQUEST_ID).filter(|id| is_sound(id)).cloned();
     let id = id.or_else(|| HeaderValue::try_from(app.make_id("req_")).ok());
     let admitted = match request.uri().path() {
@@ -22,6 +36,9 @@ pub(super) async fn guard(State(app): State<Shared>, request: Request, next: Nex
     let method = known(request.method());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let began = Instant::now();
+    // A connection of HTTP/1 whose request was not read to its end cannot take another one.
+    let is_unread = (request.version() < Version::HTTP_2 && !request.body().is_end_stream())
+        .then(|| request.extensions_mut().get_or_insert_with(WasRead::default).clone());
     let mut response = match admitted {
         Ok(()) => {
             // Once for the request to arrive and once for the answer.
@@ -31,6 +48,9 @@ pub(super) async fn guard(State(app): State<Shared>, request: Request, next: Nex
         }
         Err(problem) => problem.into_response(),
     };
+    if is_unread.is_some_and(|body| !body.0.load(Ordering::Relaxed)) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Some(id) = id {
         observe::served(
             id.to_str().unwrap_or_default(),

@@ -11,6 +11,7 @@ use serde_json::error::Category;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::guard::WasRead;
 use super::problem::Problem;
 use super::replay::Once;
 use super::{App, Shared};
@@ -75,13 +76,18 @@ async fn bytes(request: Request, app: &App) -> Result<Bytes, Problem> {
         let message = format!("the body is longer than {} bytes", app.most_body);
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", message)
     };
-    let body = request.into_body();
+    let (head, body) = request.into_parts();
     if body.size_hint().lower() > app.most_body as u64 {
         return Err(too_long());
     }
     let read = tokio::time::timeout(app.timeout, collect(body, app.most_body, &app.room));
     match read.await {
-        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Ok(bytes)) => {
+            if let Some(read) = head.extensions.get::<WasRead>() {
+                read.set();
+            }
+            Ok(bytes)
+        }
         Ok(Err(Unread::TooLong)) => Err(too_long()),
         Ok(Err(Unread::Cut)) => Err(Problem::request("the body was cut off")),
         Ok(Err(Unread::NoRoom)) => {
@@ -121,12 +127,10 @@ async fn collect(body: Body, most: usize, room: &Semaphore) -> Result<Bytes, Unr
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    let text = match bytes.trim_ascii() {
-        [] => b"{}",
-        text => text,
-    };
+    // None at all is an empty object; white space is no JSON.
+    let text = if bytes.is_empty() { b"{}" } else { bytes.trim_ascii() };
     // Serde would read the members of a form from an array, by their places.
-    if text[0] != b'{' {
+    if !text.starts_with(b"{") {
         return Err(Problem::request("the body is no JSON object"));
     }
     serde_json::from_slice(text).map_err(|error| {

@@ -69,7 +69,8 @@ async fn a_body_that_is_no_object_is_an_invalid_request() {
     let api = Api::start().await;
     let bearer = format!("Bearer {KEY}");
     let deep = format!("{{\"dimensions\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
-    for body in ["{", "[]", "5", "nonsense", "\u{0}", "{\"customerId\":\"a\"} {}", &deep] {
+    for body in ["{", " ", "\n", "[]", "5", "nonsense", "\u{0}", "{\"customerId\":\"a\"} {}", &deep]
+    {
         let headers = [("authorization", &*bearer)];
         let answer = api.send("POST", "/v1/limits/check", &headers, body.to_owned()).await;
         assert_eq!(answer.status, 400);
@@ -362,5 +363,30 @@ async fn a_key_is_known_however_its_scheme_is_written_and_only_whole() {
     ] {
         let answer = api.send("GET", "/v1/project", &[("authorization", &wrong)], "").await;
         assert_eq!(answer.error(), (401, "invalid_api_key".into()), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_whose_request_was_not_read_to_its_end_is_told_to_close() {
+    let api = Api::start().await;
+    for (route, key, status, closes) in [
+        ("/v1/limits/check", "wrong", 401, true),
+        ("/v1/nowhere", KEY, 404, true),
+        ("/v1/project", KEY, 405, true),
+        ("/v1/limits/check", KEY, 200, false),
+    ] {
+        let mut stream = TcpStream::connect(api.address()).await.unwrap();
+        let head = format!(
+            "POST {route} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: 2\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        if !closes {
+            stream.write_all(b"{}").await.unwrap();
+        }
+        let mut answer = [0; 4096];
+        let length = stream.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..length]).to_lowercase();
+        assert!(answer.starts_with(&format!("http/1.1 {status} ")), "{answer}");
+        assert_eq!(answer.contains("\r\nconnection: close\r\n"), closes, "{answer}");
     }
 }
