@@ -110,14 +110,13 @@ pub(crate) fn served(
 ) {
     #[cfg(feature = "metrics")]
     {
-        let labels = [
-            ("method", method.to_owned()),
-            ("route", route.to_owned()),
-            ("status", status.to_string()),
-        ];
-        counter!("limitry.http_requests", &labels).increment(1);
-        metrics::histogram!("limitry.http_seconds", "route" => route.to_owned())
-            .record(took.as_secs_f64());
+        use metrics::{Label, SharedString};
+        let route = SharedString::from_shared(std::sync::Arc::from(route));
+        let route = Label::new("route", route);
+        let method = Label::from_static_parts("method", method);
+        let labels = vec![method, route.clone(), Label::new("status", status.to_string())];
+        counter!("limitry.http_requests", labels).increment(1);
+        metrics::histogram!("limitry.http_seconds", vec![route]).record(took.as_secs_f64());
     }
     #[cfg(feature = "tracing")]
     {

@@ -135,8 +135,10 @@ impl Answer {
 
 impl<T: Serialize> From<Reply<T>> for Answer {
     fn from(Reply(status, body): Reply<T>) -> Self {
-        match serde_json::to_vec(&body) {
-            Ok(body) => Self::Done(status, body.into()),
+        // An answer may be kept for long, so it takes up just what it needs, and it is short as a rule.
+        let mut text = Vec::with_capacity(1_024);
+        match serde_json::to_writer(&mut text, &body) {
+            Ok(()) => Self::Done(status, Bytes::copy_from_slice(&text)),
             Err(_) => Self::Problem(Problem::internal()),
         }
     }

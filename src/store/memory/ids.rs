@@ -1,11 +1,10 @@
 //! Ids that outlive their hold: given by callers, released before they were checked, expired.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use foldhash::HashMap;
 
+use super::soonest::Soonest;
 use crate::policy::{CustomerId, EventId, Timestamp};
 use crate::store::Moment;
 
@@ -23,7 +22,7 @@ pub(super) struct Ids {
     horizon: Duration,
     /// Since when.
     known: HashMap<Key, Duration>,
-    order: BinaryHeap<Reverse<Remembered>>,
+    order: Soonest<Remembered>,
     /// The time of the newest finished id that was let go early, for want of room.
     floor: Option<Timestamp>,
 }
@@ -54,7 +53,7 @@ struct Remembered {
 
 impl Ids {
     pub(super) fn for_time(horizon: Duration) -> Self {
-        Self { horizon, known: HashMap::default(), order: BinaryHeap::new(), floor: None }
+        Self { horizon, known: HashMap::default(), order: Soonest::default(), floor: None }
     }
 
     #[inline]
@@ -82,7 +81,7 @@ impl Ids {
         let until = event.map_or(wall, |at| at.max(wall)).saturating_add(self.horizon);
         let since = now.monotonic();
         self.known.insert(key.clone(), since);
-        self.order.push(Reverse(Remembered { until, since, event, key }));
+        self.order.push(Remembered { until, since, event, key });
     }
 
     /// Forgets an id, and says whether it was known.
@@ -92,7 +91,7 @@ impl Ids {
 
     /// Forgets what is over, and for want of room for so many more the oldest.
     pub(super) fn make_room(&mut self, more: usize, now: Moment<'_>) {
-        while let Some(Reverse(next)) = self.order.peek() {
+        while let Some(next) = self.order.peek() {
             let over = now.wall() > next.until
                 && now.monotonic().saturating_sub(next.since) > self.horizon;
             if !over && self.order.len() + more <= MOST {
@@ -101,7 +100,7 @@ impl Ids {
             if !over {
                 self.floor = self.floor.max(next.event);
             }
-            let Some(Reverse(Remembered { key, since, .. })) = self.order.pop() else { return };
+            let Some(Remembered { key, since, .. }) = self.order.pop() else { return };
             // Remembered anew since, it has another place in the order.
             if self.known.get(&key).is_some_and(|known| *known == since) {
                 self.known.remove(&key);

@@ -34,6 +34,7 @@ pub(crate) mod recount;
 #[cfg(feature = "sqlite")]
 mod restore;
 mod shard;
+mod soonest;
 
 use account::{FOREVER, Tag, minute, minute_now};
 use archive::{Archive, Opened};

@@ -1,7 +1,5 @@
 //! The atomic steps, on the customers of one shard, under its lock.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::mem;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,6 +17,7 @@ use super::customers::Customers;
 use super::ids::{Fate, HORIZON, Ids, LATE};
 use super::journal::Journal;
 use super::marks::Marks;
+use super::soonest::Soonest;
 use super::{full, locked};
 use crate::Error;
 use crate::policy::{
@@ -39,7 +38,7 @@ pub(super) struct Shard {
     /// Holds that expired and may still be settled.
     expired: Ids,
     marks: Marks,
-    expiring: BinaryHeap<Reverse<(Duration, u32, EventId)>>,
+    expiring: Soonest<(Duration, u32, EventId)>,
     /// How many of those there may be before it is looked which have ended already.
     crowded: usize,
     /// Numbers holds.
@@ -105,7 +104,7 @@ impl Default for Shard {
             finished: Ids::for_time(HORIZON),
             expired: Ids::for_time(LATE),
             marks: Marks::default(),
-            expiring: BinaryHeap::new(),
+            expiring: Soonest::default(),
             crowded: 0,
             serial: 0,
             spare: Spare::default(),
@@ -667,14 +666,14 @@ impl Shard {
         const FEW: usize = 64;
         if self.expiring.len() >= self.crowded {
             let customers = &self.customers;
-            self.expiring.retain(|Reverse((due, slot, id))| {
+            self.expiring.retain(|(due, slot, id)| {
                 let open = customers.get(*slot).and_then(|account| account.open.as_ref());
                 let mut holds = open.into_iter().flat_map(|open| open.holds.iter().flatten());
                 holds.any(|hold| hold.id == *id && hold.expires == Some(*due))
             });
             self.crowded = FEW.max(2 * self.expiring.len());
         }
-        self.expiring.push(Reverse((due, slot, id.clone())));
+        self.expiring.push((due, slot, id.clone()));
     }
 
     /// Ends the holds that nobody renewed. They cost nothing; a settlement that comes later counts.
@@ -685,10 +684,10 @@ impl Shard {
     }
 
     fn expire_until(&mut self, until: Duration, now: Moment<'_>, around: Around<'_>) {
-        while let Some(Reverse((due, ..))) = self.expiring.peek()
+        while let Some((due, ..)) = self.expiring.peek()
             && *due <= until
         {
-            let Some(Reverse((due, slot, id))) = self.expiring.pop() else { return };
+            let Some((due, slot, id)) = self.expiring.pop() else { return };
             let Some(account) = self.customers.get_mut(slot) else { continue };
             let open = account.open.as_ref();
             let still_due = open.is_some_and(|open| {

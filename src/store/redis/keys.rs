@@ -41,8 +41,12 @@ impl Keys {
     /// The first brace of a key begins its hash tag, and that is the shard's: whatever braces are in
     /// the customer's id, they come later.
     pub(super) fn of(&self, what: &'static str, customer: &CustomerId) -> String {
-        let customer = customer.as_str();
-        format!("{}:{{{}}}:{what}:{customer}", self.prefix, shard_of(customer))
+        self.within(shard_of(customer.as_str()), what, customer)
+    }
+
+    /// The same, where the customer's shard is known.
+    pub(super) fn within(&self, shard: u16, what: &str, customer: &CustomerId) -> String {
+        format!("{}:{{{shard}}}:{what}:{}", self.prefix, customer.as_str())
     }
 
     /// Every customer's books, for a search.

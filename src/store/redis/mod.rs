@@ -198,7 +198,7 @@ impl Inner {
         let seen = self.shared.seen(epoch)?;
         let shard = keys::shard_of(customer.as_str());
         let version = &seen.versions[usize::from(shard)];
-        Some(self.begin_under(script, customer, also, version, now))
+        Some(self.begin_under(script, (customer, shard), also, version, now))
     }
 
     /// Begins a script call that does not depend on definitions.
@@ -209,23 +209,23 @@ impl Inner {
         also: &[&'static str],
         now: Moment<'_>,
     ) -> ScriptCall {
-        self.begin_under(script, customer, also, "", now)
+        let shard = keys::shard_of(customer.as_str());
+        self.begin_under(script, (customer, shard), also, "", now)
     }
 
     fn begin_under(
         &self,
         script: &'static Script,
-        customer: &CustomerId,
+        (customer, shard): (&CustomerId, u16),
         also: &[&'static str],
         version: &str,
         now: Moment<'_>,
     ) -> ScriptCall {
         const OWN: [&str; 5] = [keys::BOOKS, keys::HOLDS, keys::DUE, keys::IDS, keys::EXPIRED];
-        let shard = keys::shard_of(customer.as_str());
         let keys = &self.shared.keys;
         let mut names = Vec::with_capacity(9);
         names.push(keys.shard(shard));
-        names.extend(OWN.iter().chain(also).map(|what| keys.of(what, customer)));
+        names.extend(OWN.iter().chain(also).map(|what| keys.within(shard, what, customer)));
         if std::ptr::eq(script, &*script::SETTLE) {
             names.push(keys.events(shard));
         }

@@ -117,7 +117,10 @@ impl Inner {
         if again.is_empty() {
             return Ok(true);
         }
-        let mut call = self.begin_under(&script::RECOUNT, customer, &[], lock, change.now);
+        let mut call = {
+            let owner = (customer, shard_of(customer.as_str()));
+            self.begin_under(&script::RECOUNT, owner, &[], lock, change.now)
+        };
         call.arg(again.len());
         for (name, end) in again {
             call.arg(&**name).arg(end);

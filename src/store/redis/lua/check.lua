@@ -48,7 +48,7 @@ for at = 12, #ARGV, 5 do
       if below(cap, plus(plus(used, held), asked)) then refused = true end
       if ARGV[at + 2] == '' then
         local field = fields[place + 1]
-        writes[#writes + 1], writes[#writes + 2] = field, plus(held, asked)
+        writes[#writes + 1], writes[#writes + 2] = field, found[place + 1] and plus(held, asked) or ARGV[at + 4]
         hold = hold .. #field .. ':' .. field .. ARGV[at + 4] .. '|'
         fresh = fresh or not found[place + 1]
       end
@@ -72,7 +72,7 @@ if name ~= '' then
       if below(available, asked) then refused = true end
       if below(0, asked) then
         local field = fields[place + 1]
-        writes[#writes + 1], writes[#writes + 2] = field, plus(held, asked)
+        writes[#writes + 1], writes[#writes + 2] = field, found[place + 1] and plus(held, asked) or ARGV[9]
         hold = hold .. #field .. ':' .. field .. ARGV[9] .. '|'
         fresh = fresh or not found[place + 1]
       end

@@ -18,13 +18,20 @@ end
 
 -- Takes a hold away, and with it what it held.
 local function let_go(id, hold)
-  for at = 3, #hold, 2 do
-    local held = amount(redis.call('HGET', books, hold[at]))
-    if held then
-      local left = minus(held, amount(hold[at + 1]))
-      if below(0, left) then redis.call('HSET', books, hold[at], left) else redis.call('HDEL', books, hold[at]) end
+  local fields, gone, writes = {}, {}, {}
+  for at = 3, #hold, 2 do fields[#fields + 1] = hold[at] end
+  local found = fields[1] and redis.call('HMGET', books, unpack(fields))
+  for at, field in ipairs(fields) do
+    local held, own = found[at], hold[2 * at + 2]
+    -- The same text: nobody else holds anything.
+    if held == own then gone[#gone + 1] = field
+    elseif held then
+      local left = minus(amount(held), amount(own))
+      if below(0, left) then writes[#writes + 1], writes[#writes + 2] = field, left else gone[#gone + 1] = field end
     end
   end
+  if gone[1] then redis.call('HDEL', books, unpack(gone)) end
+  if writes[1] then redis.call('HSET', books, unpack(writes)) end
   redis.call('HDEL', holds, id)
   redis.call('ZREM', due, id)
 end

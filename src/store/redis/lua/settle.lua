@@ -86,28 +86,52 @@ local function tidy()
   end
 end
 
-local after
+-- All that the lines and the balance look at, in one call, and all that they change in another.
+local name = ARGV[12]
+local known, wanted, writes = {}, {}, {}
 local place = 22
+while place <= #ARGV do
+  if ARGV[place + 3] == '' then
+    wanted[#wanted + 1] = 'u' .. ARGV[place + 1]
+    if ARGV[place] == 'l' then wanted[#wanted + 1] = 'l' .. ARGV[place + 1] end
+  end
+  place = place + 7 + 2 * tonumber(ARGV[place + 6])
+end
+if name ~= '' then
+  wanted[#wanted + 1], wanted[#wanted + 2], wanted[#wanted + 3] = 'b' .. name, 'm' .. name, 'last'
+end
+if wanted[1] then
+  local found = redis.call('HMGET', books, unpack(wanted))
+  for at, field in ipairs(wanted) do known[field] = found[at] end
+end
+local function write(field, value)
+  known[field] = value
+  writes[#writes + 1], writes[#writes + 2] = field, value
+end
+
+local after
+place = 22
 while place <= #ARGV do
   local kind, suffix, ends, shares = ARGV[place], ARGV[place + 1], ARGV[place + 2], ARGV[place + 3]
   local given, limit, alerts = amount(ARGV[place + 4]), ARGV[place + 5], tonumber(ARGV[place + 6])
   if shares == '' then
     after = nil
-    local found = amount(redis.call('HGET', books, 'u' .. suffix))
+    local found = known['u' .. suffix]
+    if type(found) == 'string' then found = amount(found) end
     if found or ends == '*' or tonumber(ends) > minute then
       local over = false
       if kind == 's' then after, over = plus(found or 0, given)
       elseif kind == 'm' then after = found and not below(found, given) and found or given
       else
-        local latest = amount(redis.call('HGET', books, 'l' .. suffix))
+        local latest = amount(known['l' .. suffix])
         if not latest or not below(at, latest) then
           after = given
-          redis.call('HSET', books, 'l' .. suffix, ARGV[7])
+          write('l' .. suffix, ARGV[7])
         end
       end
       if over then answer[2] = '1' end
       if after then
-        redis.call('HSET', books, 'u' .. suffix, after)
+        write('u' .. suffix, after)
         if not found then
           if ends == '*' then stays = true else fresh = true end
         end
@@ -130,21 +154,21 @@ while place <= #ARGV do
   place = place + 7 + 2 * alerts
 end
 
-local name = ARGV[12]
 if name ~= '' then
-  local found = redis.call('HMGET', books, 'b' .. name, 'm' .. name, 'last')
-  local before = amount(found[1])
+  local before = amount(known['b' .. name])
   if not before then
-    before = not found[2] and ARGV[14] ~= '' and amount(ARGV[14]) or 0
+    before = not known['m' .. name] and ARGV[14] ~= '' and amount(ARGV[14]) or 0
     stays = true
   end
   local left, over = minus(before, amount(ARGV[13]))
   if over then answer[2] = '1' end
-  local sequence = math.max(server, tonumber(found[3] or '0') + 1)
-  redis.call('HSET', books, 'b' .. name, left, 'last', sequence)
+  local sequence = math.max(server, tonumber(known.last or '0') + 1)
+  write('b' .. name, left)
+  write('last', sequence)
   redis.call('RPUSH', transactions, string.format('%.0f ', sequence) .. tostring_amount(left) .. ' ' .. ARGV[15])
   redis.call('LTRIM', transactions, '-' .. ARGV[16], -1)
 end
+if writes[1] then redis.call('HSET', books, unpack(writes)) end
 tidy()
 append(events, server, ARGV[10], ARGV[7], tonumber(ARGV[11]), ARGV[17])
 return answer
