@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 
 use tower_limitry::policy::Credit;
 use tower_limitry::store::sqlite::{Durability, Sqlite};
-use tower_limitry::{
-    Books, Check, CheckError, Engine, Error, ErrorKind, Limit, Meter, NewBalance,
-};
+use tower_limitry::{Books, Check, CheckError, Engine, Error, ErrorKind, Limit, Meter, NewBalance};
 
 use crate::faulty::FOR_EVER;
 use crate::support::*;
