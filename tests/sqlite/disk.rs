@@ -141,7 +141,9 @@ fn trials() {
             }
         }
         for kind in ["sync", "lost"] {
-            for call in (1 + first % 7..60).step_by(times(7, 1) as usize) {
+            // Of a start that never came to an end nothing is missed.
+            try_with(kind, 1, FOR_EVER, RELAXED).await;
+            for call in (2 + first % 7..60).step_by(times(7, 1) as usize) {
                 try_with(kind, call, 1, RELAXED).await;
                 try_with(kind, call, FOR_EVER, RELAXED).await;
             }

@@ -14,13 +14,16 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// What comes before the number in the file.
 const SAYS: &str = "books, synced up to group ";
 
+/// What is in the file while there are no books yet: shorter than the above.
+const BEGUN: &str = "books, not made yet\n";
+
 /// The right to write, until dropped. The operating system takes it back when the process ends,
 /// however it ends.
 ///
 /// The lock is on a file beside the books: closing any handle of the books' own file would drop the
 /// locks that SQLite has on it.
 ///
-/// That file is empty until books were made, and says then the number of a group that was
+/// That file says that books are to be made, and once they are the number of a group that was
 /// synced: what lacks it is not what was there. It need not be synced itself, for it never says more
 /// than the disk has.
 #[derive(Debug)]
@@ -59,12 +62,29 @@ impl Lock {
 
     /// The group that was noted last, if books were made here.
     pub(super) fn noted(&self) -> io::Result<Option<i64>> {
+        let said = self.said()?;
+        let number = said.strip_prefix(SAYS).and_then(|number| number.trim().parse().ok());
+        Ok((!said.is_empty() && said != BEGUN).then_some(number.unwrap_or_default()))
+    }
+
+    fn said(&self) -> io::Result<String> {
         let mut said = String::new();
         let mut file = &self.0;
         file.rewind()?;
         file.take(64).read_to_string(&mut said)?;
-        let number = said.strip_prefix(SAYS).and_then(|number| number.trim().parse().ok());
-        Ok((!said.is_empty()).then_some(number.unwrap_or_default()))
+        Ok(said)
+    }
+
+    /// Notes that books are about to be made where there are none.
+    pub(super) fn begin(&self) -> io::Result<()> {
+        let mut file = &self.0;
+        file.rewind()?;
+        file.write_all(BEGUN.as_bytes())
+    }
+
+    /// Books were about to be made, and nothing of them was ever synced.
+    pub(super) fn is_only_begun(&self) -> io::Result<bool> {
+        Ok(self.said()? == BEGUN)
     }
 
     /// There are books, and all groups up to that one are on the disk.

@@ -35,14 +35,16 @@ pub(super) fn look(path: &Path, lock: &Lock) -> Result<(), OpenError> {
     let about = path.metadata();
     if read.is_err() && about.as_ref().map_or(0, Metadata::len) == 0 {
         if has_log(path) {
-            return Err(OpenError::LogAlone);
+            // What a start left that the disk failed: SQLite removes the log, and begins anew.
+            let only_begun = about.is_ok() && lock.is_only_begun().map_err(OpenError::Io)?;
+            return if only_begun { Ok(()) } else { Err(OpenError::LogAlone) };
         }
         if about.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
             lock.forget().map_err(OpenError::Io)?;
         }
         return match lock.noted().map_err(OpenError::Io)? {
             Some(_) => Err(OpenError::Emptied),
-            None => Ok(()),
+            None => lock.begin().map_err(OpenError::Io),
         };
     }
     read.map_err(|_| OpenError::Foreign)?;
