@@ -797,6 +797,7 @@ mod one_hold {
         customer: CustomerId,
         now: Moment<'static>,
         given: bool,
+        attempt: u64,
     }
 
     impl Bench<'_> {
@@ -809,7 +810,7 @@ mod one_hold {
                 epoch: 0,
                 now: self.now,
                 id: if hold { &self.id } else { &looker },
-                attempt: 0,
+                attempt: self.attempt,
                 customer: &self.customer,
                 lines: std::slice::from_mut(&mut line),
                 balance: None,
@@ -857,6 +858,33 @@ mod one_hold {
         }
     }
 
+    /// As when its answer is lost on the way: whatever became of the hold before it was released.
+    #[test]
+    fn a_check_that_arrives_again_after_its_release_places_nothing() {
+        let store = Memory::new();
+        for expires in [false, true] {
+            let mut bench = Bench {
+                store: &store,
+                id: EventId::new("order-1").unwrap(),
+                customer: CustomerId::new(format!("acct_{expires}")).unwrap(),
+                now: Moment::new(time(NOON), Duration::ZERO),
+                given: true,
+                attempt: 5,
+            };
+            let place = bench.check(true).0.place;
+            if expires {
+                bench.now = Moment::new(bench.now.wall(), LIFETIME);
+            }
+            assert_eq!(bench.used_held().1, amount(if expires { 0 } else { 10 }));
+            let key = HoldKey { place, attempt: Some(5), ..bench.key() };
+            block_on(store.release(key, bench.now)).unwrap();
+            assert_eq!(bench.check(true).0.outcome, Outcome::Released, "expires: {expires}");
+            assert_eq!(bench.used_held(), (amount(0), amount(0)));
+            bench.attempt = 6;
+            assert_eq!(bench.check(true).0.outcome, Outcome::Allowed, "another check");
+        }
+    }
+
     /// What must be, told as simply as it can be.
     #[derive(Debug, Default)]
     struct Fate {
@@ -874,6 +902,7 @@ mod one_hold {
             customer: CustomerId::new(format!("acct_{number}")).unwrap(),
             now: Moment::new(time(NOON), Duration::from_secs(number as u64 * 400)),
             given,
+            attempt: 0,
         };
         let mut fate = Fate::default();
         for step in steps {
@@ -982,6 +1011,7 @@ mod one_hold {
                 customer: CustomerId::new(format!("acct_{number}")).unwrap(),
                 now: Moment::new(time(NOON), Duration::ZERO),
                 given: true,
+                attempt: 0,
             };
             let (checked, _) = bench.check(true);
             assert_eq!(checked.outcome, Outcome::Allowed);

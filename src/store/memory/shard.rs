@@ -405,6 +405,8 @@ impl Shard {
     }
 
     pub(super) fn release(&mut self, key: HoldKey<'_>, now: Moment<'_>, around: Around<'_>) {
+        // No caller gave the id, so nobody sends another check under it.
+        let is_only = key.attempt.is_none_or(|attempt| attempt == 0);
         match self.end_hold(key.customer, key.id, key.place, key.attempt, around) {
             Some((slot, remember)) => {
                 around.released(key.customer, key.id);
@@ -416,10 +418,9 @@ impl Shard {
                 }
             }
             // It had a hold, which has ended already. Of an id that a caller gave, one that expired may
-            // be another check's, which is still to be settled.
-            _ if key.attempt.is_none_or(|attempt| attempt == 0)
-                && self.expired.take(key.customer, key.id, Fate::Expired) => {}
-            _ if key.place.is_some()
+            // be another check's, which is still to be settled; and the check may arrive again.
+            _ if is_only && self.expired.take(key.customer, key.id, Fate::Expired) => {}
+            _ if is_only && key.place.is_some()
                 || self.is_finished(key.customer, key.id, around) == Some(true) => {}
             _ => {
                 let fate = Fate::Released(key.attempt.unwrap_or_default());
