@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use foldhash::HashSet;
+use foldhash::fast::RandomState;
+use hashbrown::{Equivalent, HashSet};
 use tokio::sync::oneshot;
 
 use super::definition::Note;
@@ -77,7 +78,7 @@ struct Waiting {
     changes: VecDeque<Change>,
     /// Ids of events that cannot be found in the file yet: any of them may come again, from whoever
     /// was told it.
-    unwritten: HashSet<(CustomerId, EventId)>,
+    unwritten: HashSet<(CustomerId, EventId), RandomState>,
     waiters: VecDeque<Waiter>,
     /// How many changes there ever were, and how many of them are in the file.
     pushed: u64,
@@ -89,6 +90,16 @@ struct Waiting {
     closing: bool,
     /// The writer has ended.
     ended: bool,
+}
+
+/// An id and its customer, looked up without a copy of them. Hashes as the pair does.
+#[derive(Hash)]
+struct Named<'a>(&'a CustomerId, &'a EventId);
+
+impl Equivalent<(CustomerId, EventId)> for Named<'_> {
+    fn equivalent(&self, (customer, id): &(CustomerId, EventId)) -> bool {
+        (self.0, self.1) == (customer, id)
+    }
 }
 
 /// Who waits for a change, by its number.
@@ -205,8 +216,7 @@ impl Queue {
     }
 
     pub(super) fn is_unwritten(&self, customer: &CustomerId, id: &EventId) -> bool {
-        let waiting = self.lock();
-        !waiting.unwritten.is_empty() && waiting.unwritten.contains(&(customer.clone(), id.clone()))
+        self.lock().unwritten.contains(&Named(customer, id))
     }
 
     /// What resolves when every change of up to now is in the file, however often that fails; `None`
@@ -296,7 +306,7 @@ impl Queue {
         self.taken.fetch_sub(committed, Ordering::SeqCst);
         for change in &group.changes {
             if let Change::Counted(Counted { event, .. }) = change {
-                waiting.unwritten.remove(&(event.customer.clone(), event.id.clone()));
+                waiting.unwritten.remove(&Named(&event.customer, &event.id));
             }
         }
         while waiting.waiters.front().is_some_and(|waiter| waiter.number <= waiting.committed) {
