@@ -33,6 +33,11 @@ fn is_http(url: &str) -> bool {
     url.starts_with("https://") || url.starts_with("http://")
 }
 
+/// Whether Limitry's own service is there.
+fn is_hosted(url: &str) -> bool {
+    url.parse::<http::Uri>().is_ok_and(|url| url.host() == Some("api.limitry.com"))
+}
+
 impl EngineBuilder {
     /// The books that the environment names: those of [`open`](Self::open), or over HTTP those of a
     /// server.
@@ -66,7 +71,7 @@ impl EngineBuilder {
             return Ok(self.open(&url)?);
         }
         let is_own = match variable(DIALECT)?.as_deref() {
-            None => !url.starts_with("https://api.limitry.com/"),
+            None => !is_hosted(&url),
             Some("own") => true,
             Some("limitry") => false,
             Some(_) => return Err(Error::invalid(DIALECT, "is unknown; give own or limitry")),
