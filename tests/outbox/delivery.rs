@@ -146,6 +146,8 @@ async fn a_file_that_has_forgotten_its_last_entries_does_not_reuse_their_sequenc
     outbox.flush(STUCK).await.unwrap();
     drop(outbox);
     drop(open(soon(&target), &folder.file()).await);
+    let log = folder.0.join("usage.outbox-wal");
+    until(|| !log.exists()).await;
     let backup = folder.0.join("backup");
     let closed = open(soon(&target), &folder.file()).await;
     std::fs::copy(folder.file(), &backup).unwrap();
@@ -153,8 +155,8 @@ async fn a_file_that_has_forgotten_its_last_entries_does_not_reuse_their_sequenc
     closed.flush(STUCK).await.unwrap();
     drop(closed);
     drop(open(soon(&target), &folder.file()).await);
+    until(|| !log.exists()).await;
     std::fs::copy(&backup, folder.file()).unwrap();
-    let _ = std::fs::remove_file(folder.0.join("usage.outbox-wal"));
     clock.advance(SECOND);
 
     let outbox = open(soon(&target), &folder.file()).await;

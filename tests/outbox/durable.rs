@@ -201,7 +201,7 @@ async fn a_file_of_a_later_version_or_of_something_else_is_left_as_it_is() {
         let mut bytes = std::fs::read(folder.file()).unwrap();
         bytes[at + 3] = bytes[at + 3].wrapping_add(1);
         std::fs::write(folder.file(), &bytes).unwrap();
-        let error = soon(&target).open(folder.file()).await.unwrap_err();
+        let error = try_open(soon(&target), &folder.file()).await.unwrap_err();
         assert_invalid(&error, &["path", what]);
         assert!(std::fs::read(folder.file()).unwrap() == bytes, "it was changed");
         assert!(!folder.0.join("usage.outbox-wal").exists());

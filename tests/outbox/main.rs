@@ -74,14 +74,20 @@ const STUCK: Duration = Duration::from_secs(30);
 
 /// Opens a file that another outbox may be about to close.
 async fn open<B: Backend>(builder: OutboxBuilder<B>, path: &Path) -> Outbox<B> {
+    try_open(builder, path).await.unwrap()
+}
+
+async fn try_open<B: Backend>(
+    builder: OutboxBuilder<B>,
+    path: &Path,
+) -> Result<Outbox<B>, tower_limitry::Error> {
     let end = Instant::now() + STUCK;
     loop {
         match builder.clone().open(path).await {
-            Ok(outbox) => return outbox,
             Err(error) if error.kind() == ErrorKind::Conflict && Instant::now() < end => {
                 yield_now().await;
             }
-            Err(error) => panic!("{error:?}"),
+            opened => return opened,
         }
     }
 }
