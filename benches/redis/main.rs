@@ -55,19 +55,20 @@ local now = redis.call('TIME')
 redis.call('ZRANGEBYSCORE', due, '-inf', now[1], 'LIMIT', 0, 16)
 redis.call('HGET', holds, ARGV[1])
 redis.call('ZSCORE', ids, 'F' .. ARGV[1])
+local fields, held, writes = {}, {}, {}
 for at = 5, #ARGV do
-  redis.call('HGET', books, 'h' .. ARGV[at])
-  redis.call('HDEL', books, 'h' .. ARGV[at])
+  fields[#fields + 1], fields[#fields + 2] = 'h' .. ARGV[at], 'u' .. ARGV[at]
+  held[#held + 1] = 'h' .. ARGV[at]
+  writes[#writes + 1], writes[#writes + 2] = 'u' .. ARGV[at], '40000000'
 end
+redis.call('HMGET', books, unpack(fields))
+redis.call('HDEL', books, unpack(held))
 redis.call('HDEL', holds, ARGV[1])
 redis.call('ZREM', due, ARGV[1])
 redis.call('ZADD', ids, now[1] + 600, 'F' .. ARGV[1])
 redis.call('PEXPIRE', ids, 90000000)
 redis.call('ZRANGEBYSCORE', ids, '-inf', now[1], 'LIMIT', 0, 16)
-for at = 5, #ARGV do
-  redis.call('HGET', books, 'u' .. ARGV[at])
-  redis.call('HSET', books, 'u' .. ARGV[at], '40000000')
-end
+redis.call('HSET', books, unpack(writes))
 if ARGV[4] ~= '' then
   redis.call('RPUSH', transactions, ARGV[4])
   redis.call('LTRIM', transactions, -1000, -1)
