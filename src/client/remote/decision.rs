@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::backend::{Answer, BalanceState, Check, Decision};
-use crate::policy::catalog::{Plan, PlanLine, Shown};
+use crate::policy::catalog::{PlanLine, Shown};
+use crate::policy::frame::Line;
 use crate::policy::{
     Aggregation, Amount, Balance, Dimensions, Limit, Meter, Period, Verdict, Window,
 };
-use crate::store::{CheckLine, Judged};
+use crate::store::Judged;
 use crate::wire::{DecisionBody, HeldBalance, HeldLimit, HoldCheckBody};
 use crate::{Error, ErrorKind};
 
@@ -22,16 +23,16 @@ impl<'a> From<HoldCheckBody<'a>> for DecisionBody<'a> {
 /// The decision that answers the check.
 pub(super) fn of(check: Check, body: DecisionBody<'_>) -> Result<Decision, Error> {
     let DecisionBody { allowed, at, limits, balance, .. } = body;
-    let mut lines = Vec::with_capacity(limits.len());
-    let mut looked = Vec::with_capacity(limits.len());
-    for (index, limit) in limits.into_iter().enumerate() {
-        let index = u16::try_from(index).map_err(|_| unsound("limits"))?;
-        looked.push(look(index, &limit)?);
-        lines.push(line(limit)?);
+    if limits.len() > usize::from(u16::MAX) {
+        return Err(unsound("limits"));
     }
-    let plan = Arc::new(Plan { fields: Box::default(), lines: lines.into() });
+    let mut looked = Vec::with_capacity(limits.len());
+    for limit in limits {
+        let (now, judged) = look(&limit)?;
+        looked.push((line(limit)?, now, judged));
+    }
     let balance = balance.map(state).transpose()?;
-    let mut answer = Answer::new(plan, 0, at, looked, balance);
+    let mut answer = Answer::told(at, looked, balance);
     // A repeated check is allowed although what it asks is among what is held.
     if answer.allowed != allowed {
         if !allowed {
@@ -42,20 +43,16 @@ pub(super) fn of(check: Check, body: DecisionBody<'_>) -> Result<Decision, Error
     Ok(check.answered(answer))
 }
 
-fn look(index: u16, limit: &HeldLimit<'_>) -> Result<CheckLine, Error> {
+fn look(limit: &HeldLimit<'_>) -> Result<(Line, Judged), Error> {
     let window = match limit.window {
         None => Window::ALL_TIME,
         Some(window) if window.start < window.end => Window::new(window.start, window.end),
         Some(_) => return Err(unsound("window")),
     };
     let verdict = verdict(&limit.verdict)?;
-    let line = CheckLine::new(u32::from(index), Aggregation::Sum, limit.limit, None, window);
-    Ok(CheckLine {
-        judged: Judged { verdict, used: limit.used, held: limit.held },
-        index,
-        complete: limit.complete,
-        ..line
-    })
+    let line = Line::new(0, Aggregation::Sum, limit.limit, window);
+    let judged = Judged { verdict, used: limit.used, held: limit.held };
+    Ok((Line { complete: limit.complete, ..line }, judged))
 }
 
 fn line(held: HeldLimit<'_>) -> Result<PlanLine, Error> {
@@ -71,11 +68,11 @@ fn line(held: HeldLimit<'_>) -> Result<PlanLine, Error> {
     Ok(PlanLine {
         counter: 0,
         aggregation: Aggregation::Sum,
-        field: None,
+        amount: 0,
         period,
         cap,
         filters: Dimensions::new().pairs().into(),
-        alerts: Box::default(),
+        alerts: Arc::default(),
         since: None,
         limit: Some(Arc::new(limit)),
         shown,
