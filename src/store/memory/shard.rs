@@ -144,7 +144,7 @@ impl Shard {
                 checked.outcome = Outcome::Refused;
             }
         }
-        let hint = looking.next;
+        let Looking { next: hint, amounts, finds_all, .. } = looking;
         if let Some(ask) = operation.balance {
             let balance = numbered.and_then(|numbered| read_balance(account, numbered, hint));
             let verdict = balance.as_ref().map_or(Verdict::Exceeded, |balance| {
@@ -171,28 +171,17 @@ impl Shard {
             id: operation.id.clone(),
             serial,
             attempt: operation.attempt,
-            amounts: Held::default(),
+            amounts,
             expires: terms
                 .lifetime
                 .map(|lifetime| operation.now.monotonic().saturating_add(lifetime)),
             remember: terms.remember,
         };
-        if account.cells.is_empty() {
-            let balance = usize::from(operation.balance.is_some());
-            account.cells.reserve_exact(operation.lines.len() + balance);
+        if !finds_all {
+            hold.amounts = claim_cells(account, &operation, now);
         }
-        let mut hint = 0;
         for (line, judged) in operation.lines.iter().zip(&mut *operation.judged) {
-            let amount = line.holds(line.own(operation.asked));
-            if amount == Amount::ZERO {
-                continue;
-            }
-            judged.held = judged.held.saturating_add(amount);
-            if !line.shares {
-                let place = account.claim(Tag::counter(line.counter), line.end, now, 0, hint);
-                hint = place + 1;
-                hold.amounts.push(place as u32, amount);
-            }
+            judged.held = judged.held.saturating_add(line.holds(line.own(operation.asked)));
         }
         if let (Some(ask), Some(numbered), Some(judged)) =
             (operation.balance, numbered, &mut checked.balance)
@@ -752,12 +741,17 @@ struct Looking<'a> {
     held: &'a [Amount],
     /// Where the next counter should be.
     next: usize,
+    /// What a hold sets aside on the counters that there are.
+    amounts: Held,
+    /// Whether it has met them all so far.
+    finds_all: bool,
 }
 
 impl<'a> Looking<'a> {
     fn at(account: Option<&'a Account>) -> Self {
         let cells = account.map_or(&[][..], |account| &account.cells);
-        Self { account, cells, held: account.map_or(&[], Account::all_held), next: 0 }
+        let held = account.map_or(&[][..], Account::all_held);
+        Self { account, cells, held, next: 0, amounts: Held::default(), finds_all: true }
     }
 
     /// Judges one limit.
@@ -766,24 +760,55 @@ impl<'a> Looking<'a> {
         let tag = Tag::counter(line.counter);
         // A line that shares the counter of the one before finds it just before.
         let at = self.next.saturating_sub(usize::from(line.shares));
-        let place = match self.cells.get(at) {
-            Some(cell) if cell.is(tag, line.end) => Some(at),
-            _ => self.cells.iter().position(|cell| cell.is(tag, line.end)),
+        let (place, cell) = match self.cells.get(at) {
+            Some(cell) if cell.is(tag, line.end) => (at, cell),
+            _ => match self.cells.iter().position(|cell| cell.is(tag, line.end)) {
+                Some(place) => (place, &self.cells[place]),
+                None => return self.judge_new(line, asked),
+            },
         };
-        let (used, held) = match place {
-            Some(place) => {
-                self.next = place + 1;
-                let held = self.held.get(place).copied().unwrap_or(Amount::ZERO);
-                (Amount::from_millionths(self.cells[place].value), held)
-            }
-            None => {
-                let ahead = self.account.and_then(|account| account.value(tag, line.end));
-                (ahead.unwrap_or(Amount::ZERO), Amount::ZERO)
-            }
-        };
+        self.next = place + 1;
+        let used = Amount::from_millionths(cell.value);
+        let held = self.held.get(place).copied().unwrap_or(Amount::ZERO);
+        let holds = line.holds(asked);
+        if holds != Amount::ZERO && !line.shares {
+            self.amounts.push(place as u32, holds);
+        }
         let verdict = judge_limit(line.aggregation, line.cap, used, held, asked);
         Judged { verdict, used, held }
     }
+
+    /// Judges a limit on a counter of which nothing is kept in this window, or only ahead of it.
+    #[cold]
+    fn judge_new(&mut self, line: &Line, asked: Option<Amount>) -> Judged {
+        self.finds_all = false;
+        let tag = Tag::counter(line.counter);
+        let ahead = self.account.and_then(|account| account.value(tag, line.end));
+        let (used, held) = (ahead.unwrap_or(Amount::ZERO), Amount::ZERO);
+        let verdict = judge_limit(line.aggregation, line.cap, used, held, asked);
+        Judged { verdict, used, held }
+    }
+}
+
+/// Makes the cells that a hold needs. Answers what it sets aside on all of them.
+#[cold]
+fn claim_cells(account: &mut Account, operation: &CheckOperation<'_>, now: i32) -> Held {
+    if account.cells.is_empty() {
+        let balance = usize::from(operation.balance.is_some());
+        account.cells.reserve_exact(operation.lines.len() + balance);
+    }
+    let mut amounts = Held::default();
+    let mut hint = 0;
+    for line in operation.lines {
+        let amount = line.holds(line.own(operation.asked));
+        if amount == Amount::ZERO || line.shares {
+            continue;
+        }
+        let place = account.claim(Tag::counter(line.counter), line.end, now, 0, hint);
+        hint = place + 1;
+        amounts.push(place as u32, amount);
+    }
+    amounts
 }
 
 /// Moves one counter. Answers its value, and whether it did not fit; `None` for a window that has
