@@ -6,7 +6,9 @@ use compact_str::CompactString;
 use smallvec::SmallVec;
 
 use super::{Check, Flight};
-use crate::policy::catalog::{Plan, PlanLine, Shown};
+#[cfg(feature = "client")]
+use crate::policy::catalog::Plan;
+use crate::policy::catalog::{PlanLine, Shown};
 use crate::policy::frame::{Frame, Line};
 use crate::policy::{Amount, Balance, CustomerId, Period, Timestamp, Verdict, Window};
 use crate::store::Judged;
@@ -60,7 +62,7 @@ impl Answer {
             windows.push(Line { index, ..window });
             judged.push(said);
         }
-        let plan = Arc::new(Plan { lines: lines.into(), ..Plan::default() });
+        let plan = Arc::new(Plan { lines: lines.into(), ..Default::default() });
         let frame = Arc::new(Frame::new(plan, windows.into()));
         Self::new(frame, 0, at, judged, balance)
     }
@@ -163,8 +165,9 @@ impl Decision {
         self.answer().at
     }
 
-    pub(crate) fn plan(&self) -> &Arc<Plan> {
-        &self.answer().frame.plan
+    /// The lines that were looked at.
+    pub(crate) fn frame(&self) -> &Arc<Frame> {
+        &self.answer().frame
     }
 
     /// How long to wait until asking again can help: the longest wait among the limits that refused,
@@ -413,11 +416,6 @@ impl<'a> LimitState<'a> {
     /// When the window ends, in Unix seconds; `None` for `all_time`.
     pub fn reset(&self) -> Option<i64> {
         self.now.window.reset()
-    }
-
-    /// Which line of the decision's plan.
-    pub(crate) fn line(&self) -> u16 {
-        self.now.index
     }
 
     /// Whether it refused only because of what running requests hold.
