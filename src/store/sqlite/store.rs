@@ -8,7 +8,8 @@ use tokio::sync::oneshot;
 use super::definition::{self, Note};
 use super::queue::{Change, unavailable};
 use super::read::Select;
-use super::{OpenError, Sqlite, read, schema};
+use super::{Sqlite, read, schema};
+use crate::file::OpenError;
 use crate::policy::{
     Amount, Balance, Credited, CustomerId, Debited, EventId, NewBalance, RecordedEvent, Timestamp,
     Transaction, TransactionKind, Window,
