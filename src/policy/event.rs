@@ -43,6 +43,9 @@ impl Event {
     /// A store remembers such ids for a declared time (in memory ten minutes), and refuses an event
     /// that is older than that instead of counting it twice. So the event must tell its time: by
     /// [`at`](Self::at), the same on every attempt, or in the id, if that is a UUID of version 7.
+    ///
+    /// Under the id of a request that was settled it is a repeat, too: in memory as long as the
+    /// request's event is kept (`Memory::keep_events`).
     pub fn id(mut self, id: impl AsRef<str>) -> Self {
         self.id = Some(EventId::given(id));
         self
