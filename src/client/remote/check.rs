@@ -8,13 +8,14 @@ use std::task::{Context, Poll, ready};
 
 use tokio::task::JoinHandle;
 
-use super::finish::{charged, heard, runtime_ended};
+use super::finish::{charged, runtime_ended};
 use super::renew::seconds;
 use super::running::Name;
 use super::{Inner, LONGEST_HOLD, decision};
 use crate::Error;
 use crate::backend::{Admission, Check, Hold, Ticket};
 use crate::client::Call;
+use crate::client::error::heard;
 use crate::wire::{HoldCheck, HoldCheckBody, fits, parts};
 
 /// The answer of the server to a check.

@@ -134,15 +134,3 @@ pub(super) fn told(detail: &ErrorDetail) -> Error {
     };
     Error::new(error.kind(), detail.message.as_str()).with_source(error)
 }
-
-/// An error of a call, in the words of the server where it has found something wrong: they name
-/// the field, the problem and the remedy.
-pub(super) fn heard(error: Error) -> Error {
-    match ApiError::of(&error) {
-        Some(api) if !error.is_transient() => match api.message() {
-            Some(message) => Error::new(error.kind(), message).with_source(api.clone()),
-            None => error,
-        },
-        _ => error,
-    }
-}
