@@ -449,11 +449,6 @@ impl<S: Store> Inner<S> {
             return Err(Error::invalid(&field("at"), problem));
         }
         let (id, origin) = match given {
-            Some(_) if time.is_none() => {
-                let problem = "is missing; with an id of your own tell the time of the event, the \
-                               same on every attempt, so that a late repeat is not counted again";
-                return Err(Error::invalid(&field("at"), problem));
-            }
             Some(id) => (id, Origin::Given),
             None => (self.ids.make(now), Origin::Fresh),
         };
