@@ -148,6 +148,8 @@ impl<S: Store> Inner<S> {
             new_counters.iter().map(|(number, key)| Keep::Counter(*number, key)).collect();
         changes.extend(both.changes(&stored));
         changes.push(Keep::Zone(zone));
+        let now = self.now();
+        changes.extend(definitions.meters().map(|meter| Keep::Rollup(meter, now)));
         self.store.keep(&changes).await?;
         let mut since = Vec::new();
         if !rules.is_empty() {

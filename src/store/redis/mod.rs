@@ -64,9 +64,20 @@
 //! # Events
 //!
 //! Events go to a stream of their shard, as JSON, for lists, queries and whoever else wants to read
-//! them. Queries and limits that are added later count what is kept there, and say so where that is
-//! not all: after [`keep_events`](RedisOptions::keep_events) or
-//! [`keep_events_for`](RedisOptions::keep_events_for), and after a loss.
+//! them, until [`keep_events`](RedisOptions::keep_events) or
+//! [`keep_events_for`](RedisOptions::keep_events_for) lets them go.
+//!
+//! What they come to stays for 400 days ([`keep_rollups_for`](RedisOptions::keep_rollups_for)): the
+//! step that counts an event also adds it to its quarter of an hour, for each meter that it moves, for
+//! its customer and for everybody. A query is answered from whole quarters; what it has of others is
+//! counted from the events, as is one for some dimensions alone, and one over a quarter of which the
+//! highest or the latest was taken back. Where those events are gone, the answer says that it is not
+//! complete, and so it does for what was before a loss.
+//!
+//! A meter is summed up by all programs from the moment the first of them defines it, also by those
+//! that do not know it themselves; its events of before are counted while they are kept. One whose
+//! definition changes begins anew, one that is removed ends. Limits that are added later count the
+//! events that are kept, and say since when that is all.
 //!
 //! # What is on the server
 //!
@@ -76,8 +87,9 @@
 //!
 //! | key | type | lives | holds |
 //! |---|---|---|---|
-//! | `definitions` | hash | for ever | meters, limits, customers, counters |
-//! | `{n}:shard` | hash | for ever | `version` of the definitions, `since` when it is kept, `gone`: the newest event that is not |
+//! | `definitions` | hash | for ever | meters, limits, customers, counters; `rollup:` and `rolled:`*meter*: what it is summed up as, and since when |
+//! | `{n}:shard` | hash | for ever | `version` of the definitions, `since` when it is kept, `gone`: the newest event that is not, `lost`: when the server last lost all, `days`: the first and last that are summed up |
+//! | `{n}:rollups:DAY:ID`, `{n}:rollups:DAY` | hash | [`keep_rollups_for`](RedisOptions::keep_rollups_for) and a day | *quarter*`.`*meter*: what the events of a customer, or of all of the shard, come to; `?` where they have to be counted |
 //! | `{n}:events` | stream | [`keep_events_for`](RedisOptions::keep_events_for) | `event`: JSON as the API has it, `at`: its time |
 //! | `{n}:books:ID` | hash | to the end of its last window; for ever with a balance or an all-time counter | `u`, `h`, `l`, `a` *window*`.`*counter*: used, held, time of the latest, alerts told; `b`, `g`, `m` *balance*: current, held, own terms |
 //! | `{n}:holds:ID`, `{n}:due:ID` | hash, sorted set | a week after the last hold | open holds, and when they expire |
@@ -88,7 +100,9 @@
 //! | `{n}:references:ID` | hash | for ever | payments that were credited |
 //!
 //! Amounts are whole millionths, exact over all 64 bits. A window is named by the minute at which it
-//! ends, `*` when it never does; a counter by a hash of what it counts, the same in every release.
+//! ends, `*` when it never does; a counter, and a meter, by a hash of what it counts, the same in every
+//! release; a day by its number since 1970, and a quarter of an hour by its number in the day, both in
+//! UTC.
 
 use std::fmt;
 use std::sync::Arc;
@@ -111,6 +125,7 @@ mod recount;
 mod registry;
 mod renewal;
 mod reply;
+mod rollup;
 mod script;
 mod settle;
 mod shared;
@@ -191,7 +206,7 @@ impl Inner {
         &self,
         script: &'static Script,
         customer: &CustomerId,
-        also: &[&'static str],
+        also: &[String],
         epoch: u64,
         now: Moment<'_>,
     ) -> Option<ScriptCall> {
@@ -206,7 +221,7 @@ impl Inner {
         &self,
         script: &'static Script,
         customer: &CustomerId,
-        also: &[&'static str],
+        also: &[String],
         now: Moment<'_>,
     ) -> ScriptCall {
         let shard = keys::shard_of(customer.as_str());
@@ -217,18 +232,16 @@ impl Inner {
         &self,
         script: &'static Script,
         (customer, shard): (&CustomerId, u16),
-        also: &[&'static str],
+        also: &[String],
         version: &str,
         now: Moment<'_>,
     ) -> ScriptCall {
         const OWN: [&str; 5] = [keys::BOOKS, keys::HOLDS, keys::DUE, keys::IDS, keys::EXPIRED];
         let keys = &self.shared.keys;
-        let mut names = Vec::with_capacity(9);
+        let mut names = Vec::with_capacity(1 + OWN.len() + also.len());
         names.push(keys.shard(shard));
-        names.extend(OWN.iter().chain(also).map(|what| keys.within(shard, what, customer)));
-        if std::ptr::eq(script, &*script::SETTLE) {
-            names.push(keys.events(shard));
-        }
+        names.extend(OWN.map(|what| keys.within(shard, what, customer)));
+        names.extend_from_slice(also);
         let mut call = script.call(&names);
         call.arg(version);
         if self.is_timed {

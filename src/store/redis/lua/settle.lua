@@ -1,9 +1,11 @@
--- KEYS: also 7 transactions, 8 marks, 9 the stream of events. ARGV: 4 id, 5 origin (H held, U unsure,
+-- KEYS: also 7 transactions, 8 marks, 9 the stream of events, 10 and 11 the sums of the day, the
+-- customer's and those of all. ARGV: 4 id, 5 origin (H held, U unsure,
 -- F fresh, G given), 6 attempt or empty, 7 time of the event in nanoseconds, 8 the same in microseconds, 9 how long ids
 -- are remembered in microseconds, 10 the event, 11 how many events are kept, 12 balance or empty, 13
 -- the charge, 14 what the default balance begins at or empty, 15 the transaction, 16 how many of
 -- those are kept, 17 how long events are kept in milliseconds, 18 producer or empty, 19 its sequence,
--- 20 the place before it or empty, 21 how long marks are kept; then for each line: kind, window and
+-- 20 the place before it or empty, 21 how long marks are kept, 22 and following what is summed up (see
+-- rollup.lua); then for each line: kind, window and
 -- counter, minute of the window's end or *, whether it shares the counter of the line before, amount, limit,
 -- how many alerts, and for each percentage and amount.
 -- Answers {what came of it, whether a sum did not fit, limit, percentage, used, ...}.
@@ -89,7 +91,8 @@ end
 -- All that the lines and the balance look at, in one call, and all that they change in another.
 local name = ARGV[12]
 local known, wanted, writes = {}, {}, {}
-local place = 22
+local lines = roll_up(22, wall, server, at)
+local place = lines
 while place <= #ARGV do
   if ARGV[place + 3] == '' then
     wanted[#wanted + 1] = 'u' .. ARGV[place + 1]
@@ -110,7 +113,7 @@ local function write(field, value)
 end
 
 local after
-place = 22
+place = lines
 while place <= #ARGV do
   local kind, suffix, ends, shares = ARGV[place], ARGV[place + 1], ARGV[place + 2], ARGV[place + 3]
   local given, limit, alerts = amount(ARGV[place + 4]), ARGV[place + 5], tonumber(ARGV[place + 6])
