@@ -91,8 +91,9 @@ impl EngineBuilder {
     /// After a restart, has [`on_alert`](Self::on_alert) hear again of every alert in a window that
     /// has not ended, with the usage of now: the process before may have ended between the count and
     /// the call. For a hook that knows repeats, as that of `webhooks` does, over a store that keeps
-    /// which alerts fell due: a SQLite file does, and of any other nothing is told again. They are told before [`build_on`](Self::build_on) returns, in any
-    /// order; those of limits that are gone are not.
+    /// which alerts fell due: a SQLite file and Redis do, and of any other nothing is told again. On
+    /// Redis every process hears of those of all. They are told before
+    /// [`build_on`](Self::build_on) returns, in any order; those of limits that are gone are not.
     pub fn alert_again_after_restart(mut self) -> Self {
         self.alerts_again = true;
         self
@@ -178,11 +179,8 @@ impl EngineBuilder {
             self.on_event,
             self.on_alert,
         );
-        if !self.alerts_again {
-            kept.alerts.clear();
-        }
         if keeps {
-            engine.take_up(kept).map_err(of_store)?;
+            engine.take_up(kept, self.alerts_again).map_err(of_store)?;
         }
         Ok(Books::new(engine))
     }

@@ -280,6 +280,13 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         Ok(None)
     }
 
+    /// Alerts that fell due in windows that have not ended, for a process that tells them again.
+    /// Nothing from a store that does not keep them.
+    fn alerts<'a>(&'a self, now: Moment<'a>) -> BoxFuture<'a, Result<Vec<KeptAlert>, Error>> {
+        let _ = now;
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
     /// Keeps definitions for the next process: all of these in one step, before any step that is
     /// called later. Resolves when they are as durable as the store promises.
     fn keep<'a>(&'a self, changes: &[Keep<'_>]) -> BoxFuture<'a, Result<(), Error>> {
@@ -396,8 +403,6 @@ pub struct Kept {
     /// Holds of earlier processes, to be settled as they were estimated. A store that keeps them
     /// forgets each in the step that counts its event.
     pub holds: Vec<KeptHold>,
-    /// Alerts that fell due in windows that have not ended.
-    pub alerts: Vec<KeptAlert>,
     /// Other processes share the books: what is kept holds for all of them, and wins over what a program
     /// defines under the same id.
     pub shared: bool,

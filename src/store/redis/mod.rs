@@ -35,7 +35,9 @@
 //!   [`keep_delivered`](crate::outbox::OutboxBuilder::keep_delivered): settlements are in a local file first,
 //!   and a server that has forgotten some is told by [marks](crate::store::Mark) and gets them again.
 //!   A customer is told of again with their next settlement; after a failover,
-//!   [`replay_delivered`](crate::outbox::Outbox::replay_delivered) does it for all at once. Without an
+//!   [`replay_delivered`](crate::outbox::Outbox::replay_delivered) does it for all at once. A mark is kept
+//!   for 400 days after it was moved last: keep nothing delivered for longer, and deliver no file that
+//!   nobody had open for as long, or what it holds may count once more. Without an
 //!   outbox, settlements that the server cannot take are answered with an error, and lost with it;
 //! - let the server persist (`appendonly yes`), and set `maxmemory-policy noeviction`: under any other
 //!   policy it may drop counters and balances when memory is short, and limits would count from
@@ -95,7 +97,8 @@
 //! | `{n}:holds:ID`, `{n}:due:ID` | hash, sorted set | a week after the last hold | open holds, and when they expire |
 //! | `{n}:ids:ID` | sorted set | a day | ids that are settled or released |
 //! | `{n}:expired:ID` | sorted set | a week | ids of holds that expired |
-//! | `{n}:marks:ID` | hash | 400 days | how far each outbox was taken |
+//! | `{n}:marks:ID` | hash | 400 days after it moved | how far each outbox was taken, and on which day |
+//! | `{n}:alerts` | sorted set | for ever | alerts that fell due, by the minute at which their window ends; those that ended go with the next one |
 //! | `{n}:transactions:ID` | list | for ever | the newest changes of balances |
 //! | `{n}:references:ID` | hash | for ever | payments that were credited |
 //!

@@ -13,8 +13,8 @@ use crate::Error;
 use crate::policy::{Amount, TransactionKind};
 use crate::store::{Origin, SettleOperation, SettleOutcome, Settled};
 
-/// How long marks are kept after they were moved last.
-const KEEP_MARKS: u64 = 400 * 24 * 3_600 * 1_000;
+/// How long marks are kept after they were moved last, in days.
+const KEEP_MARKS: u64 = 400;
 
 /// A settlement on its way.
 pub(super) struct Sent {
@@ -36,6 +36,7 @@ impl Sent {
             keys.events(shard),
             own,
             all,
+            keys.alerts(shard),
         ];
         let mut call = store.begin(&script::SETTLE, customer, &also, epoch, now)?;
         // After its version was read: see there.

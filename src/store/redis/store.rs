@@ -18,8 +18,8 @@ use crate::policy::{
 };
 use crate::store::{
     BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Keep, Kept,
-    Lanes, Moment, Origin, Outcome, Recount, RolledUp, Rollups, SettleOperation, SettleOutcome,
-    Settled, Store, Wanted,
+    KeptAlert, Lanes, Moment, Origin, Outcome, Recount, RolledUp, Rollups, SettleOperation,
+    SettleOutcome, Settled, Store, Wanted,
 };
 use crate::{Error, ErrorKind};
 
@@ -439,6 +439,10 @@ impl Store for Redis {
             inner.shared.take(fetched, 0)?;
             inner.shared.loaded().map(Some)
         })
+    }
+
+    fn alerts<'a>(&'a self, now: Moment<'a>) -> BoxFuture<'a, Result<Vec<KeptAlert>, Error>> {
+        Box::pin(self.inner.alerts(now.wall()))
     }
 
     fn keep<'a>(&'a self, changes: &[Keep<'_>]) -> BoxFuture<'a, Result<(), Error>> {
