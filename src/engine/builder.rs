@@ -193,7 +193,7 @@ impl EngineBuilder {
     /// |---|---|
     /// | `memory:` | in this process, until it ends |
     /// | `sqlite:usage.db` | in that file (feature `sqlite`) |
-    /// | `redis://host:port` | on that server, also `rediss:`, `redis-sentinel:` and `redis-cluster:` (feature `redis`) |
+    /// | `redis://host:port` | on that server, also `redis-sentinel:` and `redis-cluster:`, and all three with `rediss` for TLS (feature `redis`) |
     ///
     /// # Errors
     ///
@@ -209,7 +209,11 @@ impl EngineBuilder {
                 Ok(Self { memory: Memory::new(), ..self }.build_on(store)?.erased())
             }
             #[cfg(feature = "redis")]
-            ("redis" | "rediss" | "redis-sentinel" | "redis-cluster", _) => {
+            (
+                "redis" | "rediss" | "redis-sentinel" | "rediss-sentinel" | "redis-cluster"
+                | "rediss-cluster",
+                _,
+            ) => {
                 let store = crate::store::Redis::open(url).map_err(of_store)?;
                 Ok(self.build_on(store)?.erased())
             }

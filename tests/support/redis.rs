@@ -46,9 +46,9 @@ impl Server {
         Self { child, port: free_port(), folder, leading, options }
     }
 
-    /// Starts a sentinel that is told these.
-    pub(crate) fn start_sentinel(settings: &[&[&str]]) -> Self {
-        let mut server = Self::stopped(&[]);
+    /// Starts a sentinel that is told these, with these options.
+    pub(crate) fn start_sentinel(settings: &[&[&str]], options: &[&str]) -> Self {
+        let mut server = Self::stopped(options);
         // It writes what it finds into its file.
         let file = server.folder.join("sentinel.conf");
         let lines = settings.iter().map(|words| format!("sentinel {}\n", words.join(" ")));

@@ -24,6 +24,7 @@
 //! | `rediss://[user:password@]host[:port][/db]` | one server behind TLS, whose certificate is verified |
 //! | `redis-sentinel://[user:password@]host[:port],host[:port]/master-name[/db]` | the primary that the sentinels name |
 //! | `redis-cluster://[user:password@]host[:port],host[:port]` | a cluster, found by any of its nodes |
+//! | `rediss-sentinel://...`, `rediss-cluster://...` | the same, with the sentinels and all servers behind TLS, each certificate for the host or the address that they name |
 //!
 //! # What Redis promises, and what not
 //!
@@ -119,6 +120,7 @@ use crate::{Error, ErrorKind};
 
 mod balance;
 mod check;
+mod dial;
 mod event;
 mod history;
 mod keys;
@@ -130,10 +132,10 @@ mod renewal;
 mod reply;
 mod rollup;
 mod script;
+mod sentinel;
 mod settle;
 mod shared;
 mod store;
-mod tls;
 
 pub use options::RedisOptions;
 pub use store::Answered;
