@@ -1,4 +1,4 @@
-//! Books on Redis: one budget over any number of processes and machines.
+//! Books on Redis or Valkey: one budget over any number of processes and machines.
 //!
 //! ```no_run
 //! use tower_limitry::{Check, Engine, Limit, Meter, Usage, store::Redis};
@@ -16,7 +16,7 @@
 //!
 //! A check is one script call, and so is a settlement or a release: one round trip, and one atomic
 //! step on the server. One connection serves all requests of a process and is made again when it
-//! breaks. Redis 7 or later is needed, standalone, behind Sentinel, or as a cluster:
+//! breaks. Redis 7 or Valkey 9 is needed, standalone, behind Sentinel, or as a cluster:
 //!
 //! | URL | |
 //! |---|---|
