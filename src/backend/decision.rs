@@ -47,24 +47,21 @@ impl Answer {
         Self { frame, epoch, at, allowed, judged, balance }
     }
 
-    /// Of what was decided elsewhere.
+    /// Of what was decided elsewhere, over all lines of a plan in their order.
     #[cfg(feature = "client")]
     pub(crate) fn told(
+        plan: Arc<Plan>,
         at: Timestamp,
-        limits: Vec<(PlanLine, Line, Judged)>,
+        looked: Vec<(Line, Judged)>,
         balance: Option<BalanceState>,
     ) -> Self {
-        let mut lines = Vec::with_capacity(limits.len());
-        let mut windows = Vec::with_capacity(limits.len());
-        let mut judged = Judgements::with_capacity(limits.len());
-        for (index, (line, window, said)) in (0..).zip(limits) {
-            lines.push(line);
-            windows.push(Line { index, ..window });
+        let mut judged = Judgements::with_capacity(looked.len());
+        let lines = (0..).zip(looked).map(|(index, (line, said))| {
             judged.push(said);
-        }
-        let plan = Arc::new(Plan { lines: lines.into(), ..Default::default() });
-        let frame = Arc::new(Frame::new(plan, windows.into()));
-        Self::new(frame, 0, at, judged, balance)
+            Line { index, ..line }
+        });
+        let lines = lines.collect();
+        Self::new(Arc::new(Frame::new(plan, lines)), 0, at, judged, balance)
     }
 
     /// What each line said, to add to it.

@@ -49,6 +49,7 @@ mod definitions;
 mod deliver;
 mod frames;
 mod kept;
+mod query;
 mod redefine;
 mod reload;
 mod void;

@@ -397,19 +397,23 @@ pub(crate) fn cap_of(limit: &Limit) -> Result<Amount, ConfigError> {
     limit.cap.map_err(|reason| ConfigError::new(field(), format!("is {reason}")))
 }
 
-/// Checks a limit against the meters it may read.
-pub(crate) fn validate_limit<'a>(
+/// The meter that a limit reads.
+pub(crate) fn meter_of<'a>(
     limit: &Limit,
     meters: &'a HashMap<CompactString, Arc<Meter>>,
 ) -> Result<&'a Arc<Meter>, ConfigError> {
-    ConfigError::check_slug("limit", &limit.id)?;
-    let field = |name: &str| format!("limit {:?}: {name}", limit.id);
-    let meter = meters.get(&limit.meter).ok_or_else(|| {
+    meters.get(&limit.meter).ok_or_else(|| {
         ConfigError::new(
-            field("meter"),
+            format!("limit {:?}: meter", limit.id),
             format!("{:?} is not defined; define the meter too, or correct its id", limit.meter),
         )
-    })?;
+    })
+}
+
+/// Checks a limit by itself. Answers its cap.
+pub(crate) fn validate_limit(limit: &Limit) -> Result<Amount, ConfigError> {
+    ConfigError::check_slug("limit", &limit.id)?;
+    let field = |name: &str| format!("limit {:?}: {name}", limit.id);
     let cap = cap_of(limit)?;
     if !cap.is_positive() {
         return Err(ConfigError::new(
@@ -426,5 +430,5 @@ pub(crate) fn validate_limit<'a>(
     super::limit::owner(limit)
         .map_err(|reason| ConfigError::new(field("customer"), reason.to_string()))?;
     ConfigError::check_dimensions("limit", &limit.id, &limit.dimensions)?;
-    Ok(meter)
+    Ok(cap)
 }

@@ -1,15 +1,9 @@
 //! A decision, made again from what the server says of it.
 
-use std::borrow::Cow;
-use std::sync::Arc;
-
+use super::plans::Plans;
 use crate::backend::{Answer, BalanceState, Check, Decision};
-use crate::policy::catalog::{PlanLine, Shown};
-use crate::policy::frame::Line;
-use crate::policy::{
-    Aggregation, Amount, Balance, Dimensions, Limit, Meter, Period, Verdict, Window,
-};
-use crate::store::Judged;
+use crate::policy::{Aggregation, Amount, Balance, Verdict, Window};
+use crate::store::{Judged, Line};
 use crate::wire::{DecisionBody, HeldBalance, HeldLimit, HoldCheckBody};
 use crate::{Error, ErrorKind};
 
@@ -21,18 +15,15 @@ impl<'a> From<HoldCheckBody<'a>> for DecisionBody<'a> {
 }
 
 /// The decision that answers the check.
-pub(super) fn of(check: Check, body: DecisionBody<'_>) -> Result<Decision, Error> {
+pub(super) fn of(check: Check, body: DecisionBody<'_>, plans: &Plans) -> Result<Decision, Error> {
     let DecisionBody { allowed, at, limits, balance, .. } = body;
+    let plan = plans.of(&limits)?;
     if limits.len() > usize::from(u16::MAX) {
         return Err(unsound("limits"));
     }
-    let mut looked = Vec::with_capacity(limits.len());
-    for limit in limits {
-        let (now, judged) = look(&limit)?;
-        looked.push((line(limit)?, now, judged));
-    }
+    let looked = limits.iter().map(look).collect::<Result<_, _>>()?;
     let balance = balance.map(state).transpose()?;
-    let mut answer = Answer::told(at, looked, balance);
+    let mut answer = Answer::told(plan, at, looked, balance);
     // A repeated check is allowed although what it asks is among what is held.
     if answer.allowed != allowed {
         if !allowed {
@@ -55,31 +46,6 @@ fn look(limit: &HeldLimit<'_>) -> Result<(Line, Judged), Error> {
     Ok((Line { complete: limit.complete, ..line }, judged))
 }
 
-fn line(held: HeldLimit<'_>) -> Result<PlanLine, Error> {
-    let period: Period = held.period.parse().map_err(|_| unsound("period"))?;
-    let cap = held.limit;
-    let mut meter = Meter::sum(&held.meter_id, "");
-    meter.unit = held.unit.map(|unit| Cow::into_owned(unit).into());
-    let mut limit = Limit::new(&held.id, &held.meter_id, period, cap);
-    limit.name = Some(Cow::into_owned(held.name).into());
-    limit.dimensions = held.dimensions.0;
-    limit.private = held.private;
-    let shown = Shown::new(&meter, &limit, cap);
-    Ok(PlanLine {
-        counter: 0,
-        aggregation: Aggregation::Sum,
-        amount: 0,
-        period,
-        cap,
-        filters: Dimensions::new().pairs().into(),
-        alerts: Arc::default(),
-        since: None,
-        limit: Some(Arc::new(limit)),
-        shown,
-        meter: Arc::new(meter),
-    })
-}
-
 fn state(held: HeldBalance<'_>) -> Result<BalanceState, Error> {
     let name = compact_str::CompactString::from(held.name);
     let verdict = verdict(&held.verdict)?;
@@ -99,7 +65,7 @@ fn verdict(text: &str) -> Result<Verdict, Error> {
 }
 
 /// The server has decided, and it is not known what.
-fn unsound(member: &str) -> Error {
+pub(super) fn unsound(member: &str) -> Error {
     let message = format!("the answer of the server makes no sense: {member}");
     Error::new(ErrorKind::TimedOut, message)
 }
