@@ -97,16 +97,17 @@ impl Sent {
         call.arg(KEEP_MARKS);
         rolled.encode(operation, &mut call);
         for line in operation.lines {
+            let Some(amount) = line.own(operation.given) else { continue };
             let name = names.get(line.counter as usize)?;
             let end = keys::end(&line.window);
             call.arg(kind(line.aggregation))
                 .arg(format!("{end}.{name}"))
                 .arg(end)
                 .arg(if line.shares { "1" } else { "" })
-                .arg(line.amount.as_millionths())
-                .arg(line.limit)
+                .arg(amount.as_millionths())
+                .arg(line.limit.as_str())
                 .arg(line.alerts.len());
-            for (percent, due) in line.alerts {
+            for (percent, due) in &*line.alerts {
                 call.arg(*percent).arg(due.as_millionths());
             }
         }
