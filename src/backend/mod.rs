@@ -30,6 +30,8 @@ pub use decision::{BalanceState, Decision, Denial, DenialKind, LimitState};
 pub use delivery::{Delivery, Receipt};
 pub use erased::{Erased, ErasedFinish};
 pub use permit::{CheckError, Permit};
+#[cfg(any(feature = "client", feature = "server"))]
+pub(crate) use settlement::Name;
 pub use settlement::{Hold, Settlement, Ticket};
 
 /// Decides and keeps the books, here or elsewhere.

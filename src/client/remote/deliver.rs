@@ -8,8 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Inner;
 use super::finish::{body, told};
-use super::running::Name;
-use crate::backend::{Delivery, Receipt};
+use crate::backend::{Delivery, Name, Receipt};
 use crate::client::Call;
 use crate::client::error::{ApiError, heard};
 use crate::policy::CustomerId;

@@ -9,8 +9,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::Inner;
-use super::running::Name;
-use crate::backend::{Settlement, Ticket};
+use crate::backend::{Name, Settlement, Ticket};
 use crate::client::Call;
 use crate::client::error::ApiError;
 use crate::policy::Amount;

@@ -78,7 +78,7 @@ impl Remote {
         of: Check,
     ) -> Result<Decision, Error> {
         let body: DecisionBody<'static> = self.read(path, body).await?;
-        decision::of(of, body)
+        decision::of(of, body, &self.0.plans)
     }
 }
 
