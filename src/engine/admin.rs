@@ -16,9 +16,9 @@ use crate::backend::{
 };
 use crate::policy::catalog::{Plan, Rule};
 use crate::policy::{
-    Aggregation, Amount, Balance, Calendar, Change, Credit, Credited, CustomerId, Debit, Debited,
-    Event, EventId, IdError, Limit, Meter, NewBalance, Period, RecordedEvent, Timestamp,
-    Transaction, Usage, Voided, Window,
+    Amount, Balance, Calendar, Change, Credit, Credited, CustomerId, Debit, Debited, Event,
+    EventId, IdError, Limit, Meter, NewBalance, Period, RecordedEvent, Timestamp, Transaction,
+    Usage, Voided, Window,
 };
 use crate::store::{
     BalanceChange, BoxFuture, HoldKey, Keep, Origin, Outcome, Recount, SettleOperation,
@@ -485,86 +485,6 @@ impl<S: Store> Inner<S> {
         Ok(Page { items, next })
     }
 
-    async fn query(&self, query: MeterQuery) -> Result<MeterReading, Error> {
-        let customer = query.customer.map(required).transpose()?;
-        let start = query.start.unwrap_or(Timestamp::MIN);
-        let end = query.end.unwrap_or(Timestamp::MAX);
-        if start > end {
-            return Err(Error::invalid("from", "is after the end of the range"));
-        }
-        let catalog = self.catalog.load_full();
-        let meter = catalog.meter(&query.meter).ok_or_else(|| {
-            let message = format!("meter {:?} is not defined", query.meter);
-            Error::new(ErrorKind::NotFound, message)
-        })?;
-        let mut reading =
-            MeterReading { value: Amount::ZERO, aggregation: meter.aggregation(), complete: true };
-        // A counter of just this window is exact, however old its events.
-        if let Some(customer) = &customer {
-            let known = self.accounts.get(customer);
-            let mut rules = self.definitions.lock().await.rules_for(customer);
-            rules.retain(|rule| {
-                rule.meter.id == query.meter && rule.is_narrowed_to(&query.dimensions)
-            });
-            for rule in rules {
-                let at = query.start.unwrap_or_else(|| self.now());
-                let window = self.window_of(known.as_deref(), rule.period, at);
-                let whole = (window.start(), window.end()) == (start, end);
-                let since = {
-                    let catalog = self.catalog.load();
-                    let plan = Self::plan(known.as_deref(), &catalog, None);
-                    let line = plan.lines.iter().find(|line| line.counter == rule.counter);
-                    line.and_then(|line| line.since)
-                };
-                let moved = known.as_deref().and_then(|known| known.since[rule.period.index()]);
-                let since = since.max(moved);
-                let complete = since.is_none_or(|since| window.start() > since);
-                if whole && complete && window.end() > self.now() && window.start() <= self.now() {
-                    reading.value = self.store.read(customer, rule.counter, window).await?;
-                    return Ok(reading);
-                }
-            }
-        }
-        let mut latest: Option<Timestamp> = None;
-        let mut overflow = false;
-        // What takes an event back comes after it, and so is seen before.
-        let mut voided = Voided::default();
-        let mut visit = |event: &RecordedEvent| {
-            let wanted = (start..end).contains(&event.at)
-                && customer.as_ref().is_none_or(|customer| event.customer == *customer)
-                && meter.accepts(&event.event_type, event.usage.dimensions())
-                && event.usage.dimensions().contain(query.dimensions.pairs());
-            let amount = wanted.then(|| meter.reads(event.usage.values())).flatten();
-            if !meter.aggregation().adds() {
-                voided.note(event);
-                if voided.has(event) {
-                    return true;
-                }
-            }
-            let amount = amount.and_then(|amount| event.gives(meter.aggregation(), amount));
-            let Some(amount) = amount else { return true };
-            match meter.aggregation() {
-                Aggregation::Sum | Aggregation::Count => {
-                    overflow |= reading.value.checked_add(amount).is_none();
-                    reading.value = reading.value.saturating_add(amount);
-                }
-                Aggregation::Max if latest.is_some() => reading.value = reading.value.max(amount),
-                // Newest first: of two of the same time the one that came later is seen first.
-                Aggregation::Latest if latest.is_some_and(|latest| event.at <= latest) => {}
-                Aggregation::Max | Aggregation::Latest => reading.value = amount,
-            }
-            latest = latest.max(Some(event.at));
-            true
-        };
-        let forgotten = self.store.events(&mut visit).await?;
-        if overflow {
-            let message = "the sum is beyond the largest amount; ask for a shorter range";
-            return Err(Error::new(ErrorKind::Invalid, message));
-        }
-        reading.complete = forgotten.is_none_or(|forgotten| forgotten < start);
-        Ok(reading)
-    }
-
     /// Runs a change of the definitions to its end once it has begun, whoever waits for it: cut off
     /// in the middle, it would leave counters that nobody counts. Without a runtime it ends with its
     /// caller.
@@ -753,7 +673,7 @@ fn only_owner(before: Option<&Limit>, after: Option<&Limit>) -> Option<CustomerI
     if owners.len() == 1 { owners.into_iter().next().flatten() } else { None }
 }
 
-fn required(customer: Result<CustomerId, IdError>) -> Result<CustomerId, Error> {
+pub(super) fn required(customer: Result<CustomerId, IdError>) -> Result<CustomerId, Error> {
     customer.map_err(|error| Error::invalid("customer", error))
 }
 

@@ -100,11 +100,14 @@ pub(super) fn counters(rules: &[Rule]) -> BTreeSet<u32> {
 
 impl<S: Store> Engine<S> {
     /// Goes on from what the store has kept. Blocks while counters that are new to it are counted.
-    pub(super) fn take_up(&self, mut kept: Kept) -> Result<(), Error> {
+    pub(super) fn take_up(&self, mut kept: Kept, alerts_again: bool) -> Result<(), Error> {
         let holds = std::mem::take(&mut kept.holds);
-        let alerts = std::mem::take(&mut kept.alerts);
         block_on(async {
             self.0.take_up(kept).await?;
+            let alerts = match alerts_again {
+                true => self.0.store.alerts(self.0.moment()).await?,
+                false => Vec::new(),
+            };
             self.0.settle_kept(&holds).await?;
             self.0.alert_again(alerts).await
         })
@@ -148,6 +151,8 @@ impl<S: Store> Inner<S> {
             new_counters.iter().map(|(number, key)| Keep::Counter(*number, key)).collect();
         changes.extend(both.changes(&stored));
         changes.push(Keep::Zone(zone));
+        let now = self.now();
+        changes.extend(definitions.meters().map(|meter| Keep::Rollup(meter, now)));
         self.store.keep(&changes).await?;
         let mut since = Vec::new();
         if !rules.is_empty() {

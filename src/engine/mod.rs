@@ -47,6 +47,7 @@ mod builder;
 mod definitions;
 mod deliver;
 mod kept;
+mod query;
 mod redefine;
 mod reload;
 mod void;

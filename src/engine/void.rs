@@ -96,7 +96,7 @@ impl<S: Store> Inner<S> {
                 && window(rule, event.at).end() > now
         });
         if !rules.is_empty() {
-            let forgotten = self.store.events(&mut |_| false).await?;
+            let forgotten = self.store.forgotten(Some(&event.customer)).await?;
             rules.retain(|rule| forgotten < Some(window(rule, now).start()));
         }
         Ok(rules)

@@ -177,6 +177,17 @@ impl Aggregation {
         }
     }
 
+    /// What an event gives of which a meter of this kind reads `amount`. One that takes another back
+    /// takes one from a count, and cannot take back what was the highest or the latest.
+    pub(crate) fn given(self, amount: Amount, reverses: bool) -> Option<Amount> {
+        match self {
+            _ if !reverses => Some(amount),
+            Self::Sum => Some(amount),
+            Self::Count => Some(Amount::ZERO.saturating_sub(amount)),
+            Self::Max | Self::Latest => None,
+        }
+    }
+
     /// Whether open holds count towards it: they do where amounts add up.
     pub(crate) const fn adds(self) -> bool {
         matches!(self, Self::Sum | Self::Count)

@@ -20,6 +20,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -196,6 +197,26 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         visit: &'a mut (dyn FnMut(&RecordedEvent) -> bool + Send),
     ) -> BoxFuture<'a, Result<Option<Timestamp>, Error>>;
 
+    /// The time of the newest event that is no longer kept, of one customer as far as that can be
+    /// told.
+    fn forgotten<'a>(
+        &'a self,
+        customer: Option<&'a CustomerId>,
+    ) -> BoxFuture<'a, Result<Option<Timestamp>, Error>> {
+        let _ = customer;
+        Box::pin(async move { self.events(&mut |_| false).await })
+    }
+
+    /// What the store has summed up of a meter as it counted, whatever became of the events. `None`
+    /// from a store that has nothing of this meter.
+    fn rolled_up<'a>(
+        &'a self,
+        wanted: Rollups<'a>,
+    ) -> BoxFuture<'a, Result<Option<RolledUp>, Error>> {
+        let _ = wanted;
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
     /// Calls `visit` for the kept events that came before some place, newest first, until it answers
     /// `false`: for one page of a list. At least those that are wanted; a store that cannot find them
     /// without the others visits those, too.
@@ -259,6 +280,13 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         Ok(None)
     }
 
+    /// Alerts that fell due in windows that have not ended, for a process that tells them again.
+    /// Nothing from a store that does not keep them.
+    fn alerts<'a>(&'a self, now: Moment<'a>) -> BoxFuture<'a, Result<Vec<KeptAlert>, Error>> {
+        let _ = now;
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
     /// Keeps definitions for the next process: all of these in one step, before any step that is
     /// called later. Resolves when they are as durable as the store promises.
     fn keep<'a>(&'a self, changes: &[Keep<'_>]) -> BoxFuture<'a, Result<(), Error>> {
@@ -295,6 +323,43 @@ pub struct Wanted<'a> {
     pub customer: Option<&'a CustomerId>,
     /// Only this type.
     pub event_type: Option<&'a str>,
+}
+
+/// Which sums are wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Rollups<'a> {
+    /// Of this meter.
+    pub meter: &'a Meter,
+    /// Only this customer's.
+    pub customer: Option<&'a CustomerId>,
+    /// Of events of this time or later.
+    pub start: Timestamp,
+    /// Of events before this time.
+    pub end: Timestamp,
+    /// Now, for what is no longer kept.
+    pub now: Timestamp,
+}
+
+/// What a meter comes to over a range.
+#[derive(Debug)]
+pub struct RolledUp {
+    /// The parts that are summed up.
+    pub rollups: Vec<Rollup>,
+    /// The parts that are left to be counted from the kept events.
+    pub left: Vec<Range<Timestamp>>,
+    /// Whether nothing is missing in the sums.
+    pub complete: bool,
+}
+
+/// What some events give a meter together.
+#[derive(Clone, Copy, Debug)]
+pub struct Rollup {
+    /// Their sum, their number, the highest or the latest value.
+    pub amount: Amount,
+    /// When the latest was, for a meter that keeps it.
+    pub at: Timestamp,
+    /// Its place in the order of arrival.
+    pub sequence: u64,
 }
 
 /// A kept event, and what it was charged.
@@ -338,8 +403,6 @@ pub struct Kept {
     /// Holds of earlier processes, to be settled as they were estimated. A store that keeps them
     /// forgets each in the step that counts its event.
     pub holds: Vec<KeptHold>,
-    /// Alerts that fell due in windows that have not ended.
-    pub alerts: Vec<KeptAlert>,
     /// Other processes share the books: what is kept holds for all of them, and wins over what a program
     /// defines under the same id.
     pub shared: bool,
@@ -374,6 +437,8 @@ pub enum Keep<'a> {
     Since(u32, Timestamp),
     /// The time zone of customers who have none of their own.
     Zone(&'a str),
+    /// A program defines a meter, as of that time: for a store that sums up meters as it counts.
+    Rollup(&'a Meter, Timestamp),
     /// A meter was added.
     Meter(&'a Meter),
     /// A meter was removed.

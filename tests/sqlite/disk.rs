@@ -154,8 +154,86 @@ fn trials() {
 
 #[test]
 fn a_disk_that_fails_loses_nothing_that_was_acknowledged() {
+    try_out("disk::trials");
+}
+
+/// Books whose log is not synced by commits, until it is brought into the file.
+async fn try_with_a_long_log(kind: &str) {
+    let path = file::emptied();
+    let books = open(&path, Durability::Relaxed { at_most: HOUR }).await.unwrap();
+    // The log begins, and its head is synced.
+    step(&books, 0).await.unwrap();
+    faulty::tell(kind, 1, 1);
+    let log = || format!("{}-wal", path.display());
+    let length = || std::fs::metadata(log()).unwrap().len();
+    let (mut longest, mut settled) = (0, 1);
+    for number in 1.. {
+        longest = length();
+        settled += step(&books, number).await.map_or(0, |(used, _)| used);
+        // With that was written what was lost, at the start of the log.
+        if length() < longest {
+            break;
+        }
+        assert!(number < 10_000, "it never failed");
+    }
+    assert!(longest > 4_000 * 8_192, "{longest}");
+    faulty::heal();
+    books.shutdown(MINUTE).await.unwrap();
+    drop(books);
+    let books = open(&path, RELAXED).await.unwrap();
+    assert_sound(&path);
+    let there: u32 = asked(&path, "SELECT count(*) FROM event");
+    assert!(there >= settled, "{kind}: {there} {settled}");
+    assert_eq!(used(&books, "ada", "ever").await, amount(there), "{kind}");
+}
+
+#[test]
+#[ignore = "is started with a disk that fails"]
+fn long_logs() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for kind in ["lost", "sync"] {
+        runtime.block_on(try_with_a_long_log(kind));
+    }
+}
+
+#[test]
+#[ignore = "is started with a disk that fails"]
+fn last_syncs() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for kind in ["lost", "sync"] {
+            let path = file::emptied();
+            let books = open(&path, Durability::Relaxed { at_most: HOUR }).await.unwrap();
+            for number in 0..STEPS {
+                assert_eq!(step(&books, number).await, Some((1, 1)));
+            }
+            faulty::tell(kind, 1, 1);
+            books.shutdown(MINUTE).await.unwrap();
+            drop(books);
+            let books = open(&path, RELAXED).await.unwrap();
+            assert_sound(&path);
+            assert_eq!(used(&books, "ada", "ever").await, amount(STEPS), "{kind}");
+        }
+    });
+}
+
+/// SQLite brings a long log into the file by itself, and ignores it where its sync fails: the next
+/// time it takes for good what reads well no more.
+#[test]
+fn a_long_log_that_the_disk_loses_is_written_again() {
+    try_out("disk::long_logs");
+}
+
+#[test]
+fn what_the_disk_loses_when_the_books_are_closed_is_written_again() {
+    try_out("disk::last_syncs");
+}
+
+/// Runs one of the above with a disk that fails.
+#[track_caller]
+fn try_out(trials: &str) {
     let trials = Command::new(std::env::current_exe().unwrap())
-        .args(["disk::trials", "--exact", "--ignored", "--nocapture"])
+        .args([trials, "--exact", "--ignored", "--nocapture"])
         .env("LD_PRELOAD", faulty::library())
         .stdout(Stdio::null())
         .status()

@@ -161,6 +161,7 @@ macro_rules! store_suite {
                     an_own_id_counts_once,
                     an_own_id_may_tell_its_time_itself,
                     a_repeat_is_never_counted_however_late,
+                    an_event_under_the_id_of_a_settled_request_is_a_repeat,
                     a_repeat_of_an_early_event_is_never_counted,
                     a_repeat_is_never_counted_though_the_clock_was_set_back,
                     an_own_id_without_a_time_is_an_error,

@@ -391,7 +391,8 @@ impl Shard {
         match around.archive {
             _ if self.finished.knows(customer, id, Fate::Finished) => Some(true),
             Some(archive) => archive.is_settled(customer, id),
-            None => Some(false),
+            // Those that are made are not remembered when they are settled.
+            None => Some(id.made_at().is_some() && locked(around.journal).has_event(customer, id)),
         }
     }
 
