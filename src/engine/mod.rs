@@ -13,8 +13,8 @@
 //! ```
 
 use std::fmt;
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker, ready};
@@ -23,7 +23,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use smallvec::{SmallVec, smallvec};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, Notify, oneshot};
+use tokio::sync::{Mutex, Notify};
 
 use crate::backend::{
     Admin, Admission, Answer, Ask, Backend, BalanceState, Check, Decision, Delivery, Hold,
@@ -47,6 +47,7 @@ mod admin;
 mod builder;
 mod definitions;
 mod deliver;
+mod finish;
 mod frames;
 mod kept;
 mod query;
@@ -59,6 +60,7 @@ mod windows;
 pub use crate::clock::ManualClock;
 pub use crate::clock::{Clock, SystemClock};
 pub use builder::EngineBuilder;
+pub use finish::FinishFuture;
 
 use accounts::{Accounts, Known};
 use builder::{OnAlert, OnEvent};
@@ -145,42 +147,6 @@ impl<S: Store> Engine<S> {
             runtime: Handle::try_current().ok(),
         }))
     }
-
-    /// Goes on with a settlement that its store could not answer at once.
-    fn hand_over(&self, mut settlement: Settlement, mut future: S::Settle) -> FinishFuture {
-        let engine = self.clone();
-        self.spawn(async move {
-            loop {
-                let epoch = engine.0.epoch.load(Ordering::Acquire);
-                match future.await {
-                    Ok(settled) if settled.outcome == SettleOutcome::Stale => {
-                        engine.0.reload(epoch).await?;
-                        future = engine.0.settle(&mut settlement);
-                    }
-                    answer => return engine.0.finish(&settlement, answer),
-                }
-            }
-        })
-    }
-
-    fn spawn(
-        &self,
-        work: impl Future<Output = Result<(), Error>> + Send + 'static,
-    ) -> FinishFuture {
-        let Some(runtime) = self.0.runtime() else {
-            let message = "a store that waits needs a tokio runtime; build the engine inside one";
-            return FinishFuture::done(Err(Error::new(ErrorKind::Unavailable, message)));
-        };
-        let (sender, answer) = oneshot::channel();
-        let span = observe::Span::current();
-        runtime.spawn(async move {
-            let mut work = pin!(work);
-            let done = poll_fn(|cx| span.run(|| work.as_mut().poll(cx))).await;
-            // Whether somebody waits for the answer is their choice.
-            drop(sender.send(done));
-        });
-        FinishFuture(Finish::Handed(answer))
-    }
 }
 
 /// What a future says right now. One that waits is polled again by whoever it is handed to.
@@ -231,6 +197,7 @@ impl<S: Store> Backend for Engine<S> {
                 Poll::Ready(answer) => {
                     return FinishFuture::done(self.0.finish(&settlement, answer));
                 }
+                Poll::Pending if S::SETTLES_AT_CALL => return self.wait(settlement, future),
                 Poll::Pending => return self.hand_over(settlement, future),
             }
         }
@@ -719,41 +686,6 @@ impl<S: Store> Future for CheckFuture<S> {
                 sent.patience = engine.0.store.patience();
             }
             sent.reload = Some(Box::pin(async move { engine.0.reload(epoch).await }));
-        }
-    }
-}
-
-/// Resolves once a settlement or release of an [`Engine`] is as durable as its store promises.
-#[derive(Debug)]
-pub struct FinishFuture(Finish);
-
-#[derive(Debug)]
-enum Finish {
-    Done(Option<Result<(), Error>>),
-    /// A store that has to wait is driven by a task of its own.
-    Handed(oneshot::Receiver<Result<(), Error>>),
-}
-
-impl FinishFuture {
-    fn done(result: Result<(), Error>) -> Self {
-        Self(Finish::Done(Some(result)))
-    }
-}
-
-impl Future for FinishFuture {
-    type Output = Result<(), Error>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.get_mut().0 {
-            Finish::Done(result) => {
-                Poll::Ready(result.take().expect("FinishFuture polled after completion"))
-            }
-            Finish::Handed(answer) => {
-                Poll::Ready(ready!(Pin::new(answer).poll(cx)).unwrap_or_else(|_| {
-                    let message = "the runtime ended before the store answered";
-                    Err(Error::new(ErrorKind::TimedOut, message))
-                }))
-            }
         }
     }
 }

@@ -67,6 +67,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// The answer to [`release`](Self::release).
     type Release: Future<Output = Result<(), Error>> + Send + Unpin + 'static;
 
+    /// Whether a settlement is made, and will be kept, by the time that [`settle`](Self::settle)
+    /// returns: its future only waits, and need not be polled.
+    const SETTLES_AT_CALL: bool = false;
+
     /// Judges every line and the balance together and, if all have room and a hold is asked for,
     /// places it. A store that answers at once writes each judgement where the operation says.
     ///

@@ -123,7 +123,7 @@ mod tests {
             |held| held.name = "Each day".into(),
             |held| held.meter_id = "calls".into(),
             |held| held.unit = Some("tokens".into()),
-            |held| held.dimensions.0.insert("model", "large"),
+            |held| held.dimensions.0.set("model", "large"),
             |held| held.period = "week".into(),
             |held| held.limit = 200.into(),
             |held| held.private = true,
