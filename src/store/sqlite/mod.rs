@@ -289,6 +289,7 @@ impl SqliteOptions {
         }?;
         let mut file = schema::open(&path, self.durability)?;
         schema::compare(&file, &lock)?;
+        file::leave_log(&file, true)?;
         let ownerless = ownerless(&mut file, self.ownerless_holds)?;
         let books = Arc::new(Books::new(&path, self.ownerless_holds.are_kept()));
         books.queue.number_from(row::place(&file, "event")?, row::place(&file, "transaction")?);
