@@ -103,15 +103,9 @@ impl RecordedEvent {
         self.reverses
     }
 
-    /// What it gives a meter that reads `amount` from it. A reversal takes one from a count, and
-    /// cannot take back what was the highest or the latest.
+    /// What it gives a meter that reads `amount` from it.
     pub(crate) fn gives(&self, aggregation: Aggregation, amount: Amount) -> Option<Amount> {
-        match aggregation {
-            _ if !self.reverses => Some(amount),
-            Aggregation::Sum => Some(amount),
-            Aggregation::Count => Some(Amount::ZERO.saturating_sub(amount)),
-            Aggregation::Max | Aggregation::Latest => None,
-        }
+        aggregation.given(amount, self.reverses)
     }
 
     /// The event that takes this one back, at the same time so that it counts in the same windows.

@@ -36,6 +36,20 @@ impl Keys {
         format!("{}:{{{shard}}}:events", self.prefix)
     }
 
+    /// Alerts that fell due: a sorted set by the minutes at which their windows end.
+    pub(super) fn alerts(&self, shard: u16) -> String {
+        format!("{}:{{{shard}}}:alerts", self.prefix)
+    }
+
+    /// What the events of a day come to, of one customer or of all of a shard: a hash.
+    pub(super) fn rollups(&self, shard: u16, day: i64, customer: Option<&CustomerId>) -> String {
+        let of_all = format!("{}:{{{shard}}}:rollups:{day}", self.prefix);
+        match customer {
+            Some(customer) => of_all + ":" + customer.as_str(),
+            None => of_all,
+        }
+    }
+
     /// A key of one customer.
     ///
     /// The first brace of a key begins its hash tag, and that is the shard's: whatever braces are in

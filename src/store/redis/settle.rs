@@ -13,8 +13,8 @@ use crate::Error;
 use crate::policy::{Amount, TransactionKind};
 use crate::store::{Origin, SettleOperation, SettleOutcome, Settled};
 
-/// How long marks are kept after they were moved last.
-const KEEP_MARKS: u64 = 400 * 24 * 3_600 * 1_000;
+/// How long marks are kept after they were moved last, in days.
+const KEEP_MARKS: u64 = 400;
 
 /// A settlement on its way.
 pub(super) struct Sent {
@@ -26,9 +26,21 @@ pub(super) struct Sent {
 impl Sent {
     /// `None` when the operation is out of date.
     pub(super) fn of(store: &Inner, operation: &SettleOperation<'_>) -> Option<Self> {
-        const ALSO: [&str; 2] = [keys::TRANSACTIONS, keys::MARKS];
         let SettleOperation { epoch, now, id, customer, .. } = *operation;
-        let mut call = store.begin(&script::SETTLE, customer, &ALSO, epoch, now)?;
+        let keys = &store.shared.keys;
+        let shard = keys::shard_of(customer.as_str());
+        let [own, all] = keys.rollups_of(shard, customer, operation.at);
+        let also = [
+            keys.within(shard, keys::TRANSACTIONS, customer),
+            keys.within(shard, keys::MARKS, customer),
+            keys.events(shard),
+            own,
+            all,
+            keys.alerts(shard),
+        ];
+        let mut call = store.begin(&script::SETTLE, customer, &also, epoch, now)?;
+        // After its version was read: see there.
+        let rolled = store.shared.rolled();
         let names = store.shared.names();
         let (origin, attempt) = match operation.origin {
             Origin::Held(place) => ("H", place.map(|place| place.0)),
@@ -83,17 +95,19 @@ impl Sent {
             None => drop(call.arg("").arg("").arg("")),
         }
         call.arg(KEEP_MARKS);
+        rolled.encode(operation, &mut call);
         for line in operation.lines {
+            let Some(amount) = line.own(operation.given) else { continue };
             let name = names.get(line.counter as usize)?;
             let end = keys::end(&line.window);
             call.arg(kind(line.aggregation))
                 .arg(format!("{end}.{name}"))
                 .arg(end)
                 .arg(if line.shares { "1" } else { "" })
-                .arg(line.amount.as_millionths())
-                .arg(line.limit)
+                .arg(amount.as_millionths())
+                .arg(line.limit.as_str())
                 .arg(line.alerts.len());
-            for (percent, due) in line.alerts {
+            for (percent, due) in &*line.alerts {
                 call.arg(*percent).arg(due.as_millionths());
             }
         }

@@ -17,7 +17,8 @@ use crate::policy::{
 use crate::store::memory::recount::Tally;
 use crate::store::{
     BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Keep, Kept,
-    Lanes, Moment, Origin, Recount, SettleOperation, SettleOutcome, Settled, Store, Wanted,
+    KeptAlert, Lanes, Moment, Origin, Recount, SettleOperation, SettleOutcome, Settled, Store,
+    Wanted,
 };
 use crate::{Error, ErrorKind};
 
@@ -136,6 +137,8 @@ impl Store for Sqlite {
     type Check = Ready<Result<Checked, Error>>;
     type Settle = Acknowledged;
     type Release = Ready<Result<(), Error>>;
+
+    const SETTLES_AT_CALL: bool = true;
 
     fn check(&self, operation: CheckOperation<'_>) -> Self::Check {
         if operation.hold.is_none() {
@@ -364,8 +367,12 @@ impl Store for Sqlite {
         read::fill(&file, &self.memory, now.wall()).map_err(OpenError::from)?;
         let mut kept = definition::load(&file).map_err(OpenError::from)?;
         kept.holds = read::holds(&file).map_err(OpenError::from)?;
-        kept.alerts = read::alerts(&file, now.wall()).map_err(OpenError::from)?;
         Ok(Some(kept))
+    }
+
+    fn alerts<'a>(&'a self, now: Moment<'a>) -> BoxFuture<'a, Result<Vec<KeptAlert>, Error>> {
+        let alerts = self.books.reader.alerts(now.wall()).map_err(OpenError::from);
+        Box::pin(ready(alerts.map_err(Error::from)))
     }
 
     fn keep<'a>(&'a self, changes: &[Keep<'_>]) -> BoxFuture<'a, Result<(), Error>> {

@@ -1,9 +1,11 @@
--- KEYS: also 7 transactions, 8 marks, 9 the stream of events. ARGV: 4 id, 5 origin (H held, U unsure,
+-- KEYS: also 7 transactions, 8 marks, 9 the stream of events, 10 and 11 the sums of the day, the
+-- customer's and those of all, 12 alerts. ARGV: 4 id, 5 origin (H held, U unsure,
 -- F fresh, G given), 6 attempt or empty, 7 time of the event in nanoseconds, 8 the same in microseconds, 9 how long ids
 -- are remembered in microseconds, 10 the event, 11 how many events are kept, 12 balance or empty, 13
 -- the charge, 14 what the default balance begins at or empty, 15 the transaction, 16 how many of
 -- those are kept, 17 how long events are kept in milliseconds, 18 producer or empty, 19 its sequence,
--- 20 the place before it or empty, 21 how long marks are kept; then for each line: kind, window and
+-- 20 the place before it or empty, 21 how many days marks are kept, 22 and following what is summed up (see
+-- rollup.lua); then for each line: kind, window and
 -- counter, minute of the window's end or *, whether it shares the counter of the line before, amount, limit,
 -- how many alerts, and for each percentage and amount.
 -- Answers {what came of it, whether a sum did not fit, limit, percentage, used, ...}.
@@ -16,17 +18,24 @@ local id, origin, attempt, at = ARGV[4], ARGV[5], ARGV[6], amount(ARGV[7])
 local horizon = tonumber(ARGV[9])
 local producer, above = ARGV[18], false
 if producer ~= '' then
-  local mark = tonumber(redis.call('HGET', marks, producer) or '0')
+  local mark = tonumber(string.match(redis.call('HGET', marks, producer) or '0', '^%d+'))
   if tonumber(ARGV[19]) <= mark then return {'d'} end
   if ARGV[20] ~= '' and mark < tonumber(ARGV[20]) then return {'b'} end
   above = true
 end
 
+-- Moves the mark: the sequence, and the day. With a new one, those go that are not moved any more.
 local function pass()
-  if above then
-    redis.call('HSET', marks, producer, ARGV[19])
-    redis.call('PEXPIRE', marks, ARGV[21])
+  if not above then return end
+  local day, keep = math.floor(wall / 8.64e10), tonumber(ARGV[21])
+  if redis.call('HSET', marks, producer, ARGV[19] .. ' ' .. day) == 1 then
+    local all = redis.call('HGETALL', marks)
+    for at = 1, #all, 2 do
+      local moved = tonumber(string.match(all[at + 1], ' (%-?%d+)$'))
+      if day - moved > keep then redis.call('HDEL', marks, all[at]) end
+    end
   end
+  redis.call('PEXPIRE', marks, keep * DAY)
 end
 
 local hold
@@ -89,7 +98,8 @@ end
 -- All that the lines and the balance look at, in one call, and all that they change in another.
 local name = ARGV[12]
 local known, wanted, writes = {}, {}, {}
-local place = 22
+local lines = roll_up(22, wall, server, at)
+local place = lines
 while place <= #ARGV do
   if ARGV[place + 3] == '' then
     wanted[#wanted + 1] = 'u' .. ARGV[place + 1]
@@ -110,7 +120,7 @@ local function write(field, value)
 end
 
 local after
-place = 22
+place = lines
 while place <= #ARGV do
   local kind, suffix, ends, shares = ARGV[place], ARGV[place + 1], ARGV[place + 2], ARGV[place + 3]
   local given, limit, alerts = amount(ARGV[place + 4]), ARGV[place + 5], tonumber(ARGV[place + 6])
@@ -146,10 +156,16 @@ while place <= #ARGV do
       local percent, threshold = ARGV[place + 7 + 2 * alert], amount(ARGV[place + 8 + 2 * alert])
       if not below(after, threshold) and not string.find(told, ' ' .. percent .. ' ', 1, true) then
         more = more .. percent .. ' '
+        -- The customer is what comes behind, as in the key of the books.
+        local member = ends .. ' ' .. percent .. ' ' .. limit .. ' ' .. string.sub(books, #shard + 2)
+        redis.call('ZADD', KEYS[12], ends == '*' and '+inf' or ends, member)
         answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = limit, percent, after
       end
     end
-    if more ~= told then redis.call('HSET', books, field, more) end
+    if more ~= told then
+      redis.call('HSET', books, field, more)
+      redis.call('ZREMRANGEBYSCORE', KEYS[12], '-inf', minute)
+    end
   end
   place = place + 7 + 2 * alerts
 end
