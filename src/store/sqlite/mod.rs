@@ -283,7 +283,7 @@ impl SqliteOptions {
         let lock = Arc::new(Lock::take(&path, self.open_wait)?);
         schema::look(&path, &lock)?;
         let mut file = schema::open(&path, self.durability)?;
-        schema::compare(&file, &lock)?;
+        schema::compare(&mut file, &lock)?;
         let ownerless = ownerless(&mut file, self.ownerless_holds)?;
         let books = Arc::new(Books::new(&path, self.ownerless_holds.are_kept()));
         books.queue.number_from(row::place(&file, "event")?, row::place(&file, "transaction")?);
