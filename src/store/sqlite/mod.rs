@@ -289,7 +289,7 @@ impl SqliteOptions {
             looked => looked,
         }?;
         let mut file = schema::open(&path, self.durability)?;
-        schema::compare(&file, &lock)?;
+        schema::compare(&mut file, &lock)?;
         file::leave_log(&file, true)?;
         let ownerless = ownerless(&mut file, self.ownerless_holds)?;
         let books = Arc::new(Books::new(&path, self.ownerless_holds.are_kept()));
