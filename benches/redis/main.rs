@@ -235,8 +235,8 @@ impl Work for Bare {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let id = format!("01a2037d-fd50-7210-b567-{number:012x}");
         let shard = number % 64;
-        let own = ["books", "due", "ids"]
-            .map(|what| format!("limitry:1:{{{shard}}}:{what}:{customer}"));
+        let own =
+            ["books", "due", "ids"].map(|what| format!("limitry:1:{{{shard}}}:{what}:{customer}"));
         let mut check = redis::cmd("EVALSHA");
         check.arg(&self.scripts[0]).arg(4).arg(format!("limitry:1:{{{shard}}}:shard")).arg(&own);
         check.arg(&id).arg("a hold of that id and its lines, forty").arg(&self.fields);
