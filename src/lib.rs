@@ -142,6 +142,8 @@ mod durability;
 pub mod engine;
 mod error;
 mod failure;
+#[cfg(any(feature = "outbox", feature = "sqlite"))]
+mod file;
 mod future;
 #[cfg(feature = "grpc")]
 pub mod grpc;

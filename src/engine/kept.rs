@@ -13,8 +13,8 @@ use tokio::task::unconstrained;
 use super::accounts::Known;
 use super::definitions::Definitions;
 use super::{Engine, Inner};
-use crate::policy::CustomerId;
-use crate::policy::catalog::{PlanLine, Rule};
+use crate::policy::catalog::Rule;
+use crate::policy::{CustomerId, RecordedEvent};
 use crate::store::{
     Keep, Kept, KeptAlert, KeptHold, Origin, SettleOperation, SettleOutcome, Store,
 };
@@ -215,10 +215,8 @@ impl<S: Store> Inner<S> {
     }
 
     fn settle_one_kept(&self, KeptHold { event, charge }: &KeptHold) -> S::Settle {
-        let known = self.accounts.get(&event.customer);
-        let catalog = self.catalog.load();
-        let plan = Self::plan(known.as_deref(), &catalog, Some(&event.event_type));
-        let window = |_, line: &PlanLine| self.window(known.as_deref(), line, event.at);
+        let RecordedEvent { customer, event_type, usage, .. } = event;
+        let frame = self.frame_for_event(customer, event_type, usage, event.at);
         self.store.settle(SettleOperation {
             epoch: self.epoch.load(Ordering::Acquire),
             now: self.moment(),
@@ -229,7 +227,8 @@ impl<S: Store> Inner<S> {
             event_type: &event.event_type,
             usage: &mut event.usage.clone(),
             at: event.at,
-            lines: &Self::settle_lines(plan, &event.usage, window),
+            lines: &frame.lines,
+            given: &frame.plan.amounts(usage),
             charge: charge.as_ref().map(|(balance, amount)| (self.balance(balance), *amount)),
             reverses: false,
             mark: None,

@@ -98,15 +98,16 @@ impl Sent {
         }
         rolled.encode(operation, &mut call);
         for line in operation.lines {
+            let Some(amount) = line.own(operation.given) else { continue };
             if !line.shares {
                 let name = names.get(line.counter as usize)?;
                 call.arg(kind(line.aggregation))
                     .arg(format!("{}.{name}", keys::end(&line.window)))
-                    .arg(line.amount.as_millionths());
+                    .arg(amount.as_millionths());
             }
             if !line.alerts.is_empty() {
-                call.arg("a").arg(line.limit).arg(line.alerts.len());
-                for (percent, due) in line.alerts {
+                call.arg("a").arg(line.limit.as_str()).arg(line.alerts.len());
+                for (percent, due) in &*line.alerts {
                     call.arg(*percent).arg(due.as_millionths());
                 }
             }

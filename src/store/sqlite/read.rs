@@ -10,7 +10,8 @@ use rusqlite::{Connection, OptionalExtension, Row, Rows, Statement, params};
 use tokio::sync::mpsc;
 
 use super::row::{self, Kinds};
-use super::{OpenError, schema};
+use super::schema;
+use crate::file::OpenError;
 use crate::policy::{Amount, CustomerId, EventId, Producer, RecordedEvent, Timestamp, Transaction};
 use crate::store::memory::archive::{CounterState, WindowEnd};
 use crate::store::{Found, KeptAlert, KeptHold, Memory, Wanted};

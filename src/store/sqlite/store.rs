@@ -8,7 +8,8 @@ use tokio::sync::oneshot;
 use super::definition::{self, Note};
 use super::queue::{Change, unavailable};
 use super::read::Select;
-use super::{OpenError, Sqlite, read, schema};
+use super::{Sqlite, read, schema};
+use crate::file::OpenError;
 use crate::policy::{
     Amount, Balance, Credited, CustomerId, Debited, EventId, NewBalance, RecordedEvent, Timestamp,
     Transaction, TransactionKind, Window,
@@ -136,6 +137,8 @@ impl Store for Sqlite {
     type Check = Ready<Result<Checked, Error>>;
     type Settle = Acknowledged;
     type Release = Ready<Result<(), Error>>;
+
+    const SETTLES_AT_CALL: bool = true;
 
     fn check(&self, operation: CheckOperation<'_>) -> Self::Check {
         if operation.hold.is_none() {
