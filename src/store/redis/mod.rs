@@ -82,6 +82,16 @@
 //! definition changes begins anew, one that is removed ends. Limits that are added later count the
 //! events that are kept, and say since when that is all.
 //!
+//! # Memory
+//!
+//! The server's memory is its operator's to bound: with `maxmemory` and `noeviction` a server that is
+//! full takes nothing more, of customers known or new; checks are answered by the failure policy,
+//! settlements wait in the outbox, and nothing that was counted goes. There is no cap on customers as
+//! the memory store has one, so name as customers only those that an auth layer knows. A check that is
+//! refused keeps nothing; one customer takes half a kilobyte to a kilobyte and a half for each day on
+//! which they come, most of which goes as its key expires (see below), and for ever only with a
+//! balance or an all-time counter.
+//!
 //! # What is on the server
 //!
 //! All keys begin with the prefix ([`prefix`](RedisOptions::prefix), `limitry` unless set) and the
