@@ -6,7 +6,9 @@ use compact_str::CompactString;
 use smallvec::SmallVec;
 
 use super::{Check, Flight};
-use crate::policy::catalog::{Plan, PlanLine, Shown};
+#[cfg(feature = "client")]
+use crate::policy::catalog::Plan;
+use crate::policy::catalog::{PlanLine, Shown};
 use crate::policy::frame::{Frame, Line};
 use crate::policy::{Amount, Balance, CustomerId, Period, Timestamp, Verdict, Window};
 use crate::store::Judged;
@@ -45,18 +47,21 @@ impl Answer {
         Self { frame, epoch, at, allowed, judged, balance }
     }
 
-    /// Of what was decided elsewhere.
+    /// Of what was decided elsewhere, over all lines of a plan in their order.
     #[cfg(feature = "client")]
     pub(crate) fn told(
         plan: Arc<Plan>,
         at: Timestamp,
-        limits: impl IntoIterator<Item = (Line, Judged)>,
+        looked: Vec<(Line, Judged)>,
         balance: Option<BalanceState>,
     ) -> Self {
-        let limits = (0..).zip(limits);
-        let (lines, judged): (Vec<_>, Judgements) =
-            limits.map(|(index, (line, said))| (Line { index, ..line }, said)).unzip();
-        Self::new(Arc::new(Frame::new(plan, lines.into())), 0, at, judged, balance)
+        let mut judged = Judgements::with_capacity(looked.len());
+        let lines = (0..).zip(looked).map(|(index, (line, said))| {
+            judged.push(said);
+            Line { index, ..line }
+        });
+        let lines = lines.collect();
+        Self::new(Arc::new(Frame::new(plan, lines)), 0, at, judged, balance)
     }
 
     /// What each line said, to add to it.
@@ -157,8 +162,9 @@ impl Decision {
         self.answer().at
     }
 
-    pub(crate) fn plan(&self) -> &Arc<Plan> {
-        &self.answer().frame.plan
+    /// The lines that were looked at.
+    pub(crate) fn frame(&self) -> &Arc<Frame> {
+        &self.answer().frame
     }
 
     /// How long to wait until asking again can help: the longest wait among the limits that refused,
@@ -407,11 +413,6 @@ impl<'a> LimitState<'a> {
     /// When the window ends, in Unix seconds; `None` for `all_time`.
     pub fn reset(&self) -> Option<i64> {
         self.now.window.reset()
-    }
-
-    /// Which line of the decision's plan.
-    pub(crate) fn line(&self) -> u16 {
-        self.now.index
     }
 
     /// Whether it refused only because of what running requests hold.

@@ -526,15 +526,8 @@ impl<S: Store> Inner<S> {
         rules: &[Rule],
         known: &(dyn Fn(&CustomerId, u32) -> bool + Send + Sync),
     ) -> Result<Option<Timestamp>, Error> {
-        let mut voided = Voided::default();
-        if rules.iter().any(|rule| !rule.meter.aggregation().adds()) {
-            let mut note = |event: &RecordedEvent| {
-                voided.note(event);
-                true
-            };
-            self.store.events(&mut note).await?;
-        }
         let epoch = self.epoch.fetch_add(1, Ordering::AcqRel) + 1;
+        let voided = if rules.is_empty() { Voided::default() } else { self.voided(rules).await? };
         let counters: Vec<u32> = counters(rules).into_iter().collect();
         let rule = |counter: u32| rules.iter().find(|rule| rule.counter == counter);
         let window = |customer: &CustomerId, counter: u32, at: Timestamp| {
@@ -549,7 +542,7 @@ impl<S: Store> Inner<S> {
             let usage = &event.usage;
             let amount = rule.counts(&event.event_type, usage.values(), usage.dimensions())?;
             let aggregation = rule.meter.aggregation();
-            if !aggregation.adds() && voided.has(event) {
+            if voided.has(event) {
                 return None;
             }
             Some((aggregation, event.gives(aggregation, amount)?))
@@ -563,6 +556,23 @@ impl<S: Store> Inner<S> {
             counts: &counts,
         };
         self.store.recount(change).await
+    }
+
+    /// The events that were taken back, where that makes a difference: while none is gone, they add up
+    /// to nothing.
+    async fn voided(&self, rules: &[Rule]) -> Result<Voided, Error> {
+        // Reading waits for the store as long as it fails; nobody waits for that under a lock.
+        self.store.keep(&[]).await?;
+        let mut voided = Voided::default();
+        let adds = rules.iter().all(|rule| rule.meter.aggregation().adds());
+        if !adds || self.store.events(&mut |_| false).await?.is_some() {
+            let mut note = |event: &RecordedEvent| {
+                voided.note(event);
+                true
+            };
+            self.store.events(&mut note).await?;
+        }
+        Ok(voided)
     }
 
     pub(super) fn window_of(&self, known: Option<&Known>, period: Period, at: Timestamp) -> Window {

@@ -131,11 +131,6 @@ impl Window {
         let seconds = self.end.as_seconds().abs_diff(self.start.as_seconds());
         (!self.is_all_time()).then_some(seconds)
     }
-
-    /// How long the window is, in nanoseconds.
-    pub(crate) fn length_nanos(&self) -> u64 {
-        self.end.as_nanos().abs_diff(self.start.as_nanos())
-    }
 }
 
 /// A text that names no [`Period`].

@@ -204,7 +204,7 @@ fn admit(sent: &Sent, check: Check, told: Told) -> Result<Admission, Error> {
             return Err(Error::new(ErrorKind::Conflict, message));
         }
         Some(Known::Used) => {
-            let answer = Answer::told(Arc::default(), *at, [], None);
+            let answer = Answer::told(Arc::default(), *at, Vec::new(), None);
             drop(ledger);
             return Ok(Admission { decision: check.answered(answer), hold: None });
         }

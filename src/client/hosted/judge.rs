@@ -5,12 +5,11 @@ use std::sync::Arc;
 use crate::backend::{Answer, Ask, BalanceState};
 use crate::client::LimitStanding;
 use crate::policy::catalog::{Plan, PlanLine, Shown};
-use crate::policy::frame::Line;
 use crate::policy::{
     Amount, Balance, ConfigError, Dimensions, Limit, Meter, Timestamp, Verdict, Window,
     judge_balance, judge_limit,
 };
-use crate::store::Judged;
+use crate::store::{Judged, Line};
 
 use super::ledger::{Asked, Ledger};
 use super::window;
@@ -48,16 +47,15 @@ pub(super) fn judge(
     balance: Option<FoundBalance>,
     ledger: &Ledger,
 ) -> Answer {
+    let mut lines = Vec::with_capacity(limits.len());
+    let mut looked = Vec::with_capacity(limits.len());
     let limits = limits.into_iter().filter(|found| applies(question, found));
-    let (lines, looked): (Vec<PlanLine>, Vec<_>) = limits
-        .take(usize::from(u16::MAX))
-        .map(|found| {
-            let (window, judged) = look(question, &found, ledger);
-            let line = line(found);
-            let now = Line::new(line.counter, line.aggregation, line.cap, window);
-            (line, (now, judged))
-        })
-        .unzip();
+    for found in limits.take(usize::from(u16::MAX)) {
+        let (window, judged) = look(question, &found, ledger);
+        let line = line(found);
+        looked.push((Line::new(0, line.aggregation, line.cap, window), judged));
+        lines.push(line);
+    }
     let plan = Arc::new(Plan { lines: lines.into(), ..Plan::default() });
     let balance = balance.and_then(|found| state(question, found, ledger));
     Answer::told(plan, question.at, looked, balance)

@@ -2,9 +2,8 @@
 
 use super::plans::Plans;
 use crate::backend::{Answer, BalanceState, Check, Decision};
-use crate::policy::frame::Line;
 use crate::policy::{Aggregation, Amount, Balance, Verdict, Window};
-use crate::store::Judged;
+use crate::store::{Judged, Line};
 use crate::wire::{DecisionBody, HeldBalance, HeldLimit, HoldCheckBody};
 use crate::{Error, ErrorKind};
 
@@ -18,11 +17,11 @@ impl<'a> From<HoldCheckBody<'a>> for DecisionBody<'a> {
 /// The decision that answers the check.
 pub(super) fn of(check: Check, body: DecisionBody<'_>, plans: &Plans) -> Result<Decision, Error> {
     let DecisionBody { allowed, at, limits, balance, .. } = body;
+    let plan = plans.of(&limits)?;
     if limits.len() > usize::from(u16::MAX) {
         return Err(unsound("limits"));
     }
-    let plan = plans.of(&limits)?;
-    let looked = limits.iter().map(look).collect::<Result<Vec<_>, _>>()?;
+    let looked = limits.iter().map(look).collect::<Result<_, _>>()?;
     let balance = balance.map(state).transpose()?;
     let mut answer = Answer::told(plan, at, looked, balance);
     // A repeated check is allowed although what it asks is among what is held.

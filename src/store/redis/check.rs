@@ -54,16 +54,15 @@ impl Asked {
             Some(lifetime) => call.arg(lifetime.as_micros() as u64),
             None => call.arg(""),
         };
-        call.arg(if operation.hold.is_some_and(|terms| terms.remember) { "1" } else { "" });
         let balance = operation.balance.map(|ask| AskedBalance::encode(ask, &mut call));
         if balance.is_none() {
-            call.arg("").arg("").arg("").arg("");
+            call.arg("");
         }
         for line in operation.lines {
             let name = names.get(line.counter as usize)?;
-            call.arg(kind(line.aggregation))
+            let shares = line.shares && line.aggregation.adds();
+            call.arg(if shares { "S" } else { kind(line.aggregation) })
                 .arg(format!("{}.{name}", keys::end(&line.window)))
-                .arg(if line.shares { "1" } else { "" })
                 .arg(line.cap.as_millionths());
             match line.own(operation.asked).filter(|asked| asked.is_positive()) {
                 Some(asked) => call.arg(asked.as_millionths()),

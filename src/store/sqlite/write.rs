@@ -212,7 +212,7 @@ impl<'a> Rows<'a> {
         let number = self.balance(customer, &balance.name, Amount::ZERO)?;
         self.write_balances()?;
         self.execute(
-            "UPDATE balance SET opening = opening + ?2 - current, current = ?2, unit = ?3, \
+            "UPDATE balance SET opening = opening + (?2 - current), current = ?2, unit = ?3, \
              minimum = ?4 WHERE id = ?1",
             params![number, balance.current, balance.unit.as_str(), balance.minimum],
         )
