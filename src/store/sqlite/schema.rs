@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use super::{Durability, row};
-use crate::file::{Format, Lock, OpenError, checkpoint};
+use crate::file::{Format, Lock, OpenError, checkpoint, leave_log};
 
 /// Marks a file as ours: "Lmtr".
 pub(super) const FORMAT: Format =
@@ -49,6 +49,7 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, Op
     let mut file =
         connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     FORMAT.version_of(&file)?;
+    leave_log(&file, durability != Durability::Full)?;
     // Before the first page is written, and before the log is.
     file.pragma_update(None, "page_size", 8_192)?;
     file.pragma_update(None, "journal_mode", "WAL")?;
