@@ -117,7 +117,7 @@
 //! | `outbox` | | settlements for a remote backend wait in a local file until it has them |
 //! | `tracing` | | a span for each request, `limitry` with customer and event type, and events: decisions, failures, what was not counted as usual |
 //! | `metrics` | | counters through the `metrics` facade |
-//! | `redis` | | books on Redis, shared by any number of processes (`store::redis`) |
+//! | `redis` | | books on Redis or Valkey, shared by any number of processes (`store::redis`) |
 //! | `webhooks` | | threshold crossings as signed webhooks from a durable queue |
 //! | `sqlite` | | books in one file that survives restarts and crashes (`store::sqlite`) |
 //! | `test-util` | | for your tests: a clock moved by hand, a backend that does what it is told |
@@ -142,6 +142,8 @@ mod durability;
 pub mod engine;
 mod error;
 mod failure;
+#[cfg(any(feature = "outbox", feature = "sqlite"))]
+mod file;
 mod future;
 #[cfg(feature = "grpc")]
 pub mod grpc;

@@ -223,7 +223,7 @@ pub(crate) fn outbox_behind(again: usize) {
 
 /// The file of the outbox cannot be written.
 #[cfg(feature = "outbox")]
-pub(crate) fn outbox_failing(error: &rusqlite::Error) {
+pub(crate) fn outbox_failing(error: &crate::Error) {
     #[cfg(feature = "metrics")]
     counter!("limitry.outbox_failures").increment(1);
     #[cfg(feature = "tracing")]

@@ -340,5 +340,11 @@ pub(crate) fn sound_event(
         return Err(Error::invalid(&field("usage"), problem));
     }
     let id = event.id.clone().transpose();
-    Ok((customer, id.map_err(|error| Error::invalid(&field("id"), error))?))
+    let id = id.map_err(|error| Error::invalid(&field("id"), error))?;
+    if id.as_ref().is_some_and(|id| event.at.or(id.made_at()).is_none()) {
+        let problem = "is missing; with an id of your own tell the time of the event, the same on \
+                       every attempt, so that a late repeat is not counted again";
+        return Err(Error::invalid(&field("at"), problem));
+    }
+    Ok((customer, id))
 }

@@ -25,11 +25,13 @@ pub use admin::{
 pub use books::Books;
 pub(crate) use check::{Ask, Charge, Flight};
 pub use check::{Check, DEFAULT_EVENT_TYPE};
-pub(crate) use decision::{Answer, whole_seconds};
+pub(crate) use decision::{Answer, Judgements, whole_seconds};
 pub use decision::{BalanceState, Decision, Denial, DenialKind, LimitState};
 pub use delivery::{Delivery, Receipt};
 pub use erased::{Erased, ErasedFinish};
 pub use permit::{CheckError, Permit};
+#[cfg(any(feature = "client", feature = "server"))]
+pub(crate) use settlement::Name;
 pub use settlement::{Hold, Settlement, Ticket};
 
 /// Decides and keeps the books, here or elsewhere.

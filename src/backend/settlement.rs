@@ -28,6 +28,23 @@ impl Ticket {
     }
 }
 
+/// One request: an id may be sent twice by its caller, and each has its number.
+#[cfg(any(feature = "client", feature = "server"))]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Name {
+    pub(crate) customer: CustomerId,
+    pub(crate) id: EventId,
+    pub(crate) attempt: u64,
+}
+
+#[cfg(any(feature = "client", feature = "server"))]
+impl From<&Ticket> for Name {
+    fn from(ticket: &Ticket) -> Self {
+        let ask = ticket.check.ask();
+        Self { customer: ask.customer.clone(), id: ask.id.clone(), attempt: ask.attempt }
+    }
+}
+
 impl Hold {
     /// The id: of the hold now, of the event once it is settled.
     pub fn id(&self) -> &EventId {

@@ -126,6 +126,18 @@ impl fmt::Display for ApiError {
 
 impl std::error::Error for ApiError {}
 
+/// An error of a call, in the words of the API where it has found something wrong: they name
+/// the field, the problem and the remedy.
+pub(crate) fn heard(error: Error) -> Error {
+    match ApiError::of(&error) {
+        Some(api) if !error.is_transient() => match api.message() {
+            Some(message) => Error::new(error.kind(), message).with_source(api.clone()),
+            None => error,
+        },
+        _ => error,
+    }
+}
+
 /// The envelope, read with indulgence: the status is known from the answer itself.
 #[derive(Debug, Deserialize)]
 pub(super) struct Envelope {

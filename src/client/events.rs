@@ -26,7 +26,11 @@ impl Events<'_> {
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for an event that makes no sense,
     /// [`ErrorKind::TimedOut`](crate::ErrorKind::TimedOut) when it may have been recorded.
     pub async fn record(self, event: &Event) -> Result<Recorded, Error> {
-        let event = self.0.told(event)?;
+        let now = Timestamp::from(std::time::SystemTime::now());
+        self.record_told(&self.0.told(event, now)?).await
+    }
+
+    pub(crate) async fn record_told(self, event: &Told<'_>) -> Result<Recorded, Error> {
         let call = Call::post(&["events", "record"]).under(event.id.to_string());
         let answer: RecordAnswer = self.0.http().fetch(call.json(&event.body())?).await?;
         let id = match answer.id {
@@ -46,7 +50,8 @@ impl Events<'_> {
         self,
         events: impl IntoIterator<Item = &'e Event>,
     ) -> Result<usize, Error> {
-        let told = events.into_iter().map(|event| self.0.told(event));
+        let now = Timestamp::from(std::time::SystemTime::now());
+        let told = events.into_iter().map(|event| self.0.told(event, now));
         let told = told.collect::<Result<Vec<_>, _>>()?;
         let call = self.0.batch(&told)?;
         match told.len() {
@@ -83,14 +88,13 @@ fn listed(query: EventQuery) -> Result<Call, Error> {
 }
 
 impl Client {
-    /// An event with its id and its time, the same on every attempt.
-    pub(crate) fn told<'e>(&self, event: &'e Event) -> Result<Told<'e>, Error> {
+    /// An event with its id and its time, the same on every attempt: if it names none, now.
+    pub(crate) fn told<'e>(&self, event: &'e Event, now: Timestamp) -> Result<Told<'e>, Error> {
         let customer = event.customer.as_ref();
         let customer = customer.map_err(|error| Error::invalid("customer", error))?;
         if let Some(problem) = event.usage.problem() {
             return Err(Error::invalid("usage", problem));
         }
-        let now = Timestamp::from(std::time::SystemTime::now());
         let (id, at) = match &event.id {
             // What carries its time needs no other.
             Some(Ok(id)) => (id.clone(), event.at.or(id.made_at()).unwrap_or(now)),

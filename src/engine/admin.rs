@@ -14,11 +14,11 @@ use crate::backend::{
     Admin, Check, Customer, Decision, EventQuery, MeterQuery, MeterReading, Page, PageRequest,
     Recorded, TransactionQuery, sound_event,
 };
-use crate::policy::catalog::{Plan, Rule};
+use crate::policy::catalog::Rule;
 use crate::policy::{
-    Aggregation, Amount, Balance, Calendar, Change, Credit, Credited, CustomerId, Debit, Debited,
-    Event, EventId, IdError, Limit, Meter, NewBalance, Period, RecordedEvent, Timestamp,
-    Transaction, Usage, Voided, Window,
+    Amount, Balance, Calendar, Change, Credit, Credited, CustomerId, Debit, Debited, Event,
+    EventId, IdError, Limit, Meter, NewBalance, Period, RecordedEvent, Timestamp, Transaction,
+    Usage, Voided, Window,
 };
 use crate::store::{
     BalanceChange, BoxFuture, HoldKey, Keep, Origin, Outcome, Recount, SettleOperation,
@@ -401,28 +401,20 @@ impl<S: Store> Inner<S> {
     /// Resolves all events by the definitions of now and records them.
     async fn record_once(&self, events: &[&Use], epoch: u64) -> Result<Vec<Settled>, Error> {
         let now = self.moment();
-        let resolved: Vec<(Option<Arc<Known>>, Arc<Plan>)> = events
+        let frames: Vec<_> = events
             .iter()
             .map(|event| {
-                let known = self.accounts.get(&event.customer);
-                let catalog = self.catalog.load();
-                let event_type = Some(event.event_type.as_str());
-                let plan = Arc::clone(Self::plan(known.as_deref(), &catalog, event_type));
-                (known, plan)
+                self.frame_for_event(&event.customer, &event.event_type, &event.usage, event.at)
             })
             .collect();
-        let lines: Vec<_> = events
+        let given: Vec<_> = events
             .iter()
-            .zip(&resolved)
-            .map(|(event, (known, plan))| {
-                Self::settle_lines(plan, &event.usage, |_, line| {
-                    self.window(known.as_deref(), line, event.at)
-                })
-            })
+            .zip(&frames)
+            .map(|(event, frame)| frame.plan.amounts(&event.usage))
             .collect();
         let mut usages: Vec<Usage> = events.iter().map(|event| event.usage.clone()).collect();
-        let settling = events.iter().zip(&mut usages).zip(&lines);
-        let operations = settling.map(|((event, usage), lines)| SettleOperation {
+        let settling = events.iter().zip(&mut usages).zip(frames.iter().zip(&given));
+        let operations = settling.map(|((event, usage), (frame, given))| SettleOperation {
             epoch,
             now,
             id: &event.id,
@@ -431,7 +423,8 @@ impl<S: Store> Inner<S> {
             event_type: &event.event_type,
             usage,
             at: event.at,
-            lines,
+            lines: &frame.lines,
+            given,
             charge: None,
             reverses: false,
             mark: None,
@@ -449,11 +442,6 @@ impl<S: Store> Inner<S> {
             return Err(Error::invalid(&field("at"), problem));
         }
         let (id, origin) = match given {
-            Some(_) if time.is_none() => {
-                let problem = "is missing; with an id of your own tell the time of the event, the \
-                               same on every attempt, so that a late repeat is not counted again";
-                return Err(Error::invalid(&field("at"), problem));
-            }
             Some(id) => (id, Origin::Given),
             None => (self.ids.make(now), Origin::Fresh),
         };
@@ -488,86 +476,6 @@ impl<S: Store> Inner<S> {
         items.truncate(length);
         let next = items.last().map(|last| last.sequence.to_string()).filter(|_| more);
         Ok(Page { items, next })
-    }
-
-    async fn query(&self, query: MeterQuery) -> Result<MeterReading, Error> {
-        let customer = query.customer.map(required).transpose()?;
-        let start = query.start.unwrap_or(Timestamp::MIN);
-        let end = query.end.unwrap_or(Timestamp::MAX);
-        if start > end {
-            return Err(Error::invalid("from", "is after the end of the range"));
-        }
-        let catalog = self.catalog.load_full();
-        let meter = catalog.meter(&query.meter).ok_or_else(|| {
-            let message = format!("meter {:?} is not defined", query.meter);
-            Error::new(ErrorKind::NotFound, message)
-        })?;
-        let mut reading =
-            MeterReading { value: Amount::ZERO, aggregation: meter.aggregation(), complete: true };
-        // A counter of just this window is exact, however old its events.
-        if let Some(customer) = &customer {
-            let known = self.accounts.get(customer);
-            let mut rules = self.definitions.lock().await.rules_for(customer);
-            rules.retain(|rule| {
-                rule.meter.id == query.meter && rule.is_narrowed_to(&query.dimensions)
-            });
-            for rule in rules {
-                let at = query.start.unwrap_or_else(|| self.now());
-                let window = self.window_of(known.as_deref(), rule.period, at);
-                let whole = (window.start(), window.end()) == (start, end);
-                let since = {
-                    let catalog = self.catalog.load();
-                    let plan = Self::plan(known.as_deref(), &catalog, None);
-                    let line = plan.lines.iter().find(|line| line.counter == rule.counter);
-                    line.and_then(|line| line.since)
-                };
-                let moved = known.as_deref().and_then(|known| known.since[rule.period.index()]);
-                let since = since.max(moved);
-                let complete = since.is_none_or(|since| window.start() > since);
-                if whole && complete && window.end() > self.now() && window.start() <= self.now() {
-                    reading.value = self.store.read(customer, rule.counter, window).await?;
-                    return Ok(reading);
-                }
-            }
-        }
-        let mut latest: Option<Timestamp> = None;
-        let mut overflow = false;
-        // What takes an event back comes after it, and so is seen before.
-        let mut voided = Voided::default();
-        let mut visit = |event: &RecordedEvent| {
-            let wanted = (start..end).contains(&event.at)
-                && customer.as_ref().is_none_or(|customer| event.customer == *customer)
-                && meter.accepts(&event.event_type, event.usage.dimensions())
-                && event.usage.dimensions().contain(query.dimensions.pairs());
-            let amount = wanted.then(|| meter.reads(event.usage.values())).flatten();
-            if !meter.aggregation().adds() {
-                voided.note(event);
-                if voided.has(event) {
-                    return true;
-                }
-            }
-            let amount = amount.and_then(|amount| event.gives(meter.aggregation(), amount));
-            let Some(amount) = amount else { return true };
-            match meter.aggregation() {
-                Aggregation::Sum | Aggregation::Count => {
-                    overflow |= reading.value.checked_add(amount).is_none();
-                    reading.value = reading.value.saturating_add(amount);
-                }
-                Aggregation::Max if latest.is_some() => reading.value = reading.value.max(amount),
-                // Newest first: of two of the same time the one that came later is seen first.
-                Aggregation::Latest if latest.is_some_and(|latest| event.at <= latest) => {}
-                Aggregation::Max | Aggregation::Latest => reading.value = amount,
-            }
-            latest = latest.max(Some(event.at));
-            true
-        };
-        let forgotten = self.store.events(&mut visit).await?;
-        if overflow {
-            let message = "the sum is beyond the largest amount; ask for a shorter range";
-            return Err(Error::new(ErrorKind::Invalid, message));
-        }
-        reading.complete = forgotten.is_none_or(|forgotten| forgotten < start);
-        Ok(reading)
     }
 
     /// Runs a change of the definitions to its end once it has begun, whoever waits for it: cut off
@@ -758,7 +666,7 @@ fn only_owner(before: Option<&Limit>, after: Option<&Limit>) -> Option<CustomerI
     if owners.len() == 1 { owners.into_iter().next().flatten() } else { None }
 }
 
-fn required(customer: Result<CustomerId, IdError>) -> Result<CustomerId, Error> {
+pub(super) fn required(customer: Result<CustomerId, IdError>) -> Result<CustomerId, Error> {
     customer.map_err(|error| Error::invalid("customer", error))
 }
 

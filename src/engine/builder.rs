@@ -91,8 +91,9 @@ impl EngineBuilder {
     /// After a restart, has [`on_alert`](Self::on_alert) hear again of every alert in a window that
     /// has not ended, with the usage of now: the process before may have ended between the count and
     /// the call. For a hook that knows repeats, as that of `webhooks` does, over a store that keeps
-    /// which alerts fell due: a SQLite file does, and of any other nothing is told again. They are told before [`build_on`](Self::build_on) returns, in any
-    /// order; those of limits that are gone are not.
+    /// which alerts fell due: a SQLite file and Redis do, and of any other nothing is told again. On
+    /// Redis every process hears of those of all. They are told before
+    /// [`build_on`](Self::build_on) returns, in any order; those of limits that are gone are not.
     pub fn alert_again_after_restart(mut self) -> Self {
         self.alerts_again = true;
         self
@@ -178,11 +179,8 @@ impl EngineBuilder {
             self.on_event,
             self.on_alert,
         );
-        if !self.alerts_again {
-            kept.alerts.clear();
-        }
         if keeps {
-            engine.take_up(kept).map_err(of_store)?;
+            engine.take_up(kept, self.alerts_again).map_err(of_store)?;
         }
         Ok(Books::new(engine))
     }
@@ -195,7 +193,7 @@ impl EngineBuilder {
     /// |---|---|
     /// | `memory:` | in this process, until it ends |
     /// | `sqlite:usage.db` | in that file (feature `sqlite`) |
-    /// | `redis://host:port` | on that server, also `rediss:`, `redis-sentinel:` and `redis-cluster:` (feature `redis`) |
+    /// | `redis://host:port` | on that server, also `redis-sentinel:` and `redis-cluster:`, and all three with `rediss` for TLS (feature `redis`) |
     ///
     /// # Errors
     ///
@@ -211,7 +209,11 @@ impl EngineBuilder {
                 Ok(Self { memory: Memory::new(), ..self }.build_on(store)?.erased())
             }
             #[cfg(feature = "redis")]
-            ("redis" | "rediss" | "redis-sentinel" | "redis-cluster", _) => {
+            (
+                "redis" | "rediss" | "redis-sentinel" | "rediss-sentinel" | "redis-cluster"
+                | "rediss-cluster",
+                _,
+            ) => {
                 let store = crate::store::Redis::open(url).map_err(of_store)?;
                 Ok(self.build_on(store)?.erased())
             }

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use compact_str::CompactString;
 
 use crate::policy::catalog::{
-    Catalog, CounterNumbers, Plans, Rule, validate_limit, validate_meter,
+    Catalog, CounterNumbers, Plans, Rule, meter_of, validate_limit, validate_meter,
 };
 use crate::policy::{ConfigError, CounterKey, CustomerId, Limit, Meter, Timestamp};
 use crate::store::Keep;
 
-/// How many values meters may read between them: plans number them in a byte.
+/// How many values meters may read between them.
 const MOST_VALUES: usize = 255;
 
 /// How many counters without a limit go on being counted.
@@ -139,7 +139,8 @@ impl Definitions {
     }
 
     pub(super) fn put_limit(&mut self, limit: Limit) -> Result<(), ConfigError> {
-        let meter = validate_limit(&limit, &self.meters)?;
+        validate_limit(&limit)?;
+        let meter = meter_of(&limit, &self.meters)?;
         self.numbers.number(CounterKey::of(meter, &limit));
         self.remove_limit(&limit.id.clone());
         self.ids.entry(owner(&limit)).or_default().insert(limit.id.clone());

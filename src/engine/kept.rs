@@ -13,8 +13,8 @@ use tokio::task::unconstrained;
 use super::accounts::Known;
 use super::definitions::Definitions;
 use super::{Engine, Inner};
-use crate::policy::CustomerId;
-use crate::policy::catalog::{PlanLine, Rule};
+use crate::policy::catalog::Rule;
+use crate::policy::{CustomerId, RecordedEvent};
 use crate::store::{
     Keep, Kept, KeptAlert, KeptHold, Origin, SettleOperation, SettleOutcome, Store,
 };
@@ -127,11 +127,14 @@ pub(super) fn counters(rules: &[Rule]) -> BTreeSet<u32> {
 
 impl<S: Store> Engine<S> {
     /// Goes on from what the store has kept. Blocks while counters that are new to it are counted.
-    pub(super) fn take_up(&self, mut kept: Kept) -> Result<(), Error> {
+    pub(super) fn take_up(&self, mut kept: Kept, alerts_again: bool) -> Result<(), Error> {
         let holds = std::mem::take(&mut kept.holds);
-        let alerts = std::mem::take(&mut kept.alerts);
         block_on(async {
             self.0.take_up(kept).await?;
+            let alerts = match alerts_again {
+                true => self.0.store.alerts(self.0.moment()).await?,
+                false => Vec::new(),
+            };
             self.0.settle_kept(&holds).await?;
             self.0.alert_again(alerts).await
         })
@@ -177,6 +180,8 @@ impl<S: Store> Inner<S> {
         if !same_days {
             changes.push(Keep::Zone(zone));
         }
+        let now = self.now();
+        changes.extend(definitions.meters().map(|meter| Keep::Rollup(meter, now)));
         self.store.keep(&changes).await?;
         let mut since = Vec::new();
         if !rules.is_empty() {
@@ -239,10 +244,8 @@ impl<S: Store> Inner<S> {
     }
 
     fn settle_one_kept(&self, KeptHold { event, charge }: &KeptHold) -> S::Settle {
-        let known = self.accounts.get(&event.customer);
-        let catalog = self.catalog.load();
-        let plan = Self::plan(known.as_deref(), &catalog, Some(&event.event_type));
-        let window = |_, line: &PlanLine| self.window(known.as_deref(), line, event.at);
+        let RecordedEvent { customer, event_type, usage, .. } = event;
+        let frame = self.frame_for_event(customer, event_type, usage, event.at);
         self.store.settle(SettleOperation {
             epoch: self.epoch.load(Ordering::Acquire),
             now: self.moment(),
@@ -253,7 +256,8 @@ impl<S: Store> Inner<S> {
             event_type: &event.event_type,
             usage: &mut event.usage.clone(),
             at: event.at,
-            lines: &Self::settle_lines(plan, &event.usage, window),
+            lines: &frame.lines,
+            given: &frame.plan.amounts(usage),
             charge: charge.as_ref().map(|(balance, amount)| (self.balance(balance), *amount)),
             reverses: false,
             mark: None,

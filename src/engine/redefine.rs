@@ -54,6 +54,7 @@ impl<S: Store> Inner<S> {
             self.epoch.fetch_add(1, Ordering::AcqRel);
             let mut changes = before.changes(&after);
             changes.extend(undo);
+            changes.extend(undo.and_then(|undo| self.rollup(undo)));
             // That the store fails is told already; it writes this after the change itself, or
             // neither.
             let _ = self.store.keep(&changes).await;
@@ -79,6 +80,7 @@ impl<S: Store> Inner<S> {
             new_counters.iter().map(|(number, key)| Keep::Counter(*number, key)).collect();
         changes.extend(both.changes(before));
         changes.push(keep);
+        changes.extend(self.rollup(keep));
         let kept = self.store.keep(&changes);
         let mut rules = if only.is_none() { definitions.rules() } else { Vec::new() };
         for owner in &owners {
@@ -110,6 +112,14 @@ impl<S: Store> Inner<S> {
         definitions.set_dormant(lasting);
         self.publish(definitions, only, &owners);
         Ok(())
+    }
+
+    /// A store that sums up meters sums up the one that is kept.
+    fn rollup<'a>(&self, keep: Keep<'a>) -> Option<Keep<'a>> {
+        match keep {
+            Keep::Meter(meter) => Some(Keep::Rollup(meter, self.now())),
+            _ => None,
+        }
     }
 
     /// Replaces what is known of a customer, and counts again where that moves their windows. When

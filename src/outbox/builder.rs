@@ -24,6 +24,7 @@ const COURIERS: usize = 4;
 pub struct OutboxBuilder<B> {
     backend: B,
     durability: Durability,
+    open_wait: Duration,
     when_full: WhenFull,
     most_entries: usize,
     most_bytes: u64,
@@ -37,6 +38,7 @@ impl<B: Backend> OutboxBuilder<B> {
         Self {
             backend,
             durability: Durability::default(),
+            open_wait: Duration::ZERO,
             when_full: WhenFull::default(),
             most_entries: 100_000,
             most_bytes: 64 * 1024 * 1024,
@@ -54,6 +56,14 @@ impl<B: Backend> OutboxBuilder<B> {
     /// What an acknowledged settlement survives. Unless set, a power cut.
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
+        self
+    }
+
+    /// Waits so long for another process that has the file open, as in a deployment where the new
+    /// process starts before the old one has ended, or for an outbox that was dropped just now and is
+    /// still closing it. Not at all unless set.
+    pub fn open_wait(mut self, wait: Duration) -> Self {
+        self.open_wait = wait;
         self
     }
 
@@ -108,7 +118,8 @@ impl<B: Backend> OutboxBuilder<B> {
     ///
     /// [`ErrorKind::Conflict`] while another process has the file open, [`ErrorKind::Invalid`] for a
     /// file that is none of ours or was written by a later version (it is left as it is) and outside
-    /// of a tokio runtime, [`ErrorKind::Unavailable`] when it cannot be read or written.
+    /// of a tokio runtime, [`ErrorKind::Unavailable`] when it cannot be read or written, or lacks
+    /// [some of what was in it](super#the-file).
     ///
     /// [`ErrorKind::Conflict`]: crate::ErrorKind::Conflict
     /// [`ErrorKind::Invalid`]: crate::ErrorKind::Invalid
@@ -116,11 +127,14 @@ impl<B: Backend> OutboxBuilder<B> {
     pub async fn open(self, path: impl Into<PathBuf>) -> Result<Outbox<B>, Error> {
         let runtime = Handle::try_current()
             .map_err(|_| Error::invalid("runtime", "is missing; open the outbox inside tokio"))?;
-        let Self { backend, durability, when_full, most_entries, most_bytes, mut terms, .. } = self;
+        let Self { backend, durability, open_wait, when_full, .. } = self;
+        let Self { most_entries, most_bytes, mut terms, .. } = self;
         terms.most_kept = if terms.keep.is_zero() { 0 } else { most_entries };
         let schedule = Schedule::new(Backoff::new(self.first_wait, self.longest_wait));
         let places = Places::new(most_entries, most_bytes);
-        let queue = Queue::open(path.into(), durability, backend.now(), schedule, places).await?;
+        let queue =
+            Queue::open(path.into(), durability, open_wait, backend.now(), schedule, places)
+                .await?;
         for _ in 0..COURIERS {
             let (queue, backend) = (Arc::clone(&queue), backend.clone());
             runtime.spawn(Courier { queue, backend, terms }.run());

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{timeout, timeout_at};
 
-use super::file::State;
 use super::queue::Queue;
+use super::rows::State;
 use super::schedule::{Due, Fate, Load};
 use crate::backend::{Backend, Delivery, Receipt};
 use crate::observe;
@@ -99,8 +99,8 @@ impl<B: Backend> Courier<B> {
         let sequences: Vec<u64> = all.clone().map(|due| due.sequence).collect();
         let mut entries = self
             .queue
-            .run(move |file| {
-                sequences.iter().map(|at| file.read(*at)).collect::<Result<Vec<_>, _>>()
+            .run(move |rows| {
+                sequences.iter().map(|at| rows.read(*at)).collect::<Result<Vec<_>, _>>()
             })
             .await?
             .into_iter();
@@ -159,15 +159,15 @@ impl<B: Backend> Courier<B> {
             landed.push((customer, fates));
         }
         queue
-            .run(move |file| {
+            .run(move |rows| {
                 for &sequence in &taken {
                     if keeps {
-                        file.delivered(sequence, at)?;
+                        rows.delivered(sequence, at)?;
                     } else {
-                        file.remove(sequence, State::Waiting)?;
+                        rows.remove(sequence, State::Waiting)?;
                     }
                 }
-                refused.iter().try_for_each(|(sequence, why)| file.set_aside(*sequence, at, why))
+                refused.iter().try_for_each(|(sequence, why)| rows.set_aside(*sequence, at, why))
             })
             .await?;
         behind.dedup();
@@ -203,10 +203,10 @@ impl<B: Backend> Courier<B> {
         }
         let removed = self
             .queue
-            .run(move |file| {
+            .run(move |rows| {
                 let mut removed = Vec::new();
                 for (customer, sequence) in &overdue {
-                    if file.remove(*sequence, State::Delivered)?.is_some() {
+                    if rows.remove(*sequence, State::Delivered)?.is_some() {
                         removed.push((customer.clone(), *sequence));
                     }
                 }

@@ -2,278 +2,44 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rusqlite::config::DbConfig;
-use rusqlite::types::FromSql;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Result, Row, params};
+use rusqlite::types::Type;
+use rusqlite::{Connection, Error, ErrorCode, OpenFlags, Row};
+use uuid::Uuid;
 
 use super::Durability;
-use super::entry::Entry;
+use super::rows::{Change, Line, Rows};
 use crate::backend::Producer;
-use crate::policy::{CustomerId, Timestamp};
-use crate::{Error, ErrorKind};
+use crate::file::{self, Format, Lock, OpenError, checkpoint, leave_log};
+use crate::policy::Timestamp;
 
-/// What a file says it is, in its header.
-const APPLICATION: i32 = 0x4C74_7962;
-/// The form of the tables.
-const VERSION: i32 = 1;
+const FORMAT: Format = Format { holds: "outbox", application: 0x4C74_7962, version: 1 };
 
 pub(super) struct File {
-    connection: Connection,
-    producer: Producer,
-    /// The sequence of the next entry.
-    next: u64,
+    path: PathBuf,
     durability: Durability,
-    log: PathBuf,
+    /// `None` after something failed.
+    connection: Option<Connection>,
+    producer: Producer,
+    /// The last number that was given: as its sequence to an entry, or to a commit.
+    last: u64,
+    /// That of the last commit in the file.
+    committed: u64,
+    /// What has failed: its number, and how many steps it was.
+    tried: Option<(u64, usize)>,
     /// When the oldest commit that may not be on the disk was made.
     unsynced: Option<Instant>,
-}
-
-/// Where an entry stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
-    Waiting = 0,
-    Delivered = 1,
-    SetAside = 2,
-}
-
-/// An entry without its body.
-#[derive(Clone, Debug)]
-pub(super) struct Line {
-    pub(super) sequence: u64,
-    pub(super) customer: CustomerId,
-    pub(super) state: State,
-    pub(super) bytes: u64,
-    pub(super) appended: Timestamp,
-    /// When it was delivered or set aside.
-    pub(super) moved: Timestamp,
-}
-
-/// An entry that was set aside, as it is written.
-pub(super) struct Refused {
-    pub(super) sequence: u64,
-    pub(super) entry: Entry,
-    pub(super) reason: String,
-    pub(super) moved: Timestamp,
-}
-
-impl File {
-    /// Opens the file, or makes a new one. No sequence that was used before `now` is used again,
-    /// even if the file has forgotten some (a power cut under [`Durability::Relaxed`], a backup put
-    /// back): they go on from the microseconds of `now`.
-    pub(super) fn open(path: &Path, durability: Durability, now: Timestamp) -> Result<Self, Error> {
-        let log = log_of(path);
-        let has_log = log.exists();
-        // A path is a path, also one that looks like a URI.
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_CREATE
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = Connection::open_with_flags(path, flags).map_err(unopened)?;
-        check_kind(&connection, has_log)?;
-        prepare(&mut connection, durability).map_err(unopened)?;
-        let producer = read_producer(&connection)?;
-        let last: Option<i64> = connection
-            .query_row("SELECT seq FROM sqlite_sequence WHERE name = 'entry'", [], |row| row.get(0))
-            .optional()
-            .map_err(unopened)?;
-        let micros = u64::try_from(now.as_nanos() / 1_000).unwrap_or(0);
-        let next = micros.max(last.map_or(0, i64::cast_unsigned) + 1);
-        Ok(Self { connection, producer, next, durability, log, unsynced: None })
-    }
-
-    pub(super) fn producer(&self) -> Producer {
-        self.producer
-    }
-
-    /// The last sequence that was given.
-    pub(super) fn last(&self) -> u64 {
-        self.next - 1
-    }
-
-    /// Every entry, in order.
-    pub(super) fn lines(&self) -> Result<Vec<Line>> {
-        let mut statement = self.connection.prepare(
-            "SELECT sequence, customer, state, octet_length(body), appended, moved
-             FROM entry ORDER BY sequence",
-        )?;
-        let lines = statement.query_map([], line)?;
-        lines.collect()
-    }
-
-    /// Runs all steps in one transaction; they all happen, durably, or none does.
-    pub(super) fn commit(&mut self, steps: &mut [Box<dyn Work>]) -> Result<()> {
-        if steps.is_empty() {
-            return Ok(());
-        }
-        let next = self.next;
-        let result = self.run(steps);
-        if result.is_err() {
-            self.next = next;
-            if !self.connection.is_autocommit() {
-                // Where that fails, too, the next transaction cannot begin and says so.
-                let _ = self.connection.execute_batch("ROLLBACK");
-            }
-        } else if self.durability != Durability::Full {
-            self.unsynced.get_or_insert_with(Instant::now);
-        }
-        result
-    }
-
-    fn run(&mut self, steps: &mut [Box<dyn Work>]) -> Result<()> {
-        self.connection.execute_batch("BEGIN IMMEDIATE")?;
-        for step in steps {
-            step.run(self)?;
-        }
-        self.connection.execute_batch("COMMIT")
-    }
-
-    /// After a failure: copies all that was committed out of the log, and begins the log anew.
-    ///
-    /// A sync that failed must not be asked again about the same pages: the kernel may have dropped
-    /// what it could not write, and then says that all is well. What failed is rolled back and written
-    /// anew, at the start of an empty log, and what was committed is synced in a second place. It
-    /// also gives back the room that the log took, for the case that the disk is full.
-    pub(super) fn recover(&mut self) -> Result<()> {
-        let busy: i64 = run_to_end(&self.connection, "PRAGMA wal_checkpoint(TRUNCATE)")?;
-        if busy != 0 {
-            return Err(failure(ErrorCode::DatabaseBusy));
-        }
-        self.unsynced = None;
-        Ok(())
-    }
-
-    /// When what was committed is to be on the disk, if it may not be there.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.unsynced.and_then(|since| self.durability.due(since))
-    }
-
-    /// Brings what was committed to the disk.
-    pub(super) fn sync(&mut self) -> Result<()> {
-        if self.unsynced.take().is_some() {
-            let synced = std::fs::File::open(&self.log).and_then(|log| log.sync_data());
-            synced.map_err(|_| failure(ErrorCode::SystemIoFailure))?;
-        }
-        Ok(())
-    }
-
-    /// Appends an entry. Answers its sequence.
-    pub(super) fn append(&mut self, entry: &Entry, at: Timestamp) -> Result<u64> {
-        let sequence = self.next;
-        self.next += 1;
-        self.connection
-            .prepare_cached(
-                "INSERT INTO entry (sequence, customer, state, unsure, appended, body)
-                 VALUES (?, ?, 0, ?, ?, ?)",
-            )?
-            .execute(params![
-                sequence.cast_signed(),
-                entry.customer.as_str(),
-                entry.unsure,
-                at.as_nanos(),
-                entry.body
-            ])?;
-        Ok(sequence)
-    }
-
-    /// The entry, unless it is gone.
-    pub(super) fn read(&self, sequence: u64) -> Result<Option<Entry>> {
-        self.connection
-            .prepare_cached("SELECT customer, unsure, body FROM entry WHERE sequence = ?")?
-            .query_row([sequence.cast_signed()], |row| entry(row, 0))
-            .optional()
-    }
-
-    pub(super) fn delivered(&self, sequence: u64, at: Timestamp) -> Result<()> {
-        self.move_to(sequence, State::Delivered, at, None)
-    }
-
-    pub(super) fn set_aside(&self, sequence: u64, at: Timestamp, reason: &str) -> Result<()> {
-        self.move_to(sequence, State::SetAside, at, Some(reason))
-    }
-
-    fn move_to(
-        &self,
-        sequence: u64,
-        state: State,
-        at: Timestamp,
-        reason: Option<&str>,
-    ) -> Result<()> {
-        self.connection
-            .prepare_cached("UPDATE entry SET state = ?, moved = ?, reason = ? WHERE sequence = ?")?
-            .execute(params![state as i64, at.as_nanos(), reason, sequence.cast_signed()])?;
-        Ok(())
-    }
-
-    /// Lets an entry that was delivered wait again, in its old place. Answers whether it was there.
-    pub(super) fn deliver_again(&self, sequence: u64) -> Result<bool> {
-        let changed = self
-            .connection
-            .prepare_cached(
-                "UPDATE entry SET state = 0, unsure = 1, moved = NULL
-                 WHERE sequence = ? AND state = 1",
-            )?
-            .execute([sequence.cast_signed()])?;
-        Ok(changed > 0)
-    }
-
-    /// Lets an entry that was set aside wait again, behind all others: its target may have taken
-    /// later ones. Answers it under its new sequence, unless there is none.
-    pub(super) fn replay(&mut self, sequence: u64) -> Result<Option<Line>> {
-        let renewed = self
-            .connection
-            .prepare_cached(
-                "UPDATE entry SET state = 0, sequence = ?2, moved = NULL, reason = NULL
-                 WHERE sequence = ?1 AND state = 2
-                 RETURNING sequence, customer, state, octet_length(body), appended, moved",
-            )?
-            .query_row([sequence.cast_signed(), self.next.cast_signed()], line)
-            .optional()?;
-        if renewed.is_some() {
-            // SQLite notes the largest sequence at an INSERT only.
-            self.connection
-                .prepare_cached("UPDATE sqlite_sequence SET seq = ? WHERE name = 'entry'")?
-                .execute([self.next.cast_signed()])?;
-            self.next += 1;
-        }
-        Ok(renewed)
-    }
-
-    /// Removes an entry. Answers the length of its body, unless there is none in that state.
-    pub(super) fn remove(&self, sequence: u64, state: State) -> Result<Option<u64>> {
-        self.connection
-            .prepare_cached(
-                "DELETE FROM entry WHERE sequence = ? AND state = ? RETURNING octet_length(body)",
-            )?
-            .query_row(params![sequence.cast_signed(), state as i64], |row| {
-                row.get(0).map(i64::cast_unsigned)
-            })
-            .optional()
-    }
-
-    /// Entries that were set aside, in order, those after a sequence.
-    pub(super) fn refused(&self, after: u64, most: usize) -> Result<Vec<Refused>> {
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let mut statement = self.connection.prepare_cached(
-            "SELECT sequence, coalesce(reason, ''), coalesce(moved, appended), customer, unsure, body
-             FROM entry WHERE state = 2 AND sequence > ? ORDER BY sequence LIMIT ?",
-        )?;
-        let refused = statement.query_map([after.cast_signed(), most], |row| {
-            Ok(Refused {
-                sequence: sequence(row)?,
-                reason: row.get(1)?,
-                moved: Timestamp::from_nanos(row.get(2)?),
-                entry: entry(row, 3)?,
-            })
-        })?;
-        refused.collect()
-    }
+    /// The commits since, by their numbers, should the disk lose them.
+    doubtful: Vec<(u64, Vec<Change>)>,
+    /// Given back when the connection is closed.
+    lock: Lock,
 }
 
 /// A step of a transaction.
 pub(super) trait Work: Send {
     /// May run more than once, until its transaction succeeds.
-    fn run(&mut self, file: &mut File) -> Result<()>;
+    fn run(&mut self, rows: &mut Rows<'_>) -> rusqlite::Result<()>;
 
     /// The transaction has succeeded, and is as durable as declared.
     fn committed(self: Box<Self>);
@@ -282,126 +48,267 @@ pub(super) trait Work: Send {
     fn is_append(&self) -> bool;
 }
 
-fn log_of(path: &Path) -> PathBuf {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    log.into()
+impl File {
+    /// Opens the file, or makes a new one, waiting so long for others who have it. No sequence that
+    /// was used before `now` is used again, even if the file has forgotten some (a power cut under
+    /// [`Durability::Relaxed`], an older copy put back): they go on from the microseconds of `now`.
+    pub(super) fn open(
+        path: PathBuf,
+        durability: Durability,
+        wait: Duration,
+        now: Timestamp,
+    ) -> Result<Self, OpenError> {
+        // Opened anew after a failure, it must be the same wherever the process has gone meanwhile.
+        let path = std::path::absolute(path).map_err(OpenError::Io)?;
+        let lock = Lock::take(&path, wait)?;
+        file::look(&path, &lock, &FORMAT)?;
+        let mut connection = connect(&path, durability, OpenFlags::SQLITE_OPEN_CREATE, wait)?;
+        if FORMAT.version_of(&connection)? == 0 {
+            make(&mut connection)?;
+        }
+        let (producer, committed) = state(&connection)?;
+        let noted = lock.noted().map_err(OpenError::Io)?;
+        if noted.is_some_and(|noted| committed < noted.cast_unsigned()) {
+            return Err(OpenError::Behind);
+        }
+        // What an earlier process left in the log may not be on the disk.
+        truncate_log(&connection)?;
+        let before_now = u64::try_from(now.as_nanos() / 1_000).unwrap_or(0).saturating_sub(1);
+        let file = Self {
+            path,
+            durability,
+            connection: Some(connection),
+            producer,
+            last: committed.max(before_now),
+            committed,
+            tried: None,
+            unsynced: None,
+            doubtful: Vec::new(),
+            lock,
+        };
+        file.note();
+        Ok(file)
+    }
+
+    pub(super) fn producer(&self) -> Producer {
+        self.producer
+    }
+
+    /// Every entry, in order.
+    pub(super) fn lines(&self) -> Result<Vec<Line>, OpenError> {
+        Ok(Rows::new(self.opened()?, self.last, false).lines()?)
+    }
+
+    /// Runs all steps in one transaction; they all happen, durably, or none does. What has failed is to
+    /// be [recovered](Self::recover) before it is tried again.
+    pub(super) fn commit(&mut self, steps: &mut [Box<dyn Work>]) -> Result<(), OpenError> {
+        if steps.is_empty() {
+            return Ok(());
+        }
+        let may_be_lost = self.durability != Durability::Full;
+        let mut rows = Rows::new(self.opened()?, self.last, may_be_lost);
+        let changed = run(self.opened()?, steps, &mut rows, self.last);
+        let (last, changes) = (rows.last(), rows.into_changes());
+        match changed {
+            Ok(false) => {}
+            Ok(true) => {
+                (self.last, self.committed) = (last, last);
+                if may_be_lost {
+                    self.unsynced.get_or_insert_with(Instant::now);
+                    self.doubtful.push((last, changes));
+                } else {
+                    self.note();
+                }
+            }
+            Err(error) => {
+                self.tried = Some((last, steps.len()));
+                self.connection = None;
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// When what was committed is to be on the disk, if it may not be there.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.unsynced.and_then(|since| self.durability.due(since))
+    }
+
+    /// Brings to the disk what is due, and a log that has become long into the file.
+    pub(super) fn keep_up(&mut self) -> Result<(), OpenError> {
+        let is_due = self.due().is_some_and(|due| due <= Instant::now());
+        let kept = self.bring_in(is_due);
+        if kept.is_err() {
+            self.connection = None;
+        }
+        kept
+    }
+
+    fn bring_in(&mut self, is_due: bool) -> Result<(), OpenError> {
+        let is_long = file::has_long_log(self.opened()?)?;
+        if is_due || is_long {
+            self.sync()?;
+        }
+        if is_long {
+            checkpoint(self.opened()?, "PASSIVE")?;
+        }
+        Ok(())
+    }
+
+    /// Brings what was committed to the disk.
+    fn sync(&mut self) -> Result<(), OpenError> {
+        if self.unsynced.is_some() {
+            file::sync(&self.path).map_err(OpenError::Io)?;
+            self.is_synced();
+        }
+        Ok(())
+    }
+
+    fn is_synced(&mut self) {
+        self.unsynced = None;
+        self.doubtful.clear();
+        self.note();
+    }
+
+    /// Leaves word of how far the disk has come.
+    fn note(&self) {
+        // It protects from others; a disk that fails is told by the file itself.
+        let _ = self.lock.note(self.committed.cast_signed());
+    }
+
+    /// After a failure: opens the file anew, with what is whole in its log by its own sums. Answers how
+    /// many of the steps that had failed are in it all the same.
+    ///
+    /// A sync that failed must not be asked again about the same pages: the kernel may have dropped
+    /// what it could not write, and then says that all is well. So what was committed is synced in a
+    /// second place, the file itself, and what was lost is made again, at the start of an empty log.
+    /// That also gives back the room that the log took, for the case that the disk is full.
+    pub(super) fn recover(&mut self) -> Result<usize, OpenError> {
+        self.connection = None;
+        // It is not made anew where somebody has moved it away.
+        let none = OpenFlags::empty();
+        let mut connection = connect(&self.path, self.durability, none, Duration::ZERO)?;
+        let (producer, mut there) = state(&connection)?;
+        truncate_log(&connection)?;
+        let lost: Vec<_> = self.doubtful.iter().filter(|(number, _)| *number > there).collect();
+        if let Some((newest, _)) = lost.last() {
+            let step = connection.transaction()?;
+            for change in lost.iter().flat_map(|(_, changes)| changes) {
+                change.make_again(&step)?;
+            }
+            step.commit()?;
+            truncate_log(&connection)?;
+            there = *newest;
+        }
+        // Somebody has put another in its place.
+        if producer != self.producer || there < self.committed {
+            return Err(OpenError::Behind);
+        }
+        let tried =
+            self.tried.take().filter(|(number, _)| self.committed < there && *number == there);
+        self.connection = Some(connection);
+        self.committed = there;
+        self.last = self.last.max(there);
+        self.is_synced();
+        Ok(tried.map_or(0, |(_, steps)| steps))
+    }
+
+    /// Makes the file one again, without its log, for closing it. The disk may have lost what was not
+    /// synced.
+    pub(super) fn finish(&mut self) -> Result<(), OpenError> {
+        if self.sync().is_err() || self.connection.is_none() {
+            self.recover()?;
+        }
+        truncate_log(self.opened()?)?;
+        leave_log(self.opened()?, false)?;
+        Ok(())
+    }
+
+    fn opened(&self) -> Result<&Connection, OpenError> {
+        let closed = || OpenError::Io(std::io::ErrorKind::NotConnected.into());
+        self.connection.as_ref().ok_or_else(closed)
+    }
 }
 
-/// Refuses what is not ours, and what a later version wrote, before anything is changed.
-fn check_kind(connection: &Connection, has_log: bool) -> Result<(), Error> {
-    connection
-        .execute_batch("PRAGMA busy_timeout = 0; PRAGMA locking_mode = EXCLUSIVE")
-        .map_err(unopened)?;
-    // Closing would copy a log that was left behind into the file.
-    let keeps_log = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
-    connection.set_db_config(keeps_log, has_log).map_err(unopened)?;
-    let number = |sql| connection.query_row(sql, [], |row| row.get::<_, i32>(0)).map_err(unopened);
-    let tables = number("SELECT count(*) FROM sqlite_schema")?;
-    let application = number("PRAGMA application_id")?;
-    let version = number("PRAGMA user_version")?;
-    let is_new = tables == 0 && application == 0 && version == 0;
-    if !is_new && application != APPLICATION {
-        return Err(Error::invalid("path", "is a database of something else; give a new file"));
+/// Runs all steps in one transaction, and says whether anything was changed.
+fn run(
+    connection: &Connection,
+    steps: &mut [Box<dyn Work>],
+    rows: &mut Rows<'_>,
+    before: u64,
+) -> rusqlite::Result<bool> {
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    for step in steps {
+        step.run(rows)?;
     }
-    if version > VERSION {
-        let problem = format_args!("was written by a later version, in form {version}; update");
-        return Err(Error::invalid("path", problem));
-    }
-    connection.set_db_config(keeps_log, false).map_err(unopened)?;
-    Ok(())
+    let changed = rows.number(before)?;
+    connection.execute_batch("COMMIT")?;
+    Ok(changed)
 }
 
-fn prepare(connection: &mut Connection, durability: Durability) -> Result<()> {
-    let synchronous = durability.synchronous();
-    let mode: String = run_to_end(connection, "PRAGMA journal_mode = WAL")?;
-    if mode != "wal" {
-        return Err(failure(ErrorCode::CannotOpen));
-    }
-    // Fewer checkpoints than by default, as each syncs twice more.
-    connection.execute_batch(&format!(
-        "PRAGMA synchronous = {synchronous};
-         PRAGMA fullfsync = ON;
-         PRAGMA wal_autocheckpoint = 4000;"
-    ))?;
-    let transaction = connection.transaction()?;
-    let version: i32 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if version == 0 {
-        transaction.execute_batch(include_str!("schema.sql"))?;
-        let producer = Producer(random());
-        transaction.execute("INSERT INTO producer VALUES (?)", [producer.to_string()])?;
-        transaction.pragma_update(None, "application_id", APPLICATION)?;
-        transaction.pragma_update(None, "user_version", VERSION)?;
-    }
-    transaction.commit()
+fn connect(
+    path: &Path,
+    durability: Durability,
+    flags: OpenFlags,
+    wait: Duration,
+) -> Result<Connection, OpenError> {
+    let opened = || {
+        // A path is a path, also one that looks like a URI.
+        let flags = flags | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        // Others may look into the file, and hold it for a moment.
+        connection.busy_timeout(wait)?;
+        leave_log(&connection, true)?;
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+        FORMAT.version_of(&connection)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+        if mode != "wal" {
+            return Err(OpenError::Io(std::io::ErrorKind::Unsupported.into()));
+        }
+        connection.pragma_update(None, "synchronous", durability.synchronous())?;
+        // On macOS a plain sync stops at the drive's own memory.
+        connection.pragma_update(None, "fullfsync", true)?;
+        // That is seen to by the writer.
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+        Ok(connection)
+    };
+    opened().map_err(|error| match error {
+        OpenError::Sqlite(error) if is_busy(&error) => OpenError::InUse,
+        error => error,
+    })
 }
 
-/// The first value of a statement that changes the file as it ends: its errors come after its row.
-fn run_to_end<T: FromSql>(connection: &Connection, sql: &str) -> Result<T> {
-    let mut statement = connection.prepare(sql)?;
-    let mut rows = statement.query([])?;
-    let value = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?.get(0)?;
-    while rows.next()?.is_some() {}
-    Ok(value)
+fn is_busy(error: &Error) -> bool {
+    let code = error.sqlite_error_code();
+    matches!(code, Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
-fn read_producer(connection: &Connection) -> Result<Producer, Error> {
-    let sql = "SELECT id FROM producer";
-    let text: String = connection.query_row(sql, [], |row| row.get(0)).map_err(unopened)?;
-    let id = uuid::Uuid::try_parse(&text);
-    id.map(|id| Producer(id.as_u128())).map_err(|error| Error::invalid("producer", error))
+fn make(connection: &mut Connection) -> rusqlite::Result<()> {
+    let step = connection.transaction()?;
+    step.execute_batch(include_str!("schema.sql"))?;
+    let producer = Producer(random()).to_string();
+    step.execute("INSERT INTO state (producer, last) VALUES (?, 0)", [producer])?;
+    FORMAT.mark(&step)?;
+    step.commit()
+}
+
+/// What the file is called by its target, and the number of its last commit.
+fn state(connection: &Connection) -> Result<(Producer, u64), OpenError> {
+    let sql = "SELECT producer, last FROM state";
+    let row = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?));
+    let (producer, last) = connection.query_row(sql, [], row)?;
+    let id = Uuid::try_parse(&producer)
+        .map_err(|error| Error::FromSqlConversionFailure(0, Type::Text, Box::new(error)))?;
+    Ok((Producer(id.as_u128()), last.cast_unsigned()))
+}
+
+fn truncate_log(connection: &Connection) -> Result<(), OpenError> {
+    if checkpoint(connection, "TRUNCATE")? { Ok(()) } else { Err(OpenError::InUse) }
 }
 
 fn random() -> u128 {
     // The standard library seeds its hasher from the operating system.
     let half = || u128::from(RandomState::new().hash_one(0_u8));
     half() << 64 | half()
-}
-
-fn line(row: &Row<'_>) -> Result<Line> {
-    let appended = Timestamp::from_nanos(row.get(4)?);
-    let moved = row.get::<_, Option<i64>>(5)?.map_or(appended, Timestamp::from_nanos);
-    let state = match row.get(2)? {
-        0 => State::Waiting,
-        1 => State::Delivered,
-        2 => State::SetAside,
-        other => return Err(rusqlite::Error::IntegralValueOutOfRange(2, other)),
-    };
-    let (customer, bytes) = (customer(row, 1)?, row.get::<_, i64>(3)?.cast_unsigned());
-    Ok(Line { sequence: sequence(row)?, customer, state, bytes, appended, moved })
-}
-
-fn sequence(row: &Row<'_>) -> Result<u64> {
-    row.get(0).map(i64::cast_unsigned)
-}
-
-fn entry(row: &Row<'_>, first: usize) -> Result<Entry> {
-    let customer = customer(row, first)?;
-    Ok(Entry { customer, unsure: row.get(first + 1)?, body: row.get(first + 2)? })
-}
-
-fn customer(row: &Row<'_>, column: usize) -> Result<CustomerId> {
-    let text: String = row.get(column)?;
-    CustomerId::new(text).map_err(|error| {
-        let kind = rusqlite::types::Type::Text;
-        rusqlite::Error::FromSqlConversionFailure(column, kind, Box::new(error))
-    })
-}
-
-fn failure(code: ErrorCode) -> rusqlite::Error {
-    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error { code, extended_code: 0 }, None)
-}
-
-fn unopened(error: rusqlite::Error) -> Error {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::new(
-            ErrorKind::Conflict,
-            "the outbox file is open already; give every process a file of its own",
-        ),
-        Some(ErrorCode::NotADatabase) => {
-            Error::invalid("path", "is not an outbox; give a new file")
-        }
-        _ => Error::new(ErrorKind::Unavailable, "the outbox file cannot be opened")
-            .with_source(error),
-    }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::file::State;
 use super::queue::Queue;
+use super::rows::State;
 use super::schedule::Left;
 use super::{OutboxBuilder, OutboxStats, SetAside, WhenFull};
 use crate::backend::{Backend, Delivery};
@@ -73,7 +73,7 @@ impl<B: Backend> Outbox<B> {
         const AGAIN: Duration = Duration::from_secs(1);
         let queue = &self.0.queue;
         let end = after(within);
-        let written = timeout_at(end, queue.run(|file| Ok(file.last()))).await;
+        let written = timeout_at(end, queue.run(|rows| Ok(rows.last()))).await;
         let Ok(last) = written else { return Err(self.undelivered(usize::MAX)) };
         let last = last?;
         let mut hurried = None;
@@ -132,7 +132,7 @@ impl<B: Backend> Outbox<B> {
     ///
     /// [`ErrorKind::TimedOut`] when the file is gone.
     pub async fn set_aside(&self, after: u64, most: usize) -> Result<Vec<SetAside>, Error> {
-        let refused = self.0.queue.run(move |file| file.refused(after, most)).await?;
+        let refused = self.0.queue.run(move |rows| rows.refused(after, most)).await?;
         let producer = self.0.queue.producer;
         let read = refused.into_iter().map(|refused| SetAside {
             sequence: refused.sequence,
@@ -157,7 +157,7 @@ impl<B: Backend> Outbox<B> {
     /// [`ErrorKind::TimedOut`] when the file is gone.
     pub async fn replay(&self, sequence: u64) -> Result<bool, Error> {
         let queue = &self.0.queue;
-        let line = queue.run(move |file| file.replay(sequence)).await?;
+        let line = queue.run(move |rows| rows.replay(sequence)).await?;
         let Some(line) = line else { return Ok(false) };
         {
             let mut schedule = queue.schedule();
@@ -176,10 +176,10 @@ impl<B: Backend> Outbox<B> {
     pub async fn replay_all(&self) -> Result<usize, Error> {
         const PAGE: usize = 1_000;
         // What is refused again meanwhile gets a later sequence, and is left for the next time.
-        let last = self.0.queue.run(|file| Ok(file.last())).await?;
+        let last = self.0.queue.run(|rows| Ok(rows.last())).await?;
         let (mut after, mut replayed) = (0, 0);
         loop {
-            let page = self.0.queue.run(move |file| file.refused(after, PAGE)).await?;
+            let page = self.0.queue.run(move |rows| rows.refused(after, PAGE)).await?;
             let page = page.into_iter().map(|refused| refused.sequence);
             let page: Vec<u64> = page.filter(|sequence| *sequence <= last).collect();
             let Some(end) = page.last() else { return Ok(replayed) };
@@ -197,7 +197,7 @@ impl<B: Backend> Outbox<B> {
     /// [`ErrorKind::TimedOut`] when the file is gone.
     pub async fn discard(&self, sequence: u64) -> Result<bool, Error> {
         let queue = &self.0.queue;
-        let removed = queue.run(move |file| file.remove(sequence, State::SetAside)).await?;
+        let removed = queue.run(move |rows| rows.remove(sequence, State::SetAside)).await?;
         let Some(bytes) = removed else { return Ok(false) };
         queue.schedule().taken_up();
         queue.places.leave(Left { entries: 1, bytes });

@@ -23,7 +23,7 @@
 //! outbox.flush(Duration::from_secs(5)).await?; // and now it is delivered
 //! assert_eq!(outbox.stats().depth, 0);
 //! # drop((outbox, books));
-//! # for suffix in ["", "-wal"] { let _ = std::fs::remove_file(format!("{}{suffix}", file.display())); }
+//! # for suffix in ["", "-wal", "-lock"] { let _ = std::fs::remove_file(format!("{}{suffix}", file.display())); }
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! # }).unwrap();
 //! ```
@@ -33,7 +33,8 @@
 //! - A settlement's future resolves once it is committed to the file. From then on it survives the
 //!   process, killed or not; with [`Durability::Full`] it is synced, and survives a power cut, as
 //!   far as the disk keeps what it says it has synced. With [`Durability::Relaxed`] a power cut may
-//!   take the settlements of the last moments, as long as it says, that were not yet delivered.
+//!   take the settlements of the last moments, as long as it says, that were not yet delivered. Those
+//!   are remembered meanwhile, and written again where the sync fails and the disk has lost them.
 //! - Many settlements share one commit and its sync: what comes while one is on its way goes into
 //!   the next.
 //! - A commit that fails is tried again until it succeeds, and nothing is acknowledged meanwhile;
@@ -77,10 +78,16 @@
 //!
 //! # The file
 //!
-//! It belongs to one process: a second one that opens it is told so at once. Beside it, `-wal`
-//! belongs to it. Never run on a copy of the file while the original is in use: the backend takes
-//! the two for one, and one's settlements for repeats of the other's. It holds customers' ids and
-//! usage; give it a folder that only the service can read.
+//! It belongs to one process: a second one that opens it is told so at once, or after it has waited
+//! [`open_wait`](OutboxBuilder::open_wait). Beside it, `-wal` and `-lock` belong to it. Never run on a
+//! copy of the file while the original is in use: the backend takes the two for one, and one's
+//! settlements for repeats of the other's. It holds customers' ids and usage; give it a folder that
+//! only the service can read.
+//!
+//! A file without its log, or an older copy in its place, lacks settlements and reads well. So the
+//! file of the lock notes how far the disk has come, and what lacks some of that is refused, as is a
+//! file that was emptied or removed: put back what is missing, or remove the file of the lock to go on
+//! with what is there. Removing all of them begins anew.
 //!
 //! [`Receipt::Behind`]: crate::backend::Receipt::Behind
 
@@ -99,6 +106,7 @@ mod future;
 mod handle;
 mod places;
 mod queue;
+mod rows;
 mod schedule;
 mod writer;
 

@@ -11,12 +11,14 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::entry::Entry;
-use super::file::{File, Line, State, Work};
+use super::file::{File, Work};
 use super::places::Places;
+use super::rows::{Line, Rows, State};
 use super::schedule::{Left, Schedule};
 use super::writer::{self, Health};
 use super::{Durability, OutboxStats};
 use crate::backend::Producer;
+use crate::file::OpenError;
 use crate::observe;
 use crate::policy::{CustomerId, Timestamp};
 use crate::{Error, ErrorKind};
@@ -41,6 +43,7 @@ impl Queue {
     pub(super) async fn open(
         path: PathBuf,
         durability: Durability,
+        wait: Duration,
         now: Timestamp,
         mut schedule: Schedule,
         places: Places,
@@ -50,13 +53,13 @@ impl Queue {
         let health = Arc::new(Health::default());
         let work = {
             let health = Arc::clone(&health);
-            move || match File::open(&path, durability, now).and_then(load) {
+            move || match File::open(path, durability, wait, now).and_then(load) {
                 Ok((file, lines)) => {
                     if reply.send(Ok((file.producer(), lines))).is_ok() {
                         writer::serve(file, &received, &health);
                     }
                 }
-                Err(error) => drop(reply.send(Err(error))),
+                Err(error) => drop(reply.send(Err(Error::from(error)))),
             }
         };
         let thread = thread::Builder::new().name("limitry-outbox".to_owned());
@@ -98,7 +101,7 @@ impl Queue {
     /// Runs a step in a transaction, and answers once that is durable.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        step: impl FnMut(&mut File) -> rusqlite::Result<T> + Send + 'static,
+        step: impl FnMut(&mut Rows<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         drop(self.steps.send(Box::new(Change { step, answer: None, reply })));
@@ -139,10 +142,10 @@ impl Queue {
         entries: Vec<(CustomerId, u64)>,
     ) -> Result<usize, Error> {
         let entries = self
-            .run(move |file| {
+            .run(move |rows| {
                 let mut again = Vec::new();
                 for (customer, sequence) in &entries {
-                    if file.deliver_again(*sequence)? {
+                    if rows.deliver_again(*sequence)? {
                         again.push((customer.clone(), *sequence));
                     }
                 }
@@ -182,10 +185,8 @@ impl Queue {
     }
 }
 
-fn load(file: File) -> Result<(File, Vec<Line>), Error> {
-    let lines = file.lines().map_err(|error| {
-        Error::new(ErrorKind::Unavailable, "the outbox file cannot be read").with_source(error)
-    })?;
+fn load(file: File) -> Result<(File, Vec<Line>), OpenError> {
+    let lines = file.lines()?;
     Ok((file, lines))
 }
 
@@ -203,8 +204,8 @@ struct Append {
 }
 
 impl Work for Append {
-    fn run(&mut self, file: &mut File) -> rusqlite::Result<()> {
-        self.sequence = file.append(&self.entry, self.at)?;
+    fn run(&mut self, rows: &mut Rows<'_>) -> rusqlite::Result<()> {
+        self.sequence = rows.append(&self.entry, self.at)?;
         Ok(())
     }
 
@@ -237,10 +238,10 @@ struct Change<T, F> {
 impl<T, F> Work for Change<T, F>
 where
     T: Send,
-    F: FnMut(&mut File) -> rusqlite::Result<T> + Send,
+    F: FnMut(&mut Rows<'_>) -> rusqlite::Result<T> + Send,
 {
-    fn run(&mut self, file: &mut File) -> rusqlite::Result<()> {
-        self.answer = Some((self.step)(file)?);
+    fn run(&mut self, rows: &mut Rows<'_>) -> rusqlite::Result<()> {
+        self.answer = Some((self.step)(rows)?);
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::backoff::Backoff;
-use super::file::{Line, State};
+use super::rows::{Line, State};
 use crate::policy::{CustomerId, Timestamp};
 
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 -- What waits, what was delivered and is kept for a time, and what was set aside.
 CREATE TABLE entry (
     -- The order of delivery. Never used twice.
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    sequence INTEGER PRIMARY KEY,
     customer TEXT NOT NULL,
     -- 0 waits, 1 was delivered, 2 was set aside.
     state INTEGER NOT NULL,
@@ -16,5 +16,10 @@ CREATE TABLE entry (
     body TEXT NOT NULL
 ) STRICT;
 
--- One row: what this file is called by its target.
-CREATE TABLE producer (id TEXT NOT NULL) STRICT;
+-- One row.
+CREATE TABLE state (
+    -- What this file is called by its target.
+    producer TEXT NOT NULL,
+    -- The last number that was given: as its sequence to an entry, or to a commit without a new one.
+    last INTEGER NOT NULL
+) STRICT;

@@ -7,12 +7,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::file::{File, Work};
-use crate::observe;
+use crate::file::OpenError;
+use crate::{Error, observe};
 
 /// The most steps of one transaction.
 const MOST: usize = 1_000;
 /// How long to wait after a failure.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How often what fails is tried when nobody wants the outbox any more.
+const LAST_TRIES: usize = 20;
 
 /// How the writer is, and whether anybody still wants it.
 #[derive(Debug, Default)]
@@ -51,18 +54,14 @@ impl Drop for Gone<'_> {
 pub(super) fn serve(mut file: File, steps: &Receiver<Box<dyn Work>>, health: &Health) {
     let _gone = Gone(health);
     let mut pending: Vec<Box<dyn Work>> = Vec::new();
+    let mut tries = LAST_TRIES;
     loop {
         let failing = health.is_failing();
         if pending.is_empty() && !failing {
             match next(steps, file.due()) {
                 Ok(step) => pending.push(step),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    if let Err(error) = file.sync() {
-                        observe::outbox_failing(&error);
-                    }
-                    return;
-                }
+                Err(RecvTimeoutError::Disconnected) => return finish(file),
             }
         }
         while (pending.len() < MOST || failing)
@@ -74,8 +73,7 @@ pub(super) fn serve(mut file: File, steps: &Receiver<Box<dyn Work>>, health: &He
             if failing { again(&mut file, &mut pending) } else { file.commit(&mut pending) };
         let result = committed.and_then(|()| {
             pending.drain(..).for_each(Work::committed);
-            let is_due = file.due().is_some_and(|due| due <= Instant::now());
-            if is_due { file.sync() } else { Ok(()) }
+            file.keep_up()
         });
         match result {
             Ok(()) if failing => {
@@ -86,14 +84,23 @@ pub(super) fn serve(mut file: File, steps: &Receiver<Box<dyn Work>>, health: &He
             Err(error) => {
                 if !failing {
                     health.failing.store(true, Ordering::Relaxed);
-                    observe::outbox_failing(&error);
+                    observe::outbox_failing(&Error::from(error));
                 }
-                if failing && health.is_closing() {
+                tries -= usize::from(failing && health.is_closing());
+                if tries == 0 {
                     return;
                 }
                 thread::sleep(PAUSE);
             }
         }
+    }
+}
+
+fn finish(mut file: File) {
+    for _ in 0..LAST_TRIES {
+        let Err(error) = file.finish() else { return };
+        observe::outbox_failing(&Error::from(error));
+        thread::sleep(PAUSE);
     }
 }
 
@@ -109,8 +116,9 @@ fn next(
 }
 
 /// After a failure: first what makes room, and answers it; then what takes room.
-fn again(file: &mut File, pending: &mut Vec<Box<dyn Work>>) -> rusqlite::Result<()> {
-    file.recover()?;
+fn again(file: &mut File, pending: &mut Vec<Box<dyn Work>>) -> Result<(), OpenError> {
+    let there = file.recover()?;
+    pending.drain(..there).for_each(Work::committed);
     pending.sort_by_key(|step| step.is_append());
     let changes = pending.partition_point(|step| !step.is_append());
     file.commit(&mut pending[..changes])?;

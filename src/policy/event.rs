@@ -43,6 +43,9 @@ impl Event {
     /// A store remembers such ids for a declared time (in memory ten minutes), and refuses an event
     /// that is older than that instead of counting it twice. So the event must tell its time: by
     /// [`at`](Self::at), the same on every attempt, or in the id, if that is a UUID of version 7.
+    ///
+    /// Under the id of a request that was settled it is a repeat, too: in memory as long as the
+    /// request's event is kept (`Memory::keep_events`).
     pub fn id(mut self, id: impl AsRef<str>) -> Self {
         self.id = Some(EventId::given(id));
         self
@@ -100,15 +103,9 @@ impl RecordedEvent {
         self.reverses
     }
 
-    /// What it gives a meter that reads `amount` from it. A reversal takes one from a count, and
-    /// cannot take back what was the highest or the latest.
+    /// What it gives a meter that reads `amount` from it.
     pub(crate) fn gives(&self, aggregation: Aggregation, amount: Amount) -> Option<Amount> {
-        match aggregation {
-            _ if !self.reverses => Some(amount),
-            Aggregation::Sum => Some(amount),
-            Aggregation::Count => Some(Amount::ZERO.saturating_sub(amount)),
-            Aggregation::Max | Aggregation::Latest => None,
-        }
+        aggregation.given(amount, self.reverses)
     }
 
     /// The event that takes this one back, at the same time so that it counts in the same windows.

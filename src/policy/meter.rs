@@ -126,6 +126,12 @@ impl Meter {
         reading(self.aggregation, self.field.as_deref(), values)
     }
 
+    /// Whether every event gives both meters the same.
+    pub(crate) fn reads_like(&self, other: &Self) -> bool {
+        let counts = |meter: &Self| meter.aggregation == Aggregation::Count;
+        self.field == other.field && counts(self) == counts(other)
+    }
+
     /// Whether events of this type with these dimensions are for this meter.
     pub(crate) fn accepts(&self, event_type: &str, dimensions: &Dimensions) -> bool {
         self.event_type.as_ref().is_none_or(|wanted| wanted == event_type)
@@ -174,6 +180,17 @@ impl Aggregation {
             Self::Count => "count",
             Self::Max => "max",
             Self::Latest => "latest",
+        }
+    }
+
+    /// What an event gives of which a meter of this kind reads `amount`. One that takes another back
+    /// takes one from a count, and cannot take back what was the highest or the latest.
+    pub(crate) fn given(self, amount: Amount, reverses: bool) -> Option<Amount> {
+        match self {
+            _ if !reverses => Some(amount),
+            Self::Sum => Some(amount),
+            Self::Count => Some(Amount::ZERO.saturating_sub(amount)),
+            Self::Max | Self::Latest => None,
         }
     }
 

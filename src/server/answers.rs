@@ -8,19 +8,11 @@ use foldhash::HashMap;
 use tokio::time::Instant;
 
 use super::problem::Answer;
-use crate::policy::{CustomerId, EventId};
+use crate::backend::Name;
 
 /// How long an answer is kept, and how many.
 const KEPT: Duration = Duration::from_secs(30);
 const MOST: usize = 100_000;
-
-/// One check: its customer, its id, and which of those that were sent under the id.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Name {
-    pub(super) customer: CustomerId,
-    pub(super) id: EventId,
-    pub(super) attempt: u64,
-}
 
 #[derive(Debug, Default)]
 pub(super) struct Answers(Mutex<Table>);

@@ -1,4 +1,7 @@
 use axum::extract::State;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
 
 use super::customers::resolve;
 use super::limits::texts;
@@ -44,7 +47,10 @@ pub(super) async fn batch(
         return Err(Problem::field("events", problem));
     }
     let mut events = Vec::with_capacity(count);
-    for new in body.events {
+    for (place, mut new) in body.events.into_iter().enumerate() {
+        if let (Some(call), None) = (&key, &new.idempotency_key) {
+            new.idempotency_key = Some(in_batch(call, place));
+        }
         events.push(event(&app, new).await?);
     }
     let books = app.books.clone();
@@ -67,6 +73,17 @@ pub(super) async fn list(
         query = query.event_type(event_type);
     }
     ok(page(app.books.events(query).await?, body))
+}
+
+/// The key of an event that has none of its own, by the batch and its place there: so the books
+/// know it, too, when this process no longer knows the batch.
+fn in_batch(batch: &Once, place: usize) -> String {
+    let hash = Sha256::new()
+        .chain_update(Sha256::digest(&batch.key))
+        .chain_update(batch.print)
+        .chain_update(place.to_be_bytes())
+        .finalize();
+    format!("batch:{}", URL_SAFE_NO_PAD.encode(hash))
 }
 
 async fn event(app: &App, new: NewEvent) -> Result<Event, Problem> {

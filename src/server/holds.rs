@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use axum::extract::State;
 
-use super::answers::Name;
 use super::problem::{Answer, Problem, Reply, ok};
 use super::request::{Json, customer, named};
 use super::standing::held;
 use super::{App, Shared};
-use crate::backend::{Admission, Backend, Ticket};
+use crate::backend::{Admission, Backend, Name, Ticket};
 use crate::policy::{Amount, EventId};
 use crate::wire::{
     ChargeBody, EndedBody, HoldCheck, HoldName, HoldsBody, RenewedBody, ResultsBody, fits, usage,

@@ -5,12 +5,11 @@ use std::time::Duration;
 use axum::extract::State;
 use uuid::Uuid;
 
-use super::answers::Name;
 use super::holds::{amount, bounded, ended, event_id};
 use super::problem::{Problem, Reply, ok};
 use super::request::{Json, customer, named};
 use super::{App, Shared};
-use crate::backend::{Backend, Delivery, Hold, Producer, Receipt, Settlement, Ticket};
+use crate::backend::{Backend, Delivery, Hold, Name, Producer, Receipt, Settlement, Ticket};
 use crate::policy::Timestamp;
 use crate::wire::{EndedBody, MarkBody, ResultsBody, SettleBody, SettlementBody, fits, usage};
 use crate::{Check, Error, ErrorKind};
@@ -35,7 +34,7 @@ pub(super) async fn settle(
         match read {
             Err(problem) => results[at] = Some(ended(body.id.clone(), Err(problem))),
             Ok((mark, settlement)) => {
-                app.answers.forget([&name(&settlement)]);
+                app.answers.forget([&Name::from(&settlement.hold.ticket)]);
                 match mark {
                     // They begin when they are called, so none waits for another's write, and all go
                     // on when the caller goes away.
@@ -78,11 +77,6 @@ fn received(id: String, receipt: Result<Receipt, Error>) -> EndedBody {
         Ok(Receipt::Behind) => EndedBody { id, done: false, behind: true, error: None },
         Err(error) => ended(id, Err(error.into())),
     }
-}
-
-fn name(settlement: &Settlement) -> Name {
-    let ask = settlement.hold.check().ask();
-    Name { customer: ask.customer.clone(), id: ask.id.clone(), attempt: ask.attempt }
 }
 
 /// The settlement, as its check named it.

@@ -31,6 +31,37 @@ pub(super) fn customer(id: CustomerId, json: &str) -> Result<Customer, Error> {
     })
 }
 
+/// What a meter reads, whatever it is called: the same text in every process and release.
+#[cfg(feature = "redis")]
+pub(super) fn measured_text(meter: &Meter) -> Result<String, serde_json::Error> {
+    let mut dimensions = pairs(&meter.dimensions);
+    dimensions.sort();
+    serde_json::to_string(&MeasuredRow {
+        aggregation: meter.aggregation.as_str().to_owned(),
+        field: meter.field.as_deref().map(Into::into),
+        event_type: meter.event_type.as_deref().map(Into::into),
+        dimensions,
+    })
+}
+
+/// Reads that, as a meter without a name.
+#[cfg(feature = "redis")]
+pub(super) fn measured(json: &str) -> Result<Meter, Error> {
+    let MeasuredRow { aggregation, field, event_type, dimensions } = parse(json)?;
+    MeterRow {
+        id: String::new(),
+        name: None,
+        aggregation,
+        field,
+        event_type,
+        dimensions,
+        unit: None,
+        description: None,
+        made: MadeRow::default(),
+    }
+    .meter()
+}
+
 /// Since when a customer's windows are whole, by period; nothing where they all are.
 pub(super) fn since_text(periods: &[(Period, Timestamp)]) -> Option<String> {
     let since: BTreeMap<&str, i64> =
@@ -115,6 +146,15 @@ impl MeterRow {
             made: self.made.made(),
         })
     }
+}
+
+#[cfg(feature = "redis")]
+#[derive(Deserialize, Serialize)]
+struct MeasuredRow {
+    aggregation: String,
+    field: Option<String>,
+    event_type: Option<String>,
+    dimensions: Pairs,
 }
 
 #[derive(Deserialize, Serialize)]

@@ -20,6 +20,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -49,6 +50,7 @@ pub use redis::Redis;
 pub use sqlite::Sqlite;
 
 pub use crate::clock::Moment;
+pub use crate::policy::frame::Line;
 
 /// A boxed future, for what is not on the path of a request.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -70,7 +72,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     const SETTLES_AT_CALL: bool = false;
 
     /// Judges every line and the balance together and, if all have room and a hold is asked for,
-    /// places it. A store that answers at once writes each judgement into its line.
+    /// places it. A store that answers at once writes each judgement where the operation says.
     ///
     /// Atomic. Keeps nothing when it refuses. An id that was released before places nothing
     /// ([`Outcome::Released`]); one that is open or settled is told ([`Outcome::Open`],
@@ -200,6 +202,26 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         visit: &'a mut (dyn FnMut(&RecordedEvent) -> bool + Send),
     ) -> BoxFuture<'a, Result<Option<Timestamp>, Error>>;
 
+    /// The time of the newest event that is no longer kept, of one customer as far as that can be
+    /// told.
+    fn forgotten<'a>(
+        &'a self,
+        customer: Option<&'a CustomerId>,
+    ) -> BoxFuture<'a, Result<Option<Timestamp>, Error>> {
+        let _ = customer;
+        Box::pin(async move { self.events(&mut |_| false).await })
+    }
+
+    /// What the store has summed up of a meter as it counted, whatever became of the events. `None`
+    /// from a store that has nothing of this meter.
+    fn rolled_up<'a>(
+        &'a self,
+        wanted: Rollups<'a>,
+    ) -> BoxFuture<'a, Result<Option<RolledUp>, Error>> {
+        let _ = wanted;
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
     /// Calls `visit` for the kept events that came before some place, newest first, until it answers
     /// `false`: for one page of a list. At least those that are wanted; a store that cannot find them
     /// without the others visits those, too.
@@ -263,6 +285,13 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         Ok(None)
     }
 
+    /// Alerts that fell due in windows that have not ended, for a process that tells them again.
+    /// Nothing from a store that does not keep them.
+    fn alerts<'a>(&'a self, now: Moment<'a>) -> BoxFuture<'a, Result<Vec<KeptAlert>, Error>> {
+        let _ = now;
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
     /// Keeps definitions for the next process: all of these in one step, before any step that is
     /// called later. Resolves when they are as durable as the store promises.
     fn keep<'a>(&'a self, changes: &[Keep<'_>]) -> BoxFuture<'a, Result<(), Error>> {
@@ -299,6 +328,43 @@ pub struct Wanted<'a> {
     pub customer: Option<&'a CustomerId>,
     /// Only this type.
     pub event_type: Option<&'a str>,
+}
+
+/// Which sums are wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Rollups<'a> {
+    /// Of this meter.
+    pub meter: &'a Meter,
+    /// Only this customer's.
+    pub customer: Option<&'a CustomerId>,
+    /// Of events of this time or later.
+    pub start: Timestamp,
+    /// Of events before this time.
+    pub end: Timestamp,
+    /// Now, for what is no longer kept.
+    pub now: Timestamp,
+}
+
+/// What a meter comes to over a range.
+#[derive(Debug)]
+pub struct RolledUp {
+    /// The parts that are summed up.
+    pub rollups: Vec<Rollup>,
+    /// The parts that are left to be counted from the kept events.
+    pub left: Vec<Range<Timestamp>>,
+    /// Whether nothing is missing in the sums.
+    pub complete: bool,
+}
+
+/// What some events give a meter together.
+#[derive(Clone, Copy, Debug)]
+pub struct Rollup {
+    /// Their sum, their number, the highest or the latest value.
+    pub amount: Amount,
+    /// When the latest was, for a meter that keeps it.
+    pub at: Timestamp,
+    /// Its place in the order of arrival.
+    pub sequence: u64,
 }
 
 /// A kept event, and what it was charged.
@@ -342,8 +408,6 @@ pub struct Kept {
     /// Holds of earlier processes, to be settled as they were estimated. A store that keeps them
     /// forgets each in the step that counts its event.
     pub holds: Vec<KeptHold>,
-    /// Alerts that fell due in windows that have not ended.
-    pub alerts: Vec<KeptAlert>,
     /// Other processes share the books: what is kept holds for all of them, and wins over what a program
     /// defines under the same id.
     pub shared: bool,
@@ -378,6 +442,8 @@ pub enum Keep<'a> {
     Since(u32, Timestamp),
     /// The time zone of customers who have none of their own.
     Zone(&'a str),
+    /// A program defines a meter, as of that time: for a store that sums up meters as it counts.
+    Rollup(&'a Meter, Timestamp),
     /// A meter was added.
     Meter(&'a Meter),
     /// A meter was removed.
@@ -427,7 +493,11 @@ pub struct CheckOperation<'a> {
     /// Who asks.
     pub customer: &'a CustomerId,
     /// The limits to judge. Lines on one counter are neighbours.
-    pub lines: &'a mut [CheckLine],
+    pub lines: &'a [Line],
+    /// What is asked: each line has [its own](Line::own). `None` asks only that something is left.
+    pub asked: &'a [Option<Amount>],
+    /// Where a store that answers at once writes what each line says.
+    pub judged: &'a mut [Judged],
     /// The balance to judge.
     pub balance: Option<BalanceAsk<'a>>,
     /// Whether to place a hold; `None` only looks.
@@ -445,61 +515,6 @@ pub struct HoldTerms {
     pub lifetime: Option<Duration>,
     /// The id was given by a caller: remember it once it is settled.
     pub remember: bool,
-}
-
-/// One limit to judge.
-#[derive(Clone, Copy, Debug)]
-pub struct CheckLine {
-    /// The counter.
-    pub counter: u32,
-    /// The line before reads the same counter in the same window: judge it, hold nothing more.
-    pub shares: bool,
-    /// How the counter moves.
-    pub aggregation: Aggregation,
-    /// The cap.
-    pub cap: Amount,
-    /// What is asked.
-    pub asked: Option<Amount>,
-    /// The window.
-    pub window: Window,
-    /// What a store that answers at once found.
-    pub judged: Judged,
-    /// Which line of the plan it is.
-    pub(crate) index: u16,
-    /// Where the store found the counter, for the rest of its step.
-    pub(crate) place: u32,
-    /// The history behind the counter is known to be whole.
-    pub(crate) complete: bool,
-}
-
-impl CheckLine {
-    /// A line of which nothing is judged yet.
-    pub fn new(
-        counter: u32,
-        aggregation: Aggregation,
-        cap: Amount,
-        asked: Option<Amount>,
-        window: Window,
-    ) -> Self {
-        Self {
-            counter,
-            shares: false,
-            aggregation,
-            cap,
-            asked,
-            window,
-            judged: Judged::default(),
-            index: 0,
-            place: 0,
-            complete: true,
-        }
-    }
-
-    /// What a hold sets aside on this line.
-    pub fn holds(&self) -> Amount {
-        let asked = self.asked.filter(|amount| amount.is_positive() && self.aggregation.adds());
-        asked.unwrap_or(Amount::ZERO)
-    }
 }
 
 /// Names a balance of the customer at hand.
@@ -598,7 +613,9 @@ pub struct SettleOperation<'a> {
     /// When it happened.
     pub at: Timestamp,
     /// The counters to move. Lines on one counter are neighbours.
-    pub lines: &'a [SettleLine<'a>],
+    pub lines: &'a [Line],
+    /// What the event gives: each line has [its own](Line::own). `None` moves nothing.
+    pub given: &'a [Option<Amount>],
     /// The balance to charge, whatever is left there; below zero it is given back.
     pub charge: Option<(BalanceRef<'a>, Amount)>,
     /// It takes another event back.
@@ -668,25 +685,6 @@ pub enum Origin {
     Fresh,
     /// A caller gave the id: counts unless it is remembered, and is remembered.
     Given,
-}
-
-/// One counter to move.
-#[derive(Clone, Copy, Debug)]
-pub struct SettleLine<'a> {
-    /// The counter.
-    pub counter: u32,
-    /// The line before moves the same counter in the same window: only its alerts are looked at.
-    pub shares: bool,
-    /// How it moves.
-    pub aggregation: Aggregation,
-    /// What the event gives it.
-    pub amount: Amount,
-    /// The window.
-    pub window: Window,
-    /// The id of the limit, for its alerts.
-    pub limit: &'a str,
-    /// Usage at which an alert is due, by percentage.
-    pub alerts: &'a [(u8, Amount)],
 }
 
 /// The answer to a settlement.

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Amounts, Number, Pairs};
+use crate::backend::Name;
 use crate::policy::Timestamp;
 
 /// One request to decide about. The id names it from here to its end; sending the check again under
@@ -114,6 +115,12 @@ pub(crate) struct HoldName {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) attempt: u64,
     pub(crate) customer_id: String,
+}
+
+impl From<&Name> for HoldName {
+    fn from(Name { customer, id, attempt }: &Name) -> Self {
+        Self { id: id.to_string(), attempt: *attempt, customer_id: customer.to_string() }
+    }
 }
 
 /// One answer for each, in their order.

@@ -134,8 +134,9 @@ async fn sequences_grow_over_reopening_and_the_producer_stays() {
     assert_ne!(target.seen()[3].producer, seen[0].producer);
 }
 
-/// A backup of the file that is put back, or a power cut that took the last commits of a relaxed
-/// file, must not number new entries like old ones: the target would take them for repeats.
+/// An older copy of the file that is put back, on purpose, or a power cut that took the last commits
+/// of a relaxed file, must not number new entries like old ones: the target would take them for
+/// repeats.
 #[tokio::test]
 async fn a_file_that_has_forgotten_its_last_entries_does_not_reuse_their_sequences() {
     let folder = Folder::new();
@@ -158,6 +159,9 @@ async fn a_file_that_has_forgotten_its_last_entries_does_not_reuse_their_sequenc
     until(|| !log.exists()).await;
     std::fs::copy(&backup, folder.file()).unwrap();
     clock.advance(SECOND);
+    let error = soon(&target).open(folder.file()).await.unwrap_err();
+    assert_names(&error, &["an older copy", "remove the file of its lock (-lock) to go on"]);
+    std::fs::remove_file(folder.0.join("usage.outbox-lock")).unwrap();
 
     let outbox = open(soon(&target), &folder.file()).await;
     settle(&outbox, "acct", "c").await;

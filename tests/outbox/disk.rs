@@ -52,14 +52,14 @@ async fn run(test: &str, kind: &str, first: u64, often: u64) -> Outcome {
 }
 
 /// Settles one after the other, and says which are acknowledged.
-async fn settle_all(path: &Path) {
+async fn settle_all(path: &Path, durability: Durability) {
     let told = |name: &str| std::env::var(name).unwrap();
     let (first, often) =
         (told("FAULT_FIRST").parse().unwrap(), told("FAULT_OFTEN").parse().unwrap());
     faulty::tell(&told("FAULT_KIND"), first, often);
     let target = target();
     target.always(Answer::Fail(ErrorKind::Unavailable));
-    let opened = soon(&target).backoff(HOUR, HOUR).open(path).await;
+    let opened = soon(&target).durability(durability).backoff(HOUR, HOUR).open(path).await;
     let Ok(outbox) = opened else { return println!("said unopened") };
     let heals = often < FOR_EVER;
     for at in 0..SETTLEMENTS {
@@ -73,6 +73,9 @@ async fn settle_all(path: &Path) {
             break;
         }
         println!("said {id}");
+        // Until what follows the acknowledgement is done, and where it failed made good.
+        outbox.set_aside(0, 1).await.unwrap();
+        until(|| !outbox.stats().is_failing).await;
     }
     // As if it was killed: nothing is closed.
     std::process::abort();
@@ -112,7 +115,7 @@ async fn calls(test: &str, kind: &str) -> u64 {
 async fn after_a_sync_that_fails_nothing_is_acknowledged_that_is_not_there() {
     const TEST: &str = "after_a_sync_that_fails_nothing_is_acknowledged_that_is_not_there";
     if let Some((path, _)) = as_child() {
-        return settle_all(&path).await;
+        return settle_all(&path, Durability::Full).await;
     }
     let mut opened = 0;
     for first in 1..calls(TEST, "lost").await {
@@ -137,7 +140,7 @@ async fn after_a_sync_that_fails_nothing_is_acknowledged_that_is_not_there() {
 async fn a_disk_that_never_syncs_again_acknowledges_nothing_and_refuses_checks() {
     const TEST: &str = "a_disk_that_never_syncs_again_acknowledges_nothing_and_refuses_checks";
     if let Some((path, _)) = as_child() {
-        return settle_all(&path).await;
+        return settle_all(&path, Durability::Full).await;
     }
     let mut before = None;
     for first in 1..calls(TEST, "lost").await {
@@ -156,7 +159,7 @@ async fn a_disk_that_never_syncs_again_acknowledges_nothing_and_refuses_checks()
 async fn a_full_disk_loses_nothing_and_goes_on_when_there_is_room() {
     const TEST: &str = "a_full_disk_loses_nothing_and_goes_on_when_there_is_room";
     if let Some((path, _)) = as_child() {
-        return settle_all(&path).await;
+        return settle_all(&path, Durability::Full).await;
     }
     let step = times(5, 1) as usize;
     for first in (1..calls(TEST, "full").await).step_by(step) {
@@ -168,6 +171,69 @@ async fn a_full_disk_loses_nothing_and_goes_on_when_there_is_room() {
             }
         }
     }
+}
+
+/// Each is synced just after it was acknowledged. What that loses is still known, and written again.
+#[tokio::test]
+async fn what_a_relaxed_outbox_has_acknowledged_is_there_whichever_sync_fails() {
+    const TEST: &str = "what_a_relaxed_outbox_has_acknowledged_is_there_whichever_sync_fails";
+    if let Some((path, _)) = as_child() {
+        return settle_all(&path, Durability::Relaxed { at_most: Duration::ZERO }).await;
+    }
+    let mut opened = 0;
+    for first in 1..40 {
+        for (kind, often) in [("lost", 1), ("lost", 3), ("sync", 2)] {
+            let outcome = run(TEST, kind, first, often).await;
+            if !outcome.was("unopened") {
+                opened += 1;
+                assert_eq!(outcome.acknowledged().len(), SETTLEMENTS, "{:?}", outcome.said);
+                assert_eq!(outcome.there, everything());
+            }
+        }
+    }
+    assert!(opened > 3 * SETTLEMENTS, "{opened}");
+}
+
+/// A log that has become long is synced and brought into the file. Where the disk loses it, nothing of
+/// what reads well no more gets there.
+#[tokio::test]
+async fn a_long_log_that_the_disk_loses_is_written_again() {
+    const TEST: &str = "disk::a_long_log_that_the_disk_loses_is_written_again";
+    const PAGES: u64 = 4_000;
+    let Some((path, part)) = as_child() else {
+        for part in ["lost", "sync"] {
+            let folder = Folder::new();
+            let mut program = child(TEST, part, &folder.file());
+            let mut program = program.env("LD_PRELOAD", faulty::library()).spawn().unwrap();
+            let said: Vec<String> = lines(&mut program).collect();
+            program.wait().unwrap();
+            let target = target();
+            let outbox = open(soon(&target).capacity(1 << 20, 1 << 30), &folder.file()).await;
+            outbox.flush(STUCK).await.unwrap();
+            assert_eq!(vec![target.taken().len().to_string()], said, "{part}");
+        }
+        return;
+    };
+    let target = target();
+    target.always(Answer::Fail(ErrorKind::Unavailable));
+    let builder = soon(&target).backoff(HOUR, HOUR).capacity(1 << 20, 1 << 30);
+    let builder = builder.durability(Durability::Relaxed { at_most: HOUR });
+    let outbox = open(builder, &path).await;
+    // The log begins, and its head is synced.
+    settle(&outbox, "acct", "first").await;
+    faulty::tell(&part, 1, 1);
+    let log = || path.with_extension("outbox-wal").metadata().unwrap().len();
+    let (mut settled, mut longest) = (1, 0);
+    while log() >= longest {
+        longest = log();
+        settle(&outbox, "acct", &settled.to_string()).await;
+        settled += 1;
+        // With it was written what was lost, at the start of the log.
+        assert!(settled < 10 * PAGES, "it never failed");
+    }
+    outbox.set_aside(0, 1).await.unwrap();
+    println!("said {settled}");
+    std::process::abort();
 }
 
 /// What is acknowledged before it is synced is synced in time; where that fails it is known, and
@@ -190,6 +256,8 @@ async fn a_relaxed_outbox_syncs_when_it_has_said_and_not_before() {
     let at_most = if part == "soon" { MILLISECOND } else { HOUR };
     let builder = soon(&target).backoff(HOUR, HOUR).durability(Durability::Relaxed { at_most });
     let outbox = open(builder, &path).await;
+    // The log begins, and its head is synced.
+    settle(&outbox, "acct", "first").await;
     faulty::tell("sync", 1, FOR_EVER);
     settle(&outbox, "acct", "a").await;
     if part == "soon" {

@@ -179,7 +179,7 @@ async fn a_second_process_is_told_at_once_that_the_file_is_in_use() {
     let said: Vec<String> = lines(&mut second).collect();
     assert!(second.wait().unwrap().success());
     assert_eq!(said.len(), 1);
-    assert!(said[0].starts_with("Conflict: the outbox file is open already"), "{said:?}");
+    assert!(said[0].starts_with("Conflict: the file is in use by another process"), "{said:?}");
     assert!(started.elapsed() < STUCK / 2);
     // Within one process, too.
     assert_eq!(soon(&target).open(folder.file()).await.unwrap_err().kind(), ErrorKind::Conflict);
@@ -194,7 +194,7 @@ async fn a_file_of_a_later_version_or_of_something_else_is_left_as_it_is() {
     const USER_VERSION: usize = 60;
     const APPLICATION: usize = 68;
     let target = target();
-    for (at, what) in [(USER_VERSION, "later version"), (APPLICATION, "something else")] {
+    for (at, what) in [(USER_VERSION, "newer than this release"), (APPLICATION, "no outbox")] {
         let folder = Folder::new();
         drop(open(soon(&target), &folder.file()).await);
         until(|| !folder.0.join("usage.outbox-wal").exists()).await;
@@ -202,14 +202,14 @@ async fn a_file_of_a_later_version_or_of_something_else_is_left_as_it_is() {
         bytes[at + 3] = bytes[at + 3].wrapping_add(1);
         std::fs::write(folder.file(), &bytes).unwrap();
         let error = try_open(soon(&target), &folder.file()).await.unwrap_err();
-        assert_invalid(&error, &["path", what]);
+        assert_invalid(&error, &[what]);
         assert!(std::fs::read(folder.file()).unwrap() == bytes, "it was changed");
         assert!(!folder.0.join("usage.outbox-wal").exists());
     }
     let folder = Folder::new();
     std::fs::write(folder.file(), "my diary, and nobody else's business").unwrap();
     let error = soon(&target).open(folder.file()).await.unwrap_err();
-    assert_invalid(&error, &["is not an outbox"]);
+    assert_invalid(&error, &["holds no outbox of this crate", "another path"]);
     assert!(std::fs::read(folder.file()).unwrap().starts_with(b"my diary"));
 }
 

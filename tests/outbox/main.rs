@@ -25,6 +25,7 @@ mod delivery;
 mod disk;
 mod durable;
 mod forgetful;
+mod missing;
 mod order;
 mod refused;
 mod room;
@@ -81,15 +82,7 @@ async fn try_open<B: Backend>(
     builder: OutboxBuilder<B>,
     path: &Path,
 ) -> Result<Outbox<B>, tower_limitry::Error> {
-    let end = Instant::now() + STUCK;
-    loop {
-        match builder.clone().open(path).await {
-            Err(error) if error.kind() == ErrorKind::Conflict && Instant::now() < end => {
-                yield_now().await;
-            }
-            opened => return opened,
-        }
-    }
+    builder.open_wait(STUCK).open(path).await
 }
 
 /// Waits until it is so.
@@ -115,6 +108,8 @@ async fn in_no_time<T>(future: impl Future<Output = T>) -> T {
             return answer;
         }
         assert!(Instant::now() < end, "it never ended");
+        // The file is written by a thread of its own.
+        std::thread::yield_now();
         yield_now().await;
     }
 }

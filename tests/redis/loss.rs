@@ -15,7 +15,7 @@ use crate::{STUCK, ever, open, tokens};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-fn file() -> PathBuf {
+pub(crate) fn file() -> PathBuf {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let name = format!("redis-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);

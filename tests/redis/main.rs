@@ -14,6 +14,8 @@ mod outage;
 mod policy;
 mod processes;
 mod replicas;
+mod restarts;
+mod rollups;
 mod rush;
 mod tls;
 

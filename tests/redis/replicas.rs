@@ -26,15 +26,17 @@ async fn the_primary_that_sentinels_name_is_used_and_so_is_its_successor() {
     let primary = Server::start();
     let replica = replica_of(&primary);
     let watched = primary.port.to_string();
-    let sentinel = Server::start_sentinel(&[
+    let settings: [&[&str]; 3] = [
         &["monitor", "main", "127.0.0.1", &watched, "1"],
         &["down-after-milliseconds", "main", "500"],
         &["failover-timeout", "main", "5000"],
-    ]);
+    ];
+    let sentinel = Server::start_sentinel(&settings, &[]);
     until("the sentinel knows the replica", || {
         sentinel.ask(&["INFO", "sentinel"]).contains("slaves=1")
     });
-    let url = format!("redis-sentinel://127.0.0.1:{}/main", sentinel.port);
+    // Another that is away does not matter.
+    let url = format!("redis-sentinel://127.0.0.1:1,127.0.0.1:{}/main", sentinel.port);
     let store = Redis::options().timeout(Duration::from_millis(500)).open(&url).unwrap();
     let engine = tokens().limit(ever(1_000)).build_on(store).unwrap().backend().clone();
     let folder = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR"));

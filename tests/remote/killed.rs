@@ -23,6 +23,40 @@ fn start(address: std::net::SocketAddr, file: &std::path::Path) -> Program {
     )
 }
 
+/// The answer is not heard, as the server is killed. Asked again, it once recorded a batch anew, for
+/// it knew the batch and not its events.
+#[tokio::test]
+async fn a_batch_under_a_key_counts_once_though_its_server_was_killed() {
+    let file = crate::file::fresh();
+    let any = "127.0.0.1:0".parse().unwrap();
+    let event = |tokens: u32| serde_json::json!({ "customerId": "ada", "eventType": "chat", "values": { "total_tokens": tokens } });
+    let batch = serde_json::json!({ "events": [event(5), event(7), event(7)] }).to_string();
+    let other = serde_json::json!({ "events": [event(1)] }).to_string();
+    let bearer = format!("Bearer {KEY}");
+    let post = |server: &Program, key: &str, body: &str| {
+        let headers = [("authorization", &*bearer), ("idempotency-key", key)];
+        let answer = server.ask_with("POST", "/v1/events/batch", &headers, body);
+        assert_eq!(answer.status, 200);
+        answer.body
+    };
+    let mut server = start(any, &file);
+    let first = post(&server, "monday", &batch);
+    server.kill();
+    let mut server = start(any, &file);
+    assert_eq!(post(&server, "monday", &batch), first);
+    let admin = || Books::new(remote(client(server.address().parse().unwrap()))).erased();
+    assert_eq!(events(&admin()).await.len(), 3);
+    // Another key, or another body, is another batch.
+    post(&server, "tuesday", &batch);
+    assert_eq!(events(&admin()).await.len(), 6);
+    server.kill();
+    let mut server = start(any, &file);
+    post(&server, "monday", &other);
+    let admin = Books::new(remote(client(server.address().parse().unwrap()))).erased();
+    assert_eq!(events(&admin).await.len(), 7);
+    server.kill();
+}
+
 /// What came of one customer, as the processes know it.
 #[derive(Default)]
 struct Known {

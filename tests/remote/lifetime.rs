@@ -1,9 +1,16 @@
 //! A hold lives as long as its response, and ends by itself when nobody is left to own it.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use futures_util::future::join_all;
+use tokio::sync::{Semaphore, mpsc};
 use tower_limitry::Books;
 use tower_limitry::client::Remote;
+use tower_limitry::server::Server;
 
 use crate::host::*;
 use crate::proxy::{Mode, Proxy};
@@ -33,6 +40,47 @@ async fn a_hold_is_renewed_while_its_request_runs_however_long() {
     }
     assert_eq!(host.books.open_holds().await.unwrap(), 0);
     assert_eq!(used(&host.books, "ada", "daily").await, amount(5));
+}
+
+/// More than one call names: each call once waited for the one before, and holds ended meanwhile.
+#[tokio::test]
+async fn many_holds_are_renewed_in_calls_beside_each_other() {
+    let books = hundred_a_day(&noon()).build().unwrap().erased();
+    // Nobody is answered before three have come.
+    let (came, mut calls) = mpsc::unbounded_channel();
+    let open = Arc::new(Semaphore::new(0));
+    let shut = Arc::clone(&open);
+    let gate = move |request: Request, next: Next| {
+        let (came, shut) = (came.clone(), Arc::clone(&shut));
+        async move {
+            if request.uri().path() != "/v1/x/renew" {
+                return next.run(request).await;
+            }
+            let (head, body) = request.into_parts();
+            let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+            let _ = came.send(body.clone());
+            drop(shut.acquire().await);
+            next.run(Request::from_parts(head, body.into())).await
+        }
+    };
+    let app = Server::new(books.clone()).key(KEY).router().layer(from_fn(gate));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    // Long enough that none is sent again before all three have come.
+    let process = Remote::builder(&client(address).build().unwrap()).hold_for(15 * SECOND);
+    let process = Books::new(process.check_timeout(STUCK).open().unwrap());
+    let mut permits = Vec::new();
+    for at in 0..21 {
+        let asked = (0..100).map(|n| process.check(ask(&format!("c-{at}-{n}"), 1)));
+        permits.extend(join_all(asked).await.into_iter().map(Result::unwrap));
+    }
+    let mut named = HashSet::new();
+    for _ in 0..3 {
+        assert!(named.insert(in_time(calls.recv()).await.unwrap()), "one had to be sent again");
+    }
+    open.add_permits(1);
+    drop(permits);
 }
 
 #[tokio::test]

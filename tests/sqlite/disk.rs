@@ -154,8 +154,135 @@ fn trials() {
 
 #[test]
 fn a_disk_that_fails_loses_nothing_that_was_acknowledged() {
+    try_out("disk::trials");
+}
+
+/// Books whose log is not synced by commits, until it is brought into the file.
+async fn try_with_a_long_log(kind: &str) {
+    let path = file::emptied();
+    let books = open(&path, Durability::Relaxed { at_most: HOUR }).await.unwrap();
+    // The log begins, and its head is synced.
+    step(&books, 0).await.unwrap();
+    faulty::tell(kind, 1, 1);
+    let log = || format!("{}-wal", path.display());
+    let length = || std::fs::metadata(log()).unwrap().len();
+    let (mut more, mut settled, since) = (100, 1, Instant::now());
+    for number in 1.. {
+        if let Some((used, _)) = step(&books, number).await {
+            settled += used;
+            // So long it is synced, and later written over from its start.
+            more -= u32::from(length() >= 4_000 * 8_192);
+        }
+        if more == 0 {
+            break;
+        }
+        assert!(since.elapsed() < MINUTE, "it never became long");
+        tokio::task::yield_now().await;
+    }
+    faulty::heal();
+    books.shutdown(MINUTE).await.unwrap();
+    drop(books);
+    let books = open(&path, RELAXED).await.unwrap();
+    assert_sound(&path);
+    let there: u32 = asked(&path, "SELECT count(*) FROM event");
+    assert!(there >= settled, "{kind}: {there} {settled}");
+    assert_eq!(used(&books, "ada", "ever").await, amount(there), "{kind}");
+}
+
+#[test]
+#[ignore = "is started with a disk that fails"]
+fn long_logs() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for kind in ["lost", "sync"] {
+        runtime.block_on(try_with_a_long_log(kind));
+    }
+}
+
+/// Somebody who reads has let only half of a long log go into the file, which is not synced before
+/// the rest of it is there. That sync loses both halves.
+async fn try_with_a_reader() {
+    let path = file::emptied();
+    let books = open(&path, FULL).await.unwrap();
+    let log = format!("{}-wal", path.display());
+    let length = || std::fs::metadata(&log).unwrap().len();
+    let mut number = 0;
+    while length() < 2_000 * 8_192 {
+        step(&books, number).await;
+        number += 1;
+    }
+    let reader = rusqlite::Connection::open(&path).unwrap();
+    let count = "SELECT count(*) FROM event";
+    reader.execute_batch("BEGIN").unwrap();
+    assert!(reader.query_row(count, [], |row| row.get::<_, u32>(0)).unwrap() > 0);
+    while length() < 4_100 * 8_192 {
+        step(&books, number).await;
+        number += 1;
+    }
+    drop(reader);
+    // The sync of a commit, that of the log before it is brought in, and that of the file.
+    faulty::tell("lost", 3, 1);
+    for _ in 0..10 {
+        step(&books, number).await;
+        number += 1;
+    }
+    faulty::heal();
+    books.shutdown(MINUTE).await.unwrap();
+    drop(books);
+    let books = open(&path, FULL).await.unwrap();
+    assert_sound(&path);
+    assert_eq!(used(&books, "ada", "ever").await, amount(asked::<u32>(&path, count)));
+}
+
+#[test]
+#[ignore = "is started with a disk that fails"]
+fn halves() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(try_with_a_reader());
+}
+
+#[test]
+fn a_log_that_a_reader_has_held_up_is_written_again_as_a_whole() {
+    try_out("disk::halves");
+}
+
+#[test]
+#[ignore = "is started with a disk that fails"]
+fn last_syncs() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for kind in ["lost", "sync"] {
+            let path = file::emptied();
+            let books = open(&path, Durability::Relaxed { at_most: HOUR }).await.unwrap();
+            for number in 0..STEPS {
+                assert_eq!(step(&books, number).await, Some((1, 1)));
+            }
+            faulty::tell(kind, 1, 1);
+            books.shutdown(MINUTE).await.unwrap();
+            drop(books);
+            let books = open(&path, RELAXED).await.unwrap();
+            assert_sound(&path);
+            assert_eq!(used(&books, "ada", "ever").await, amount(STEPS), "{kind}");
+        }
+    });
+}
+
+/// SQLite brings a long log into the file by itself, and ignores it where its sync fails: the next
+/// time it takes for good what reads well no more.
+#[test]
+fn a_long_log_that_the_disk_loses_is_written_again() {
+    try_out("disk::long_logs");
+}
+
+#[test]
+fn what_the_disk_loses_when_the_books_are_closed_is_written_again() {
+    try_out("disk::last_syncs");
+}
+
+/// Runs one of the above with a disk that fails.
+#[track_caller]
+fn try_out(trials: &str) {
     let trials = Command::new(std::env::current_exe().unwrap())
-        .args(["disk::trials", "--exact", "--ignored", "--nocapture"])
+        .args([trials, "--exact", "--ignored", "--nocapture"])
         .env("LD_PRELOAD", faulty::library())
         .stdout(Stdio::null())
         .status()

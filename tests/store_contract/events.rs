@@ -138,6 +138,28 @@ pub(crate) async fn an_own_id_may_tell_its_time_itself(open: Open) {
     assert_eq!((kept.len(), kept[0].at()), (1, time("2026-03-01T11:59:00Z")));
 }
 
+/// Whoever settles a request and tells of the same use under its id has told it twice.
+pub(crate) async fn an_event_under_the_id_of_a_settled_request_is_a_repeat(open: Open) {
+    let books = open(hundred_a_day(&noon()));
+    let ids = [None, Some("order-1"), Some("0195517c-2500-7000-8000-000000000009")];
+    for (number, given) in (1..).zip(ids) {
+        let check = Check::of("ada");
+        let check = given.into_iter().fold(check, |check, id| check.id(id));
+        let permit = admitted(&books, check).await;
+        let id = permit.id().unwrap().to_string();
+        permit.settle(total(5)).await.unwrap();
+        let event = |customer| used_tokens(customer, 5).id(&id).at(time(NOON));
+        assert!(!books.record(event("ada")).await.unwrap().recorded, "{id}");
+        assert!(books.record(event("bob")).await.unwrap().recorded, "{id} is another for him");
+        assert!(!books.record(event("bob")).await.unwrap().recorded, "{id}");
+        let kept = books.events(EventQuery::new()).await.unwrap().items;
+        assert_eq!(kept.len(), 2 * number);
+        for customer in ["ada", "bob"] {
+            assert_eq!(used(&books, customer, "daily").await, amount(5 * number as u32));
+        }
+    }
+}
+
 /// A repeat that comes when its id may be forgotten must be told, not counted.
 pub(crate) async fn a_repeat_is_never_counted_however_late(open: Open) {
     let clock = noon();

@@ -13,6 +13,8 @@ mod events;
 #[path = "../support/file.rs"]
 mod file;
 mod holds;
+#[cfg(all(feature = "client", feature = "server", feature = "sqlite"))]
+mod hosted;
 mod inputs;
 mod kinds;
 mod memory;
@@ -26,23 +28,38 @@ mod support;
 mod voids;
 
 macro_rules! tests {
-    ($open:expr; $($topic:ident: [$($test:ident,)*])*) => {$(
-        mod $topic {
-            $(
-                #[tokio::test]
-                async fn $test() {
-                    crate::$topic::$test($open).await;
-                }
-            )*
-        }
-    )*};
+    ($open:expr, $run:path; $($topic:ident: [$($test:ident,)*])*) => {
+        #[allow(dead_code)]
+        pub(crate) const NAMES: &[&str] =
+            &[$($(concat!(stringify!($topic), "::", stringify!($test)),)*)*];
+
+        $(
+            mod $topic {
+                $(
+                    #[tokio::test]
+                    async fn $test() {
+                        let name = concat!(stringify!($topic), "::", stringify!($test));
+                        $run(name, crate::$topic::$test($open)).await;
+                    }
+                )*
+            }
+        )*
+    };
 }
 
-/// Runs the whole suite over one store: a name, and what opens fresh books of an engine on it.
+async fn as_it_is(_: &str, test: impl Future<Output = ()>) {
+    test.await;
+}
+
+/// Runs the whole suite over one store: a name, and what opens fresh books of an engine on it. How
+/// each test is run can be said besides.
 macro_rules! store_suite {
     ($name:ident, $open:expr) => {
+        store_suite!($name, $open, crate::as_it_is);
+    };
+    ($name:ident, $open:expr, $run:path) => {
         mod $name {
-            tests! { $open;
+            tests! { $open, $run;
                 alerts: [
                     each_percentage_is_told_once_and_in_order,
                     an_alert_says_what_it_is_about,
@@ -144,6 +161,7 @@ macro_rules! store_suite {
                     an_own_id_counts_once,
                     an_own_id_may_tell_its_time_itself,
                     a_repeat_is_never_counted_however_late,
+                    an_event_under_the_id_of_a_settled_request_is_a_repeat,
                     a_repeat_of_an_early_event_is_never_counted,
                     a_repeat_is_never_counted_though_the_clock_was_set_back,
                     an_own_id_without_a_time_is_an_error,
@@ -233,6 +251,8 @@ store_suite!(on_sqlite, |builder| {
 
 #[cfg(all(feature = "client", feature = "server"))]
 store_suite!(through_a_server, crate::remote::open);
+#[cfg(all(feature = "client", feature = "server", feature = "sqlite"))]
+store_suite!(in_limitrys_dialect, crate::hosted::open, crate::hosted::but_for_the_differences);
 #[cfg(feature = "redis")]
 store_suite!(on_redis, |builder| {
     let (url, prefix) = crate::redis::fresh();

@@ -239,6 +239,25 @@ async fn many_are_recorded_together_or_not_at_all_though_ids_are_let_go() {
     assert_eq!(used(&books, "ada", "daily").await, amount(16_384));
 }
 
+/// Found by looking through the events when it is asked for, however many have come and gone by then.
+#[tokio::test]
+async fn the_id_of_a_settled_request_is_known_as_long_as_its_event_is_kept() {
+    let books = tokens(&noon()).memory(Memory::new().keep_events(3)).build().unwrap().erased();
+    let mut settled = Vec::new();
+    for number in 0..20 {
+        let permit = admitted(&books, Check::of("ada")).await;
+        let id = permit.id().unwrap().to_string();
+        permit.settle(total(1)).await.unwrap();
+        settled.push(id);
+        if number % 5 < 3 {
+            for id in settled.iter().rev().take(3) {
+                let event = chat("ada", 1).id(id).at(time(NOON));
+                assert!(!books.record(event).await.unwrap().recorded, "{number}");
+            }
+        }
+    }
+}
+
 /// Of an event whose charge may be forgotten, only half would be taken back.
 #[tokio::test]
 async fn an_event_is_not_taken_back_without_its_charge() {

@@ -17,27 +17,38 @@ use crate::support::DAY;
 
 const KEY: &str = "limitry_sk_of_the_tests";
 
-/// Starts a server over fresh books on a port of its own, and asks it over HTTP.
-pub(crate) fn open(builder: EngineBuilder) -> Books {
-    let books = builder.build().unwrap().erased();
+/// Starts a server over these books on a port of its own.
+pub(crate) fn serve(books: &Books) -> Client {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let url = format!("http://{}/v1", listener.local_addr().unwrap());
     let app = Server::new(books.clone()).key(KEY).router();
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await });
-    let client = Client::builder(KEY).base_url(url).build().unwrap();
-    let start = books.backend().now();
+    Client::builder(KEY).base_url(url).build().unwrap()
+}
+
+/// Asks a server over HTTP.
+pub(crate) fn open(builder: EngineBuilder) -> Books {
+    let books = builder.build().unwrap().erased();
+    let client = serve(&books);
     // Time is moved by hand further than a hold lives by itself.
-    let remote = Remote::builder(&client).clock(OfServer { books, start }).hold_for(DAY).open();
+    let remote = Remote::builder(&client).clock(OfServer::of(books)).hold_for(DAY).open();
     Books::new(InOrder(remote.unwrap())).erased()
 }
 
 /// Shows the time that the test moves.
 #[derive(Debug)]
-struct OfServer {
+pub(crate) struct OfServer {
     books: Books,
     start: Timestamp,
+}
+
+impl OfServer {
+    pub(crate) fn of(books: Books) -> Self {
+        let start = books.backend().now();
+        Self { books, start }
+    }
 }
 
 impl Clock for OfServer {

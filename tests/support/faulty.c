@@ -21,15 +21,14 @@
 #include <unistd.h>
 
 #define FILES 1024
-#define RANGES 4096
 
 static char kind[16] = "none";
 static long left;
 static unsigned long often;
 
 struct range { off64_t at; size_t length; };
-static struct range unsynced[FILES][RANGES];
-static int written[FILES];
+static struct range *unsynced[FILES];
+static int written[FILES], room[FILES];
 
 static void *real(const char *name) { return dlsym(RTLD_NEXT, name); }
 
@@ -83,6 +82,15 @@ static ssize_t really_write(int fd, const void *bytes, size_t count, off64_t at)
     return write(fd, bytes, count, at);
 }
 
+static void note(int fd, off64_t at, size_t count) {
+    if (fd >= FILES || !is_database(fd)) return;
+    if (written[fd] == room[fd]) {
+        room[fd] = room[fd] ? 2 * room[fd] : 64;
+        unsynced[fd] = realloc(unsynced[fd], room[fd] * sizeof(struct range));
+    }
+    unsynced[fd][written[fd]++] = (struct range) { at, count };
+}
+
 #define PWRITE(name)                                                              \
     ssize_t name(int fd, const void *bytes, size_t count, off64_t at) {            \
         if (fails("write", fd)) { errno = EIO; return -1; }                        \
@@ -91,8 +99,7 @@ static ssize_t really_write(int fd, const void *bytes, size_t count, off64_t at)
             errno = ENOSPC;                                                        \
             return -1;                                                             \
         }                                                                          \
-        if (fd < FILES && written[fd] < RANGES)                                    \
-            unsynced[fd][written[fd]++] = (struct range) { at, count };            \
+        note(fd, at, count);                                                       \
         return really_write(fd, bytes, count, at);                                 \
     }
 PWRITE(pwrite)

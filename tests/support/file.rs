@@ -11,8 +11,9 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let program = std::env::current_exe().unwrap();
     let mut name = program.file_stem().unwrap().to_owned();
     if std::env::var_os("LD_PRELOAD").is_some() {
-        // A child of the same program has a folder of its own.
-        name.push("-child");
+        // A child of the same program has a folder of its own, named by what it does.
+        name.push("-child-");
+        name.push(std::env::args().nth(1).unwrap_or_default().replace(':', "-"));
     }
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _nothing_there = std::fs::remove_dir_all(&folder);

@@ -1,4 +1,6 @@
 //! A Redis server of the tests' own, on a free port. It ends with the test program.
+//!
+//! `LIMITRY_REDIS_SERVER` names another program to start for it, such as `valkey-server`.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -46,9 +48,9 @@ impl Server {
         Self { child, port: free_port(), folder, leading, options }
     }
 
-    /// Starts a sentinel that is told these.
-    pub(crate) fn start_sentinel(settings: &[&[&str]]) -> Self {
-        let mut server = Self::stopped(&[]);
+    /// Starts a sentinel that is told these, with these options.
+    pub(crate) fn start_sentinel(settings: &[&[&str]], options: &[&str]) -> Self {
+        let mut server = Self::stopped(options);
         // It writes what it finds into its file.
         let file = server.folder.join("sentinel.conf");
         let lines = settings.iter().map(|words| format!("sentinel {}\n", words.join(" ")));
@@ -60,7 +62,9 @@ impl Server {
 
     /// Runs the server, again if it was killed, on its port and in its folder.
     pub(crate) fn run(&self) {
-        let child = Command::new("redis-server")
+        let program = std::env::var("LIMITRY_REDIS_SERVER");
+        let program = program.unwrap_or_else(|_| "redis-server".to_owned());
+        let child = Command::new(&program)
             .args(&self.leading)
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
             .args(["--dir", self.folder.to_str().unwrap(), "--logfile", "log"])
@@ -69,12 +73,12 @@ impl Server {
             .stderr(Stdio::null())
             .spawn();
         let child = child.unwrap_or_else(|error| {
-            panic!("redis-server cannot be started; ./test installs it: {error}")
+            panic!("{program} cannot be started; ./test installs redis-server: {error}")
         });
         *self.child.lock().unwrap() = Some(child);
         let end = Instant::now() + PATIENCE;
         while !matches!(self.try_ask(&["PING"]).as_deref(), Ok("+PONG")) {
-            assert!(Instant::now() < end, "redis-server does not come up");
+            assert!(Instant::now() < end, "{program} does not come up");
             std::thread::sleep(Duration::from_millis(5));
         }
     }

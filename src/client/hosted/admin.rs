@@ -8,25 +8,31 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::check::{Sent, ask};
-use super::judge::{self, Question, adjust};
-use super::{Hosted, Inner, pay};
+use super::judge::{self, Question};
+use super::{Hosted, Inner, balances};
 use crate::backend::{
     Admin, Check, Customer, Decision, EventQuery, MeterQuery, MeterReading, Page, PageRequest,
-    Recorded, TransactionQuery,
+    Recorded, TransactionQuery, sound_event,
 };
-use crate::client::{
-    BalanceTransaction, Changed, CountAnswer, CustomerRecord, CustomerTerms, LimitChange,
-    MeterChange,
-};
+use crate::client::error::heard;
+use crate::client::{CountAnswer, CustomerRecord, CustomerTerms, LimitChange, MeterChange};
+use crate::policy::catalog::{validate_limit, validate_meter};
 use crate::policy::{
     Amount, Balance, Credit, Credited, CustomerId, Debit, Debited, Event, EventId, Limit, Meter,
-    NewBalance, RecordedEvent, Timestamp, Transaction, TransactionKind,
+    NewBalance, RecordedEvent, Transaction,
 };
 use crate::store::BoxFuture;
 use crate::{Error, ErrorKind};
 
 fn lacks<'a, T: Send + 'a>(message: &'static str) -> BoxFuture<'a, Result<T, Error>> {
     Box::pin(std::future::ready(Err(Error::new(ErrorKind::Invalid, message))))
+}
+
+/// Something that is asked of the API, which finds fault in its own words.
+fn asked<'a, T: 'a>(
+    asking: impl Future<Output = Result<T, Error>> + Send + 'a,
+) -> BoxFuture<'a, Result<T, Error>> {
+    Box::pin(async move { asking.await.map_err(heard) })
 }
 
 /// What was not there is no error to who removes it.
@@ -48,41 +54,21 @@ impl Inner {
         Ok(check.answered(answer))
     }
 
-    async fn balances_of(self: &Arc<Self>, customer: CustomerId) -> Result<Vec<Balance>, Error> {
-        let check = Check::of(&customer);
-        let sent = Sent::begin(self, &check);
-        let told = self.client.balances().of(&customer).await?;
-        let mut balances: Vec<_> = told.into_iter().map(|told| told.balance).collect();
-        balances.sort_by(|one, other| one.name().cmp(other.name()));
-        for balance in &mut balances {
-            let debt = self.debts.of(&customer, balance.name());
-            adjust(balance, check.ask(), sent.asked(), debt, &self.ledger());
-        }
-        Ok(balances)
-    }
-
-    async fn balance_of(
-        self: &Arc<Self>,
-        customer: CustomerId,
-        name: &str,
-    ) -> Result<Balance, Error> {
-        let balances = self.balances_of(customer).await?;
-        let found = balances.into_iter().find(|balance| balance.name() == name);
-        found.ok_or_else(no_balance)
-    }
-
     async fn record(&self, events: Vec<Event>) -> Result<Vec<Recorded>, Error> {
-        if let [event] = &events[..] {
-            return Ok(vec![self.client.events().record(event).await?]);
+        for (at, event) in events.iter().enumerate() {
+            sound_event(at, event)?;
         }
+        let now = self.clock.now();
         let told: Vec<_> =
-            events.iter().map(|event| self.client.told(event)).collect::<Result<_, _>>()?;
-        let ids: Vec<EventId> = told.iter().map(|told| told.id.clone()).collect();
+            events.iter().map(|event| self.client.told(event, now)).collect::<Result<_, _>>()?;
+        if let [event] = &told[..] {
+            return Ok(vec![self.client.events().record_told(event).await?]);
+        }
         if !told.is_empty() {
             let batch = self.client.batch(&told)?;
             self.client.http().fetch::<CountAnswer>(batch).await?;
         }
-        Ok(ids.into_iter().map(|id| Recorded { id, recorded: true }).collect())
+        Ok(told.into_iter().map(|told| Recorded { id: told.id, recorded: true }).collect())
     }
 
     /// What runs has ended, and was told to the API where nothing before this keeps it.
@@ -91,7 +77,7 @@ impl Inner {
             let ended = self.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            if self.ledger().running(self.clock.monotonic()) == 0 {
+            if self.running() == 0 {
                 return;
             }
             ended.await;
@@ -101,15 +87,15 @@ impl Inner {
 
 impl Admin for Hosted {
     fn preview(&self, check: Check) -> BoxFuture<'_, Result<Decision, Error>> {
-        Box::pin(self.0.look(check, false))
+        asked(self.0.look(check, false))
     }
 
     fn usage(&self, customer: CustomerId) -> BoxFuture<'_, Result<Decision, Error>> {
-        Box::pin(self.0.look(Check::of(&customer), true))
+        asked(self.0.look(Check::of(&customer), true))
     }
 
     fn record(&self, events: Vec<Event>) -> BoxFuture<'_, Result<Vec<Recorded>, Error>> {
-        Box::pin(self.0.record(events))
+        asked(self.0.record(events))
     }
 
     fn void(&self, _: CustomerId, _: EventId) -> BoxFuture<'_, Result<Recorded, Error>> {
@@ -117,15 +103,15 @@ impl Admin for Hosted {
     }
 
     fn events(&self, query: EventQuery) -> BoxFuture<'_, Result<Page<RecordedEvent>, Error>> {
-        Box::pin(async move { self.0.client.events().page(query).await })
+        asked(async move { self.0.client.events().page(query).await })
     }
 
     fn query(&self, query: MeterQuery) -> BoxFuture<'_, Result<MeterReading, Error>> {
-        Box::pin(async move { self.0.client.meters().query(query).await })
+        asked(async move { self.0.client.meters().query(query).await })
     }
 
     fn meters(&self) -> BoxFuture<'_, Result<Vec<Meter>, Error>> {
-        Box::pin(async move {
+        asked(async move {
             let mut all = self.0.client.meters().list().all().await?;
             all.sort_by(|one, other| one.item.id().cmp(other.item.id()));
             Ok(all.into_iter().map(|found| found.item).collect())
@@ -133,7 +119,8 @@ impl Admin for Hosted {
     }
 
     fn put_meter(&self, meter: Meter) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async move {
+        asked(async move {
+            validate_meter(&meter)?;
             let description = meter.description.as_deref().map(ToOwned::to_owned);
             let change =
                 MeterChange::new().name(meter.name()).description(description).counting(&meter);
@@ -145,11 +132,11 @@ impl Admin for Hosted {
     }
 
     fn remove_meter(&self, id: String) -> BoxFuture<'_, Result<bool, Error>> {
-        Box::pin(async move { removed(self.0.client.meters().delete(&id).await) })
+        asked(async move { removed(self.0.client.meters().delete(&id).await) })
     }
 
     fn limits(&self) -> BoxFuture<'_, Result<Vec<Limit>, Error>> {
-        Box::pin(async move {
+        asked(async move {
             let mut all = self.0.client.limits().list().all().await?;
             all.sort_by(|one, other| one.item.id().cmp(other.item.id()));
             Ok(all.into_iter().map(|found| found.item).collect())
@@ -157,8 +144,8 @@ impl Admin for Hosted {
     }
 
     fn put_limit(&self, limit: Limit) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async move {
-            let cap = limit.cap.map_err(|error| Error::invalid("cap", error))?;
+        asked(async move {
+            let cap = validate_limit(&limit)?;
             let mut change = LimitChange::new()
                 .name(limit.name())
                 .meter(limit.meter())
@@ -178,11 +165,11 @@ impl Admin for Hosted {
     }
 
     fn remove_limit(&self, id: String) -> BoxFuture<'_, Result<bool, Error>> {
-        Box::pin(async move { removed(self.0.client.limits().delete(&id).await) })
+        asked(async move { removed(self.0.client.limits().delete(&id).await) })
     }
 
     fn customer(&self, id: CustomerId) -> BoxFuture<'_, Result<Option<Customer>, Error>> {
-        Box::pin(async move {
+        asked(async move {
             match self.0.client.customers().get(id.as_str()).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
                 found => Ok(Some(known(found?))),
@@ -191,14 +178,14 @@ impl Admin for Hosted {
     }
 
     fn customers(&self, page: PageRequest) -> BoxFuture<'_, Result<Page<Customer>, Error>> {
-        Box::pin(async move {
+        asked(async move {
             let Page { items, next } = self.0.client.customers().page(page).await?;
             Ok(Page { items: items.into_iter().map(known).collect(), next })
         })
     }
 
     fn put_customer(&self, customer: Customer) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async move {
+        asked(async move {
             let id = customer.id.as_ref().map_err(|error| Error::invalid("customer", error))?;
             let terms = || {
                 let attached = customer.attached().iter();
@@ -221,18 +208,18 @@ impl Admin for Hosted {
     }
 
     fn remove_customer(&self, id: CustomerId) -> BoxFuture<'_, Result<bool, Error>> {
-        Box::pin(async move { removed(self.0.client.customers().delete(id.as_str()).await) })
+        asked(async move { removed(self.0.client.customers().delete(id.as_str()).await) })
     }
 
     fn balances(&self, customer: CustomerId) -> BoxFuture<'_, Result<Vec<Balance>, Error>> {
-        Box::pin(self.0.balances_of(customer))
+        asked(async move { balances::of(&self.0, &customer).await })
     }
 
     fn all_balances(
         &self,
         page: PageRequest,
     ) -> BoxFuture<'_, Result<Page<(CustomerId, Balance)>, Error>> {
-        Box::pin(async move {
+        asked(async move {
             let Page { items, next } = self.0.client.balances().page(page).await?;
             let items = items.into_iter().map(|found| (found.customer, found.balance));
             Ok(Page { items: items.collect(), next })
@@ -245,13 +232,7 @@ impl Admin for Hosted {
         name: String,
         minimum: Amount,
     ) -> BoxFuture<'_, Result<Balance, Error>> {
-        Box::pin(async move {
-            let balances = self.0.client.balances();
-            let known = balances.of(&customer).await?;
-            let found = known.into_iter().find(|found| found.balance.name() == name);
-            balances.set_minimum(&found.ok_or_else(no_balance)?.id, minimum).await?;
-            self.0.balance_of(customer, &name).await
-        })
+        asked(async move { balances::set_minimum(&self.0, customer, &name, minimum).await })
     }
 
     fn create_balance(
@@ -259,40 +240,18 @@ impl Admin for Hosted {
         customer: CustomerId,
         terms: NewBalance,
     ) -> BoxFuture<'_, Result<Balance, Error>> {
-        Box::pin(async move {
+        asked(async move {
             terms.validate()?;
             Ok(self.0.client.balances().create(&customer, &terms).await?.balance)
         })
     }
 
     fn credit(&self, credit: Credit) -> BoxFuture<'_, Result<Credited, Error>> {
-        Box::pin(async move {
-            let changed = self.0.client.balances().credit(&credit).await?;
-            let (customer, name) = whose(&credit.change)?;
-            // First comes what is owed.
-            pay::pay(&self.0, &customer, &name).await;
-            let balance = self.0.balance_of(customer.clone(), &name).await?;
-            let transaction = transaction(&customer, &name, changed.clone());
-            Ok(Credited { applied: changed.success, transaction, balance })
-        })
+        asked(async move { balances::credit(&self.0, credit).await })
     }
 
     fn debit(&self, debit: Debit) -> BoxFuture<'_, Result<Debited, Error>> {
-        Box::pin(async move {
-            let changed = self.0.client.balances().debit(&debit).await?;
-            let (customer, name) = whose(&debit.change)?;
-            let balance = self.0.balance_of(customer.clone(), &name).await?;
-            if !changed.success {
-                return Ok(Debited::Refused { balance });
-            }
-            match transaction(&customer, &name, changed) {
-                Some(transaction) => Ok(Debited::Taken { transaction, balance }),
-                None => {
-                    let message = "the API took the debit and does not tell of its transaction";
-                    Err(Error::new(ErrorKind::TimedOut, message))
-                }
-            }
-        })
+        asked(async move { balances::debit(&self.0, debit).await })
     }
 
     fn transactions(&self, _: TransactionQuery) -> BoxFuture<'_, Result<Page<Transaction>, Error>> {
@@ -320,25 +279,22 @@ impl Admin for Hosted {
     }
 
     fn settled(&self) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async move {
+        asked(async move {
             self.0.settled().await;
             Ok(())
         })
     }
 
     fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async move {
+        asked(async move {
             self.0.closed.store(true, Ordering::SeqCst);
             let end = Instant::now() + deadline;
             timeout_at(end, self.0.settled()).await.map_err(|_| {
-                Error::new(ErrorKind::TimedOut, "requests are still running; they may still settle")
+                let message = format!("{} requests still run at the deadline", self.0.running());
+                Error::new(ErrorKind::TimedOut, message)
             })
         })
     }
-}
-
-fn no_balance() -> Error {
-    Error::new(ErrorKind::NotFound, "the customer has no balance of that name")
 }
 
 fn gives_ids(kind: &str) -> Error {
@@ -346,14 +302,6 @@ fn gives_ids(kind: &str) -> Error {
         "there is no {kind} of that id, and Limitry's API gives new ones ids of its own; make it with Client::{kind}s().create()"
     );
     Error::new(ErrorKind::Invalid, message)
-}
-
-fn whose(
-    change: &crate::policy::Change,
-) -> Result<(CustomerId, compact_str::CompactString), Error> {
-    let customer = change.customer.clone();
-    let customer = customer.map_err(|error| Error::invalid("customer", error))?;
-    Ok((customer, change.balance.clone()))
 }
 
 /// What the API tells of a customer; the name and the email are not among what books know.
@@ -369,22 +317,4 @@ fn known(record: CustomerRecord) -> Customer {
         customer.metadata.insert(key, text);
     }
     customer
-}
-
-fn transaction(customer: &CustomerId, name: &str, changed: Changed) -> Option<Transaction> {
-    let BalanceTransaction { id, kind, amount, description, reference, created_at, .. } =
-        changed.transaction?;
-    let after = changed.balance.map_or(Amount::ZERO, |found| found.balance.current());
-    Some(Transaction {
-        id: EventId::new(id).ok()?,
-        customer: customer.clone(),
-        balance: name.into(),
-        kind: kind.unwrap_or(TransactionKind::Debit),
-        amount,
-        balance_after: after,
-        description: description.map(Into::into),
-        reference: reference.map(Into::into),
-        at: created_at.unwrap_or(Timestamp::UNIX_EPOCH),
-        sequence: 0,
-    })
 }

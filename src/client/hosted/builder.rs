@@ -1,6 +1,6 @@
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use super::debts::{Debt, Debts};
 use super::known::Known;
 use super::sent::Sent;
+use super::suspects::Suspects;
 use super::{Hosted, Inner, OnDebt, Terms, pay};
 use crate::Error;
 use crate::client::Client;
@@ -46,6 +47,7 @@ impl HostedBuilder {
                 settle: Duration::from_secs(10),
                 lag: Duration::ZERO,
                 debts: Duration::from_secs(60),
+                failures: 10,
             },
             debts: None,
             on_debt: None,
@@ -87,6 +89,16 @@ impl HostedBuilder {
         self
     }
 
+    /// How often the API may fail (a status of 500 and up) at one event that is sent alone, while it
+    /// takes others. The event is then set aside with its reason by the
+    /// [`Outbox`](crate::outbox::Outbox), and what follows it goes on. One that has nothing beside it
+    /// to tell its fault from the API's is set aside after a day. Ten times unless set, and at least
+    /// once.
+    pub fn give_up_after(mut self, failures: u32) -> Self {
+        self.terms.failures = failures;
+        self
+    }
+
     /// Called when something becomes owed, and again each time that some of it was taken, with what
     /// is still owed.
     pub fn on_debt(mut self, hook: impl Fn(&Debt) + Send + Sync + 'static) -> Self {
@@ -124,9 +136,11 @@ impl HostedBuilder {
             ledger: Mutex::default(),
             debts,
             sent,
+            suspects: Suspects::default(),
             on_debt: self.on_debt,
             paying: tokio::sync::Mutex::new(()),
             closed: AtomicBool::new(false),
+            settling: AtomicUsize::new(0),
             ended: Notify::new(),
         });
         runtime.spawn(pay::keep(Arc::downgrade(&inner), self.terms.debts));

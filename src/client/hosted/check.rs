@@ -13,6 +13,7 @@ use super::judge::{self, Found, FoundBalance, Question};
 use super::ledger::{Asked, Known, Tick, Use};
 use super::{Inner, pay};
 use crate::backend::{Admission, Answer, Check, Hold, Ticket};
+use crate::client::error::heard;
 use crate::client::{LimitStanding, Standing, StandingQuery};
 use crate::policy::{Amount, CustomerId, Dimensions, Timestamp};
 use crate::{Error, ErrorKind};
@@ -104,7 +105,7 @@ pub(super) async fn ask(inner: Arc<Inner>, check: Check) -> Result<Told, Error> 
     let told: Result<Told, Error> = timeout_at(end, asked).await.unwrap_or_else(late);
     told.map_err(|error| match error.is_unknown() {
         true => Error::new(ErrorKind::Unavailable, error.to_string()).with_source(error),
-        false => error,
+        false => heard(error),
     })
 }
 
@@ -203,7 +204,7 @@ fn admit(sent: &Sent, check: Check, told: Told) -> Result<Admission, Error> {
             return Err(Error::new(ErrorKind::Conflict, message));
         }
         Some(Known::Used) => {
-            let answer = Answer::new(Arc::default(), 0, *at, Vec::new(), None);
+            let answer = Answer::told(Arc::default(), *at, Vec::new(), None);
             drop(ledger);
             return Ok(Admission { decision: check.answered(answer), hold: None });
         }
@@ -214,7 +215,7 @@ fn admit(sent: &Sent, check: Check, told: Told) -> Result<Admission, Error> {
     if allowed {
         let ends = ask.lifetime.map(|lifetime| asked.now.saturating_add(lifetime));
         ledger.place(&ask.customer, Use::of_check(&check, *at, ends));
-        judge::hold(&mut answer, judge::price(ask));
+        judge::hold(&mut answer, ask);
     }
     drop(ledger);
     let decision = check.answered(answer);

@@ -1,7 +1,7 @@
 //! Settlements as calls of the API: for each its debit, in the order of its customer; then the events
 //! of all, in one call.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +10,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::debts::{Debt, Owed};
+use super::record::record;
 use super::sent::Step;
 use super::{Inner, pay};
 use crate::backend::{Hold, Settlement};
-use crate::client::{ApiError, CountAnswer, Events, Repeat, Told};
+use crate::client::{ApiError, Repeat};
 use crate::policy::{CustomerId, Debit};
 use crate::{Error, ErrorKind, observe};
 
-type Outcome = Result<(), Error>;
+pub(super) type Outcome = Result<(), Error>;
 
 /// Customers who are charged at the same time.
 const BESIDE: usize = 16;
@@ -114,7 +115,7 @@ async fn charge(inner: &Arc<Inner>, batch: &Arc<Vec<Settlement>>, end: Instant) 
     outcomes
 }
 
-fn amount(settlement: &Settlement) -> Option<(&str, crate::policy::Amount)> {
+pub(super) fn amount(settlement: &Settlement) -> Option<(&str, crate::policy::Amount)> {
     let charge = settlement.hold.check().ask().charge.as_ref()?;
     let amount = settlement.charge.filter(|amount| amount.is_positive())?;
     Some((&charge.balance, amount))
@@ -181,140 +182,51 @@ async fn debit(inner: &Arc<Inner>, settlement: &Settlement, end: Instant) -> Out
     Ok(())
 }
 
-/// The events, in as few calls as there can be: one that cannot be taken is found by halves.
-async fn record(
-    inner: &Inner,
-    batch: &[Settlement],
-    all: Vec<usize>,
-    end: Instant,
-) -> Vec<(usize, Outcome)> {
-    let mut outcomes = Vec::with_capacity(all.len());
-    let once = is_once(inner);
-    let (before, all): (Vec<_>, Vec<_>) = all
-        .into_iter()
-        .partition(|at| once && inner.sent.step(&batch[*at].hold) == Some(Step::Recording));
-    if !before.is_empty() {
-        let noted = inner.sent.note(before.iter().map(|at| unrecorded(&batch[*at]))).await;
-        let outcome = || noted.as_ref().map_or_else(again, |_| Err(not_known()));
-        outcomes.extend(before.iter().map(|at| (*at, outcome())));
-    }
-    let mut parts: Vec<Vec<usize>> = all.chunks(Events::MOST).rev().map(<[_]>::to_vec).collect();
-    let mut stopped: HashSet<&CustomerId> = HashSet::new();
-    while let Some(part) = parts.pop() {
-        let (held, part): (Vec<_>, Vec<_>) =
-            part.into_iter().partition(|at| stopped.contains(batch[*at].hold.customer()));
-        outcomes.extend(held.into_iter().map(|at| (at, Err(held_back()))));
-        if part.is_empty() {
-            continue;
-        }
-        match send(inner, batch, &part, end).await {
-            Ok(()) => outcomes.extend(part.into_iter().map(|at| (at, Ok(())))),
-            Err(error) if is_too_long(&error) && part.len() > 1 => parts.extend(halves(&part)),
-            Err(error) if error.is_transient() || part.len() == 1 => {
-                if error.is_transient() {
-                    stopped.extend(part.iter().map(|at| batch[*at].hold.customer()));
-                }
-                outcomes.extend(part.iter().map(|at| (*at, again(&error))));
-            }
-            Err(_) => parts.extend(halves(&part)),
-        }
-    }
-    outcomes
-}
-
-/// The later half, and the earlier one on top of it.
-fn halves(part: &[usize]) -> [Vec<usize>; 2] {
-    let (first, second) = part.split_at(part.len() / 2);
-    [second.to_vec(), first.to_vec()]
-}
-
-/// Whoever said so, fewer at once may pass.
-fn is_too_long(error: &Error) -> bool {
-    ApiError::of(error).is_some_and(|api| api.status() == 413)
-}
-
-async fn send(inner: &Inner, batch: &[Settlement], part: &[usize], end: Instant) -> Outcome {
-    let events: Vec<Told<'_>> = part.iter().map(|at| told(&batch[*at])).collect();
-    let call = inner.client.batch(&events)?.within(left(end));
-    in_time(end)?;
-    let once = is_once(inner);
-    if once {
-        let holds = part.iter().map(|at| (&batch[*at].hold, Some(Step::Recording)));
-        inner.sent.note(holds).await?;
-    }
-    // Only the API's own answer says that they are recorded.
-    let answer = timeout_at(end, inner.client.http().fetch::<CountAnswer>(call)).await;
-    let answer = answer.unwrap_or_else(|_| Err(late()));
-    if once {
-        let is_done = answer.is_ok();
-        let stands = |at: &usize| match is_done {
-            true => (&batch[*at].hold, None),
-            false => unrecorded(&batch[*at]),
-        };
-        // One that stays counts as "perhaps done" once more, which it is not.
-        let _ = inner.sent.note(part.iter().map(stands)).await;
-    }
-    answer.map(drop).map_err(|error| declared(inner, error))
-}
-
-fn told(settlement: &Settlement) -> Told<'_> {
-    Told {
-        id: settlement.hold.id().clone(),
-        customer: settlement.hold.customer(),
-        event_type: settlement.hold.check().ask().recorded_as(),
-        usage: &settlement.usage,
-        at: settlement.hold.at(),
-    }
-}
-
-/// Where it stands before its event is sent.
-fn unrecorded(settlement: &Settlement) -> (&Hold, Option<Step>) {
-    (&settlement.hold, amount(settlement).map(|_| Step::Debited))
-}
-
-fn is_once(inner: &Inner) -> bool {
+pub(super) fn is_once(inner: &Inner) -> bool {
     inner.client.http().repeat() == Repeat::AtMostOnce
 }
 
-fn again(error: &Error) -> Outcome {
+pub(super) fn again(error: &Error) -> Outcome {
     Err(Error::new(error.kind(), error.to_string()))
 }
 
-fn not_known() -> Error {
+pub(super) fn not_known() -> Error {
     let message = "whether it was done is not known, and it is declared to be done at most once";
     Error::new(ErrorKind::Conflict, message)
 }
 
 /// What is not known to be done is not done again, where that was declared.
-fn declared(inner: &Inner, error: Error) -> Error {
+pub(super) fn declared(inner: &Inner, error: Error) -> Error {
     if error.is_unknown() && is_once(inner) {
         return not_known().with_source(error);
     }
-    match ApiError::of(&error) {
-        // In the API's words, for those who look at what was set aside.
-        Some(api) if !error.is_transient() => {
-            Error::new(error.kind(), format!("{error}: {api}")).with_source(api.clone())
-        }
-        _ => error,
-    }
+    let Some(api) = ApiError::of(&error) else { return error };
+    let kind = match api.status() {
+        // Whoever said so: what is too long once is too long for ever.
+        413 => ErrorKind::Invalid,
+        _ if error.is_transient() => return error,
+        _ => error.kind(),
+    };
+    // In the API's words, for those who look at what was set aside.
+    Error::new(kind, format!("{error}: {api}")).with_source(api.clone())
 }
 
 /// Whether there is time to send anything: what was not sent was certainly not done.
-fn in_time(end: Instant) -> Outcome {
+pub(super) fn in_time(end: Instant) -> Outcome {
     match left(end).is_zero() {
         true => Err(Error::new(ErrorKind::Unavailable, "no time was left to ask the API")),
         false => Ok(()),
     }
 }
 
-fn left(end: Instant) -> Duration {
+pub(super) fn left(end: Instant) -> Duration {
     end.saturating_duration_since(Instant::now())
 }
 
-fn late() -> Error {
+pub(super) fn late() -> Error {
     Error::new(ErrorKind::TimedOut, "the API did not answer in time")
 }
 
-fn held_back() -> Error {
+pub(super) fn held_back() -> Error {
     Error::new(ErrorKind::Unavailable, "an earlier settlement of the customer has to go first")
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -50,18 +51,36 @@ impl Future for HostedFinish {
 
 /// Settles by itself.
 pub(super) fn settle(inner: &Arc<Inner>, settlement: Settlement) -> HostedFinish {
+    let settling = Settling::begin(inner);
     inner.ledger().used(&settlement);
     inner.ended.notify_waiters();
-    let task = attempts(Arc::clone(inner), settlement);
-    HostedFinish(Finish::Settling(inner.runtime.spawn(task)))
+    HostedFinish(Finish::Settling(inner.runtime.spawn(attempts(settling, settlement))))
 }
 
-async fn attempts(inner: Arc<Inner>, settlement: Settlement) -> Result<(), Error> {
+/// A settlement that nothing before this backend keeps: who closes the books waits for it.
+struct Settling(Arc<Inner>);
+
+impl Settling {
+    fn begin(inner: &Arc<Inner>) -> Self {
+        inner.settling.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(inner))
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        self.0.settling.fetch_sub(1, Ordering::SeqCst);
+        self.0.ended.notify_waiters();
+    }
+}
+
+async fn attempts(settling: Settling, settlement: Settlement) -> Result<(), Error> {
     const PAUSE: Duration = Duration::from_millis(200);
+    let inner = &settling.0;
     let end = Instant::now() + inner.terms.settle;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let mut outcomes = deliver(&inner, vec![settlement.clone()], left).await;
+        let mut outcomes = deliver(inner, vec![settlement.clone()], left).await;
         let outcome = outcomes.pop().unwrap_or(Ok(()));
         let may_pass = outcome.as_ref().is_err_and(Error::is_transient);
         if !may_pass || Instant::now() + PAUSE >= end {
@@ -69,6 +88,7 @@ async fn attempts(inner: Arc<Inner>, settlement: Settlement) -> Result<(), Error
                 // Nobody tries any longer.
                 let now = inner.clock.monotonic();
                 inner.ledger().forget(&settlement.hold.ticket, now);
+                inner.suspects.forget(&settlement.hold);
             }
             return outcome;
         }

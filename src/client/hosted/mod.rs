@@ -42,20 +42,29 @@
 //! - **A window's start is not told**, so it is computed from its end: that of a month may be some days off.
 //! - **Time is this machine's**: an event has the time at which it was checked here. Keep its clock set.
 //! - What waits in an outbox when a process starts counts from its first delivery on, some moments later.
-//! - What waited for longer than the service remembers ids may be refused as too old; the outbox sets it
-//!   aside.
+//! - What ran or waited for longer than the service remembers ids may be refused as too old; the outbox
+//!   sets it aside.
+//! - **An event at which the service fails** would fail all that go with it. So fewer and fewer go in one
+//!   call, until it is alone; it is set aside after some attempts ([`HostedBuilder::give_up_after`]).
 //!
 //! The key must be allowed to read limits, meters and balances besides.
 //!
-//! [`Books`](crate::Books) on it can do less: events cannot be taken back; meters and limits that the
-//! API does not know yet are made by [`Client`], as it gives them ids of its own; transactions are read
-//! there, too; [`usage`](crate::Books::usage) tells no limits that are narrowed to dimensions; a batch of
-//! events tells no repeats; private limits and units are not known.
+//! [`Books`](crate::Books) on it can do less than on a store:
+//!
+//! - **Events cannot be taken back**; record one that makes up for it.
+//! - **New meters and limits are made by [`Client`]**, as the API gives them ids of its own. Those that
+//!   it has can be changed. Private limits and units are not known.
+//! - **Transactions are read by [`Client`]**, as the API does not tell what a balance was after each.
+//! - **A repeat is answered as it was at first**: that an event or a credit was there before is not told.
+//! - **Limits that are narrowed to dimensions** are told only to checks that name these, and not by
+//!   [`usage`](crate::Books::usage).
+//! - **An estimate that no meter reads** is no error, as the meters of a customer are not told.
+//! - **A billing date comes back as a moment**: midnight in the customer's zone.
 //!
 //! With the feature `metrics`: the counters `limitry.debts` and `limitry.debts_paid`.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -70,6 +79,7 @@ use crate::policy::{EventId, Limit, Meter, Timestamp};
 use crate::store::BoxFuture;
 
 mod admin;
+mod balances;
 mod builder;
 mod check;
 mod debts;
@@ -79,7 +89,9 @@ mod judge;
 mod known;
 mod ledger;
 mod pay;
+mod record;
 mod sent;
+mod suspects;
 mod window;
 
 pub use builder::HostedBuilder;
@@ -91,6 +103,7 @@ use debts::Debts;
 use known::Known;
 use ledger::Ledger;
 use sent::Sent;
+use suspects::Suspects;
 
 /// A backend whose books are in Limitry's hosted service. Cheap to clone.
 #[derive(Clone)]
@@ -106,17 +119,20 @@ struct Inner {
     ledger: Mutex<Ledger>,
     debts: Debts,
     sent: Sent,
+    suspects: Suspects,
     on_debt: Option<Arc<OnDebt>>,
     /// One pays debts at a time.
     paying: tokio::sync::Mutex<()>,
     closed: AtomicBool,
-    /// A request has ended.
+    /// How many settlements are tried that no outbox has.
+    settling: AtomicUsize,
+    /// A request has ended, or one of these.
     ended: Notify,
 }
 
 type OnDebt = dyn Fn(&Debt) + Send + Sync;
 
-/// For how long.
+/// For how long, and how often.
 #[derive(Clone, Copy, Debug)]
 struct Terms {
     /// A check may take.
@@ -127,6 +143,8 @@ struct Terms {
     lag: Duration,
     /// Debts wait before they are tried again.
     debts: Duration,
+    /// How often the API may fail at one event.
+    failures: u32,
 }
 
 impl fmt::Debug for Hosted {
@@ -208,6 +226,12 @@ impl Backend for Hosted {
 impl Inner {
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many requests run, or are told to the API by nobody else.
+    fn running(&self) -> usize {
+        let settling = self.settling.load(Ordering::SeqCst);
+        self.ledger().running(self.clock.monotonic()) + settling
     }
 
     fn is_closed(&self) -> bool {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use super::plans::Plans;
 use super::running::Running;
 use super::{Inner, LONGEST_HOLD, Remote, Terms, releases, renew};
 use crate::Error;
@@ -91,6 +92,7 @@ impl RemoteBuilder {
             ahead: AtomicI64::new(0),
             runtime,
             terms,
+            plans: Plans::default(),
             running,
             releases,
             begun: Arc::default(),

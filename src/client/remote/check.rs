@@ -8,13 +8,13 @@ use std::task::{Context, Poll, ready};
 
 use tokio::task::JoinHandle;
 
-use super::finish::{charged, heard, runtime_ended};
+use super::finish::{charged, runtime_ended};
 use super::renew::seconds;
-use super::running::Name;
 use super::{Inner, LONGEST_HOLD, decision};
 use crate::Error;
-use crate::backend::{Admission, Check, Hold, Ticket};
+use crate::backend::{Admission, Check, Hold, Name, Ticket};
 use crate::client::Call;
+use crate::client::error::heard;
 use crate::wire::{HoldCheck, HoldCheckBody, fits, parts};
 
 /// The answer of the server to a check.
@@ -107,7 +107,7 @@ fn admit(inner: &Inner, check: Check, body: HoldCheckBody<'_>) -> Result<Admissi
     let (at, held) = (body.at, body.held);
     inner.heard(at);
     let lifetime = check.ask().lifetime.filter(|lifetime| *lifetime <= LONGEST_HOLD);
-    let decision = decision::of(check, body.into())?;
+    let decision = decision::of(check, body.into(), &inner.plans)?;
     let hold = (held && decision.is_allowed()).then(|| {
         let hold = Hold { ticket: Ticket { check: decision.check(), place: None }, at };
         let ends = lifetime.map(|lifetime| inner.clock.monotonic().saturating_add(lifetime));

@@ -1,14 +1,9 @@
 //! A decision, made again from what the server says of it.
 
-use std::borrow::Cow;
-use std::sync::Arc;
-
+use super::plans::Plans;
 use crate::backend::{Answer, BalanceState, Check, Decision};
-use crate::policy::catalog::{Plan, PlanLine, Shown};
-use crate::policy::{
-    Aggregation, Amount, Balance, Dimensions, Limit, Meter, Period, Verdict, Window,
-};
-use crate::store::{CheckLine, Judged};
+use crate::policy::{Aggregation, Amount, Balance, Verdict, Window};
+use crate::store::{Judged, Line};
 use crate::wire::{DecisionBody, HeldBalance, HeldLimit, HoldCheckBody};
 use crate::{Error, ErrorKind};
 
@@ -20,18 +15,15 @@ impl<'a> From<HoldCheckBody<'a>> for DecisionBody<'a> {
 }
 
 /// The decision that answers the check.
-pub(super) fn of(check: Check, body: DecisionBody<'_>) -> Result<Decision, Error> {
+pub(super) fn of(check: Check, body: DecisionBody<'_>, plans: &Plans) -> Result<Decision, Error> {
     let DecisionBody { allowed, at, limits, balance, .. } = body;
-    let mut lines = Vec::with_capacity(limits.len());
-    let mut looked = Vec::with_capacity(limits.len());
-    for (index, limit) in limits.into_iter().enumerate() {
-        let index = u16::try_from(index).map_err(|_| unsound("limits"))?;
-        looked.push(look(index, &limit)?);
-        lines.push(line(limit)?);
+    let plan = plans.of(&limits)?;
+    if limits.len() > usize::from(u16::MAX) {
+        return Err(unsound("limits"));
     }
-    let plan = Arc::new(Plan { fields: Box::default(), lines: lines.into() });
+    let looked = limits.iter().map(look).collect::<Result<_, _>>()?;
     let balance = balance.map(state).transpose()?;
-    let mut answer = Answer::new(plan, 0, at, looked, balance);
+    let mut answer = Answer::told(plan, at, looked, balance);
     // A repeated check is allowed although what it asks is among what is held.
     if answer.allowed != allowed {
         if !allowed {
@@ -42,45 +34,16 @@ pub(super) fn of(check: Check, body: DecisionBody<'_>) -> Result<Decision, Error
     Ok(check.answered(answer))
 }
 
-fn look(index: u16, limit: &HeldLimit<'_>) -> Result<CheckLine, Error> {
+fn look(limit: &HeldLimit<'_>) -> Result<(Line, Judged), Error> {
     let window = match limit.window {
         None => Window::ALL_TIME,
         Some(window) if window.start < window.end => Window::new(window.start, window.end),
         Some(_) => return Err(unsound("window")),
     };
     let verdict = verdict(&limit.verdict)?;
-    let line = CheckLine::new(u32::from(index), Aggregation::Sum, limit.limit, None, window);
-    Ok(CheckLine {
-        judged: Judged { verdict, used: limit.used, held: limit.held },
-        index,
-        complete: limit.complete,
-        ..line
-    })
-}
-
-fn line(held: HeldLimit<'_>) -> Result<PlanLine, Error> {
-    let period: Period = held.period.parse().map_err(|_| unsound("period"))?;
-    let cap = held.limit;
-    let mut meter = Meter::sum(&held.meter_id, "");
-    meter.unit = held.unit.map(|unit| Cow::into_owned(unit).into());
-    let mut limit = Limit::new(&held.id, &held.meter_id, period, cap);
-    limit.name = Some(Cow::into_owned(held.name).into());
-    limit.dimensions = held.dimensions.0;
-    limit.private = held.private;
-    let shown = Shown::new(&meter, &limit, cap);
-    Ok(PlanLine {
-        counter: 0,
-        aggregation: Aggregation::Sum,
-        field: None,
-        period,
-        cap,
-        filters: Dimensions::new().pairs().into(),
-        alerts: Box::default(),
-        since: None,
-        limit: Some(Arc::new(limit)),
-        shown,
-        meter: Arc::new(meter),
-    })
+    let line = Line::new(0, Aggregation::Sum, limit.limit, window);
+    let judged = Judged { verdict, used: limit.used, held: limit.held };
+    Ok((Line { complete: limit.complete, ..line }, judged))
 }
 
 fn state(held: HeldBalance<'_>) -> Result<BalanceState, Error> {
@@ -102,7 +65,7 @@ fn verdict(text: &str) -> Result<Verdict, Error> {
 }
 
 /// The server has decided, and it is not known what.
-fn unsound(member: &str) -> Error {
+pub(super) fn unsound(member: &str) -> Error {
     let message = format!("the answer of the server makes no sense: {member}");
     Error::new(ErrorKind::TimedOut, message)
 }

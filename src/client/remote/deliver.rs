@@ -7,11 +7,10 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::Inner;
-use super::finish::{body, heard, told};
-use super::running::Name;
-use crate::backend::{Delivery, Receipt};
+use super::finish::{body, told};
+use crate::backend::{Delivery, Name, Receipt};
 use crate::client::Call;
-use crate::client::error::ApiError;
+use crate::client::error::{ApiError, heard};
 use crate::policy::CustomerId;
 use crate::wire::{EndedBody, ResultsBody, SettleBody, SettlementBody};
 use crate::{Error, ErrorKind};

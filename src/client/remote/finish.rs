@@ -9,8 +9,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::Inner;
-use super::running::Name;
-use crate::backend::{Settlement, Ticket};
+use crate::backend::{Name, Settlement, Ticket};
 use crate::client::Call;
 use crate::client::error::ApiError;
 use crate::policy::Amount;
@@ -133,16 +132,4 @@ pub(super) fn told(detail: &ErrorDetail) -> Error {
         retry_after: None,
     };
     Error::new(error.kind(), detail.message.as_str()).with_source(error)
-}
-
-/// An error of a call, in the words of the server where it has found something wrong: they name
-/// the field, the problem and the remedy.
-pub(super) fn heard(error: Error) -> Error {
-    match ApiError::of(&error) {
-        Some(api) if !error.is_transient() => match api.message() {
-            Some(message) => Error::new(error.kind(), message).with_source(api.clone()),
-            None => error,
-        },
-        _ => error,
-    }
 }

@@ -62,6 +62,7 @@ mod check;
 mod decision;
 mod deliver;
 mod finish;
+mod plans;
 mod releases;
 mod renew;
 mod running;
@@ -71,6 +72,7 @@ pub use check::RemoteCheck;
 pub use finish::RemoteFinish;
 
 use begun::Begun;
+use plans::Plans;
 use releases::Releases;
 use running::Running;
 
@@ -86,6 +88,7 @@ struct Inner {
     ahead: AtomicI64,
     runtime: Handle,
     terms: Terms,
+    plans: Plans,
     running: Arc<Running>,
     releases: Arc<Releases>,
     begun: Arc<Begun>,

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::begun::Open;
-use super::running::Name;
+use crate::backend::Name;
 use crate::client::{Call, Http};
 use crate::observe;
 use crate::wire::{EndedBody, HoldsBody, ResultsBody};

@@ -1,17 +1,21 @@
-//! Lets the holds of running requests live on, all of them in one call.
+//! Lets the holds of running requests live on, as many in one call as there are.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::running::{Name, Running};
+use super::running::Running;
+use crate::backend::Name;
 use crate::client::{Call, Http};
 use crate::observe;
 use crate::wire::{HoldsBody, RenewedBody, ResultsBody};
 
-/// How many one call names at most.
+/// How many one call names at most, and how many calls are on their way at once: one that is late does
+/// not make the others late.
 const MOST: usize = 1_000;
+const BESIDE: usize = 8;
 
 /// Renews three times within a lifetime, so that two failures in a row cost nothing.
 pub(super) async fn keep(http: Http, running: Arc<Running>, lifetime: Duration) {
@@ -23,13 +27,21 @@ pub(super) async fn keep(http: Http, running: Arc<Running>, lifetime: Duration) 
         }
         sleep(pause).await;
         let names = running.renewed();
+        let mut calls = JoinSet::new();
         for some in names.chunks(MOST) {
-            if !renew(&http, &running, some, lifetime, pause).await {
-                // It is asked again long before the holds end.
-                sleep(pause / 4).await;
-                renew(&http, &running, some, lifetime, pause).await;
+            if calls.len() == BESIDE {
+                calls.join_next().await;
             }
+            let (http, running, some) = (http.clone(), Arc::clone(&running), some.to_vec());
+            calls.spawn(async move {
+                if !renew(&http, &running, &some, lifetime, pause).await {
+                    // It is asked again long before the holds end.
+                    sleep(pause / 4).await;
+                    renew(&http, &running, &some, lifetime, pause).await;
+                }
+            });
         }
+        while calls.join_next().await.is_some() {}
     }
 }
 

@@ -6,30 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::backend::Ticket;
+use crate::backend::Name;
 use crate::policy::{CustomerId, EventId};
-use crate::wire::HoldName;
-
-/// One request: an id may be sent twice by its caller, and each has its number.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Name {
-    pub(super) customer: CustomerId,
-    pub(super) id: EventId,
-    pub(super) attempt: u64,
-}
-
-impl From<&Ticket> for Name {
-    fn from(ticket: &Ticket) -> Self {
-        let ask = ticket.check.ask();
-        Self { customer: ask.customer.clone(), id: ask.id.clone(), attempt: ask.attempt }
-    }
-}
-
-impl From<&Name> for HoldName {
-    fn from(Name { customer, id, attempt }: &Name) -> Self {
-        Self { id: id.to_string(), attempt: *attempt, customer_id: customer.to_string() }
-    }
-}
 
 #[derive(Debug, Default)]
 pub(super) struct Running {

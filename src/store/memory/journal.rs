@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use foldhash::HashMap;
+
 use crate::policy::{
     Amount, CustomerId, EventId, RecordedEvent, Timestamp, Transaction, TransactionKind,
 };
@@ -10,6 +12,7 @@ use crate::store::Found;
 #[derive(Debug)]
 pub(super) struct Journal {
     events: Ring<RecordedEvent>,
+    places: Places,
     transactions: Ring<Transaction>,
     /// The time of the newest event that was let go: from there on the history is whole.
     forgotten: Option<Timestamp>,
@@ -39,9 +42,37 @@ impl<T> Ring<T> {
     }
 }
 
+/// Where the events are, by their ids. Found out when somebody asks, so that settling costs nothing.
+#[derive(Debug, Default)]
+struct Places {
+    known: HashMap<(CustomerId, EventId), u64>,
+    /// How many events were looked at.
+    until: u64,
+}
+
+impl Places {
+    fn look(&mut self, events: &Ring<RecordedEvent>, customer: &CustomerId, id: &EventId) -> bool {
+        let first = events.count - events.kept.len() as u64;
+        // Half of them may be of events that are no longer kept.
+        if self.known.len() > 2 * events.kept.len() {
+            *self = Self::default();
+        }
+        let new = events.kept.iter().skip(self.until.saturating_sub(first) as usize);
+        let places = new.map(|event| ((event.customer.clone(), event.id.clone()), event.sequence));
+        self.known.extend(places);
+        self.until = events.count;
+        self.known.get(&(customer.clone(), id.clone())).is_some_and(|place| *place >= first)
+    }
+}
+
 impl Journal {
     pub(super) fn new(events: usize, transactions: usize) -> Self {
-        Self { events: Ring::new(events), transactions: Ring::new(transactions), forgotten: None }
+        Self {
+            events: Ring::new(events),
+            places: Places::default(),
+            transactions: Ring::new(transactions),
+            forgotten: None,
+        }
     }
 
     pub(super) fn record(&mut self, mut event: RecordedEvent) {
@@ -49,6 +80,11 @@ impl Journal {
         if let Some(oldest) = self.events.push(event) {
             self.forgotten = self.forgotten.max(Some(oldest.at));
         }
+    }
+
+    /// Whether an event is kept under that id.
+    pub(super) fn has_event(&mut self, customer: &CustomerId, id: &EventId) -> bool {
+        self.places.look(&self.events, customer, id)
     }
 
     /// Answers the transaction's place in the order of arrival.

@@ -14,8 +14,6 @@ use crate::policy::{
 use crate::store::{BalanceChange, BalanceRef, Moment};
 use crate::{Error, ErrorKind};
 
-const ALSO: [&str; 2] = [keys::TRANSACTIONS, keys::REFERENCES];
-
 /// What became of a change.
 struct Changed {
     what: String,
@@ -31,7 +29,7 @@ impl Inner {
         at: Timestamp,
     ) -> Result<Balance, Error> {
         let now = Moment::new(at, std::time::Duration::ZERO);
-        let mut call = self.begin_any(&script::BALANCE, customer, &ALSO, now);
+        let mut call = self.begin_any(&script::BALANCE, customer, &self.changed(customer), now);
         let minimum = terms.minimum.unwrap_or(Amount::ZERO);
         call.arg("open").arg(terms.name.as_str()).arg("").arg("");
         call.arg(terms.initial.unwrap_or(Amount::ZERO).as_millionths());
@@ -59,7 +57,7 @@ impl Inner {
         minimum: Amount,
     ) -> Result<Option<Balance>, Error> {
         let now = Moment::new(Timestamp::UNIX_EPOCH, std::time::Duration::ZERO);
-        let mut call = self.begin_any(&script::BALANCE, customer, &ALSO, now);
+        let mut call = self.begin_any(&script::BALANCE, customer, &self.changed(customer), now);
         call.arg("minimum").arg(name).arg("").arg("").arg(minimum.as_millionths());
         call.arg("").arg("").arg(0).arg("");
         let mut reply = Reply::of(call.run(&self.caller, self.caller.deadline()).await?)?;
@@ -69,6 +67,11 @@ impl Inner {
         let (current, held) = (reply.amount()?, reply.amount()?);
         let own = reply.some_text()?;
         Ok(Some(balance(name, None, own.as_deref(), current, held)?))
+    }
+
+    /// What a change is written to.
+    fn changed(&self, customer: &CustomerId) -> [String; 2] {
+        [keys::TRANSACTIONS, keys::REFERENCES].map(|what| self.shared.keys.of(what, customer))
     }
 
     /// Whether a customer has a balance of their own, or one that has changed.
@@ -113,7 +116,12 @@ impl Inner {
         change: BalanceChange<'_>,
         kind: TransactionKind,
     ) -> Result<Changed, Error> {
-        let mut call = self.begin_any(&script::BALANCE, change.customer, &ALSO, change.now);
+        let mut call = self.begin_any(
+            &script::BALANCE,
+            change.customer,
+            &self.changed(change.customer),
+            change.now,
+        );
         let name = change.balance.name;
         let (initial, minimum) = super::terms(change.balance.default);
         call.arg(if kind == TransactionKind::Credit { "credit" } else { "debit" });

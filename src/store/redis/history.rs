@@ -9,7 +9,7 @@ use super::link::CallError;
 use super::reply::{self, Reply};
 use crate::Error;
 use crate::policy::{CustomerId, EventId, RecordedEvent, Timestamp};
-use crate::store::{Found, Wanted};
+use crate::store::{Found, KeptAlert, Wanted};
 
 /// How many events are read at once.
 const CHUNK: usize = 512;
@@ -124,6 +124,27 @@ impl Inner {
         Ok(newest)
     }
 
+    /// Alerts that fell due in windows that have not ended at that time.
+    pub(super) async fn alerts(&self, now: Timestamp) -> Result<Vec<KeptAlert>, Error> {
+        let minute = now.as_seconds().div_euclid(60);
+        let reading: Vec<_> = (0..SHARDS)
+            .map(|shard| {
+                let mut range = cmd("ZRANGEBYSCORE");
+                range.arg(self.shared.keys.alerts(shard)).arg(format!("({minute}")).arg("+inf");
+                self.caller.start(&range)
+            })
+            .collect();
+        let mut alerts = Vec::new();
+        for range in reading {
+            let mut members = Reply::of(range.await?)?;
+            while !members.is_over() {
+                let alert = read_alert(&members.text()?);
+                alerts.push(alert.ok_or(CallError::Nonsense("an alert"))?);
+            }
+        }
+        Ok(alerts)
+    }
+
     pub(super) async fn find(
         &self,
         customer: &CustomerId,
@@ -169,6 +190,18 @@ impl Newest {
         };
         Self { number, events: Vec::new(), before, is_over: false }
     }
+}
+
+/// The end of the window, the percentage, the limit and the customer.
+fn read_alert(text: &str) -> Option<KeptAlert> {
+    let mut parts = text.splitn(4, ' ');
+    let ends = match parts.next()? {
+        "*" => None,
+        minute => Some(Timestamp::from_seconds(minute.parse::<i64>().ok()?.checked_mul(60)?)),
+    };
+    let percent = parts.next()?.parse().ok()?;
+    let limit = parts.next()?.into();
+    Some(KeptAlert { customer: CustomerId::new(parts.next()?).ok()?, limit, ends, percent })
 }
 
 /// Entries of a stream, with their names.

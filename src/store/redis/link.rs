@@ -13,7 +13,6 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
-use redis::sentinel::SentinelClient;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind as Kind, RedisError, ServerErrorKind, Value,
 };
@@ -21,8 +20,9 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::dial::{self, Dial, Dialed, Server};
 use super::script;
-use super::tls::Tls;
+use super::sentinel::Sentinels;
 use crate::{Error, ErrorKind};
 
 /// After so many calls in a row without an answer, the connection is made again.
@@ -31,16 +31,17 @@ const TOO_SILENT: usize = 32;
 /// What to connect to.
 pub(super) enum Target {
     Single(Client),
-    Tls(Box<Tls>),
-    Sentinel(Box<tokio::sync::Mutex<SentinelClient>>),
-    Cluster(Box<ClusterClient>),
+    Tls(Box<Server>),
+    Sentinel(Box<Sentinels>),
+    Cluster(Box<ClusterClient>, Dial),
 }
 
 /// One connection.
 #[derive(Clone)]
 enum Wire {
     Single(MultiplexedConnection),
-    Cluster(ClusterConnection),
+    Dialed(Dialed),
+    Cluster(ClusterConnection<Dialed>),
 }
 
 #[derive(Clone)]
@@ -96,6 +97,9 @@ impl Link {
         let thread = std::thread::Builder::new()
             .name("limitry-redis".into())
             .spawn(move || {
+                if let Target::Cluster(_, dial) = &keeper.target {
+                    dial::connect_nodes_by(dial.clone());
+                }
                 let keeping = Arc::clone(&keeper);
                 let keeping = runtime.spawn(async move { keeping.keep_up().await });
                 runtime.block_on(keeper.close.notified());
@@ -161,7 +165,7 @@ pub(super) struct Caller(Arc<Shared>);
 
 impl Caller {
     pub(super) fn is_cluster(&self) -> bool {
-        matches!(self.0.target, Target::Cluster(_))
+        matches!(self.0.target, Target::Cluster(..))
     }
 
     /// When a call that begins now has to be answered.
@@ -180,6 +184,7 @@ impl Caller {
         self.within(end, |wire| async move {
             match wire {
                 Wire::Single(mut wire) => wire.req_packed_command(cmd).await,
+                Wire::Dialed(mut wire) => wire.req_packed_command(cmd).await,
                 Wire::Cluster(mut wire) => wire.req_packed_command(cmd).await,
             }
         })
@@ -228,6 +233,7 @@ impl Caller {
         self.within(end, |wire| async move {
             match (wire, node) {
                 (Wire::Single(mut wire), _) => wire.req_packed_command(cmd).await,
+                (Wire::Dialed(mut wire), _) => wire.req_packed_command(cmd).await,
                 (Wire::Cluster(mut wire), None) => wire.req_packed_command(cmd).await,
                 (Wire::Cluster(mut wire), Some((host, port))) => {
                     let (host, port) = (host.clone(), *port);
@@ -366,25 +372,27 @@ impl Shared {
                     let wire = client.get_multiplexed_async_connection_with_config(&config);
                     wire.await.map(Wire::Single)
                 }
-                Target::Tls(server) => server.connect(config).await.map(Wire::Single),
-                Target::Sentinel(client) => {
-                    let mut client = client.lock().await;
-                    let wire = client.get_async_connection_with_config(&config).await?;
-                    Ok(Wire::Single(wire))
+                Target::Tls(server) => server.connect(config).await.map(Wire::Dialed),
+                Target::Sentinel(sentinels) => sentinels.connect(config).await.map(Wire::Dialed),
+                Target::Cluster(client, _) => {
+                    client.get_async_generic_connection().await.map(Wire::Cluster)
                 }
-                Target::Cluster(client) => client.get_async_connection().await.map(Wire::Cluster),
             }
         };
         let ready = async {
             let wire = connecting.await?;
             // Ahead, so that a call that is waited for briefly is not sent twice.
+            let mut all = redis::pipe();
+            for script in script::all() {
+                all.cmd("SCRIPT").arg("LOAD").arg(script.text());
+            }
+            let count = script::all().count();
             match wire.clone() {
                 Wire::Single(mut wire) => {
-                    let mut all = redis::pipe();
-                    for script in script::all() {
-                        all.cmd("SCRIPT").arg("LOAD").arg(script.text());
-                    }
-                    wire.req_packed_commands(&all, 0, script::all().count()).await?;
+                    wire.req_packed_commands(&all, 0, count).await?;
+                }
+                Wire::Dialed(mut wire) => {
+                    wire.req_packed_commands(&all, 0, count).await?;
                 }
                 Wire::Cluster(mut wire) => {
                     for script in script::all() {

@@ -1,4 +1,4 @@
-//! Books on Redis: one budget over any number of processes and machines.
+//! Books on Redis or Valkey: one budget over any number of processes and machines.
 //!
 //! ```no_run
 //! use tower_limitry::{Check, Engine, Limit, Meter, Usage, store::Redis};
@@ -16,7 +16,7 @@
 //!
 //! A check is one script call, and so is a settlement or a release: one round trip, and one atomic
 //! step on the server. One connection serves all requests of a process and is made again when it
-//! breaks. Redis 7 or later is needed, standalone, behind Sentinel, or as a cluster:
+//! breaks. Redis 7 or Valkey 9 is needed, standalone, behind Sentinel, or as a cluster:
 //!
 //! | URL | |
 //! |---|---|
@@ -24,6 +24,7 @@
 //! | `rediss://[user:password@]host[:port][/db]` | one server behind TLS, whose certificate is verified |
 //! | `redis-sentinel://[user:password@]host[:port],host[:port]/master-name[/db]` | the primary that the sentinels name |
 //! | `redis-cluster://[user:password@]host[:port],host[:port]` | a cluster, found by any of its nodes |
+//! | `rediss-sentinel://...`, `rediss-cluster://...` | the same, with the sentinels and all servers behind TLS, each certificate for the host or the address that they name |
 //!
 //! # What Redis promises, and what not
 //!
@@ -35,7 +36,9 @@
 //!   [`keep_delivered`](crate::outbox::OutboxBuilder::keep_delivered): settlements are in a local file first,
 //!   and a server that has forgotten some is told by [marks](crate::store::Mark) and gets them again.
 //!   A customer is told of again with their next settlement; after a failover,
-//!   [`replay_delivered`](crate::outbox::Outbox::replay_delivered) does it for all at once. Without an
+//!   [`replay_delivered`](crate::outbox::Outbox::replay_delivered) does it for all at once. A mark is kept
+//!   for 400 days after it was moved last: keep nothing delivered for longer, and deliver no file that
+//!   nobody had open for as long, or what it holds may count once more. Without an
 //!   outbox, settlements that the server cannot take are answered with an error, and lost with it;
 //! - let the server persist (`appendonly yes`), and set `maxmemory-policy noeviction`: under any other
 //!   policy it may drop counters and balances when memory is short, and limits would count from
@@ -64,9 +67,20 @@
 //! # Events
 //!
 //! Events go to a stream of their shard, as JSON, for lists, queries and whoever else wants to read
-//! them. Queries and limits that are added later count what is kept there, and say so where that is
-//! not all: after [`keep_events`](RedisOptions::keep_events) or
-//! [`keep_events_for`](RedisOptions::keep_events_for), and after a loss.
+//! them, until [`keep_events`](RedisOptions::keep_events) or
+//! [`keep_events_for`](RedisOptions::keep_events_for) lets them go.
+//!
+//! What they come to stays for 400 days ([`keep_rollups_for`](RedisOptions::keep_rollups_for)): the
+//! step that counts an event also adds it to its quarter of an hour, for each meter that it moves, for
+//! its customer and for everybody. A query is answered from whole quarters; what it has of others is
+//! counted from the events, as is one for some dimensions alone, and one over a quarter of which the
+//! highest or the latest was taken back. Where those events are gone, the answer says that it is not
+//! complete, and so it does for what was before a loss.
+//!
+//! A meter is summed up by all programs from the moment the first of them defines it, also by those
+//! that do not know it themselves; its events of before are counted while they are kept. One whose
+//! definition changes begins anew, one that is removed ends. Limits that are added later count the
+//! events that are kept, and say since when that is all.
 //!
 //! # What is on the server
 //!
@@ -76,19 +90,23 @@
 //!
 //! | key | type | lives | holds |
 //! |---|---|---|---|
-//! | `definitions` | hash | for ever | meters, limits, customers, counters |
-//! | `{n}:shard` | hash | for ever | `version` of the definitions, `since` when it is kept, `gone`: the newest event that is not |
+//! | `definitions` | hash | for ever | meters, limits, customers, counters; `rollup:` and `rolled:`*meter*: what it is summed up as, and since when |
+//! | `{n}:shard` | hash | for ever | `version` of the definitions, `since` when it is kept, `gone`: the newest event that is not, `lost`: when the server last lost all, `days`: the first and last that are summed up |
+//! | `{n}:rollups:DAY:ID`, `{n}:rollups:DAY` | hash | [`keep_rollups_for`](RedisOptions::keep_rollups_for) and a day | *quarter*`.`*meter*: what the events of a customer, or of all of the shard, come to; `?` where they have to be counted |
 //! | `{n}:events` | stream | [`keep_events_for`](RedisOptions::keep_events_for) | `event`: JSON as the API has it, `at`: its time |
-//! | `{n}:books:ID` | hash | to the end of its last window; for ever with a balance or an all-time counter | `u`, `h`, `l`, `a` *window*`.`*counter*: used, held, time of the latest, alerts told; `b`, `g`, `m` *balance*: current, held, own terms |
-//! | `{n}:holds:ID`, `{n}:due:ID` | hash, sorted set | a week after the last hold | open holds, and when they expire |
+//! | `{n}:books:ID` | hash | to the end of its last window, and a week after the last hold; for ever with a balance or an all-time counter | `u`, `h`, `l`, `a` *window*`.`*counter*: used, held, time of the latest, alerts told; `b`, `g`, `m` *balance*: current, held, own terms; `o` *id*: an open hold |
+//! | `{n}:due:ID` | sorted set | a week after the last hold | when open holds expire |
 //! | `{n}:ids:ID` | sorted set | a day | ids that are settled or released |
 //! | `{n}:expired:ID` | sorted set | a week | ids of holds that expired |
-//! | `{n}:marks:ID` | hash | 400 days | how far each outbox was taken |
+//! | `{n}:marks:ID` | hash | 400 days after it moved | how far each outbox was taken, and on which day |
+//! | `{n}:alerts` | sorted set | for ever | alerts that fell due, by the minute at which their window ends; those that ended go with the next one |
 //! | `{n}:transactions:ID` | list | for ever | the newest changes of balances |
 //! | `{n}:references:ID` | hash | for ever | payments that were credited |
 //!
 //! Amounts are whole millionths, exact over all 64 bits. A window is named by the minute at which it
-//! ends, `*` when it never does; a counter by a hash of what it counts, the same in every release.
+//! ends, `*` when it never does; a counter, and a meter, by a hash of what it counts, the same in every
+//! release; a day by its number since 1970, and a quarter of an hour by its number in the day, both in
+//! UTC.
 
 use std::fmt;
 use std::sync::Arc;
@@ -102,6 +120,7 @@ use crate::{Error, ErrorKind};
 
 mod balance;
 mod check;
+mod dial;
 mod event;
 mod history;
 mod keys;
@@ -111,11 +130,12 @@ mod recount;
 mod registry;
 mod renewal;
 mod reply;
+mod rollup;
 mod script;
+mod sentinel;
 mod settle;
 mod shared;
 mod store;
-mod tls;
 
 pub use options::RedisOptions;
 pub use store::Answered;
@@ -191,7 +211,7 @@ impl Inner {
         &self,
         script: &'static Script,
         customer: &CustomerId,
-        also: &[&'static str],
+        also: &[String],
         epoch: u64,
         now: Moment<'_>,
     ) -> Option<ScriptCall> {
@@ -206,7 +226,7 @@ impl Inner {
         &self,
         script: &'static Script,
         customer: &CustomerId,
-        also: &[&'static str],
+        also: &[String],
         now: Moment<'_>,
     ) -> ScriptCall {
         let shard = keys::shard_of(customer.as_str());
@@ -217,18 +237,16 @@ impl Inner {
         &self,
         script: &'static Script,
         (customer, shard): (&CustomerId, u16),
-        also: &[&'static str],
+        also: &[String],
         version: &str,
         now: Moment<'_>,
     ) -> ScriptCall {
-        const OWN: [&str; 5] = [keys::BOOKS, keys::HOLDS, keys::DUE, keys::IDS, keys::EXPIRED];
+        const OWN: [&str; 4] = [keys::BOOKS, keys::DUE, keys::IDS, keys::EXPIRED];
         let keys = &self.shared.keys;
-        let mut names = Vec::with_capacity(9);
+        let mut names = Vec::with_capacity(1 + OWN.len() + also.len());
         names.push(keys.shard(shard));
-        names.extend(OWN.iter().chain(also).map(|what| keys.within(shard, what, customer)));
-        if std::ptr::eq(script, &*script::SETTLE) {
-            names.push(keys.events(shard));
-        }
+        names.extend(OWN.map(|what| keys.within(shard, what, customer)));
+        names.extend_from_slice(also);
         let mut call = script.call(&names);
         call.arg(version);
         if self.is_timed {

@@ -1,15 +1,16 @@
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use redis::cluster::ClusterClientBuilder;
-use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
-use redis::{Client, ConnectionAddr, cmd};
+use redis::{Client, cmd};
 
+use super::dial::{Dial, Server};
 use super::keys::{Keys, SHARDS};
 use super::link::{Link, Target};
 use super::registry::Registry;
+use super::sentinel::Sentinels;
 use super::shared::Shared;
-use super::tls::Tls;
 use super::{Inner, Redis, invalid_url, renewal, reply};
 use crate::{Error, ErrorKind};
 
@@ -34,6 +35,7 @@ pub struct RedisOptions {
     remember: Duration,
     keep_events: usize,
     keep_events_for: Duration,
+    keep_rollups_for: Duration,
     keep_transactions: usize,
     wait: Option<(u32, Duration)>,
     evicts: bool,
@@ -50,6 +52,7 @@ impl RedisOptions {
             remember: Duration::from_secs(600),
             keep_events: 100_000,
             keep_events_for: Duration::from_secs(35 * 24 * 3_600),
+            keep_rollups_for: Duration::from_secs(400 * 24 * 3_600),
             keep_transactions: 1_000,
             wait: None,
             evicts: false,
@@ -82,8 +85,8 @@ impl RedisOptions {
         Self { remember: time.min(Duration::from_secs(24 * 3_600)), ..self }
     }
 
-    /// Keeps about so many of the newest events, for lists, queries and limits that are added later;
-    /// 100,000 unless set. They are spread over 64 streams of as many each.
+    /// Keeps about so many of the newest events, for lists, parts of queries and limits that are added
+    /// later; 100,000 unless set. They are spread over 64 streams of as many each.
     pub fn keep_events(self, most: usize) -> Self {
         Self { keep_events: most, ..self }
     }
@@ -91,6 +94,14 @@ impl RedisOptions {
     /// Lets the events of a shard go when none has come for so long; 35 days unless set.
     pub fn keep_events_for(self, time: Duration) -> Self {
         Self { keep_events_for: time.min(super::LONGEST), ..self }
+    }
+
+    /// Keeps what meters come to in every quarter of an hour for so long; 400 days unless set, at least
+    /// one. A customer who is there all day takes some 2 kB a day for each meter. The program that was
+    /// opened last decides for all that share the books.
+    pub fn keep_rollups_for(self, time: Duration) -> Self {
+        let day = Duration::from_secs(24 * 3_600);
+        Self { keep_rollups_for: time.clamp(day, super::LONGEST), ..self }
     }
 
     /// Keeps so many of the newest changes of each customer's balances; 1,000 unless set.
@@ -112,7 +123,7 @@ impl RedisOptions {
         Self { evicts: true, ..self }
     }
 
-    /// Trusts these certificates too, in PEM, for `rediss:`: the roots of a network of your own.
+    /// Trusts these certificates too, in PEM, for `rediss:` and its kin: the roots of a network of your own.
     pub fn root_certificates(mut self, pem: &[u8]) -> Self {
         self.roots.extend_from_slice(pem);
         self.roots.push(b'\n');
@@ -137,7 +148,7 @@ impl RedisOptions {
             return Err(Error::invalid("prefix", "is empty or has braces; give a plain word"));
         }
         let target = target(url, self.timeout, &self.roots)?;
-        if self.wait.is_some() && matches!(target, Target::Cluster(_)) {
+        if self.wait.is_some() && matches!(target, Target::Cluster(..)) {
             let problem = "cannot be had from a cluster; leave it out";
             return Err(Error::invalid("wait_for_replicas", problem));
         }
@@ -166,7 +177,7 @@ impl RedisOptions {
         }
         let inner = Arc::new(Inner {
             caller,
-            shared: Shared::new(Keys::new(&self.prefix)),
+            shared: Shared::new(Keys::new(&self.prefix), self.keep_rollups_for),
             registry: Arc::new(Registry::default()),
             hold_for: self.hold_for,
             remember: self.remember,
@@ -190,60 +201,59 @@ fn target(url: &str, timeout: Duration, roots: &[u8]) -> Result<Target, Error> {
     let (scheme, rest) = url.split_once("://").ok_or_else(|| invalid_url("has no scheme"))?;
     match scheme {
         "redis" => Ok(Target::Single(Client::open(url).map_err(wrong)?)),
-        "rediss" => Ok(Target::Tls(Box::new(Tls::of(rest, roots)?))),
-        "redis-cluster" => {
-            let (user, hosts) = split_user(rest);
-            let hosts = hosts.trim_end_matches('/');
-            let nodes: Vec<String> =
-                hosts.split(',').map(|host| format!("redis://{user}{host}")).collect();
-            let client = ClusterClientBuilder::new(nodes)
-                // What is asked again is asked under its id, by us.
-                .retries(1)
-                .min_retry_wait(1)
-                .max_retry_wait(10)
-                .connection_timeout(timeout)
-                .response_timeout(timeout)
-                .overall_response_timeout(Some(timeout * 2))
-                .build()
-                .map_err(wrong)?;
-            Ok(Target::Cluster(Box::new(client)))
-        }
-        "redis-sentinel" => {
-            let (user, rest) = split_user(rest);
-            let mut parts = rest.split('/');
-            let hosts = parts.next().unwrap_or_default();
-            let name = parts.next().filter(|name| !name.is_empty());
-            let name =
-                name.ok_or_else(|| invalid_url("has no name of a master behind the hosts"))?;
-            let mut addresses = Vec::new();
-            for host in hosts.split(',') {
-                let (host, port) = host.rsplit_once(':').unwrap_or((host, "26379"));
-                let port = port.parse().map_err(|_| invalid_url("has a port that is no number"))?;
-                addresses.push(ConnectionAddr::Tcp(host.to_owned(), port));
-            }
-            let mut builder =
-                SentinelClientBuilder::new(addresses, name, SentinelServerType::Master)
-                    .map_err(wrong)?;
-            if let Some(db) = parts.next().filter(|db| !db.is_empty()) {
-                let db = db.parse().map_err(|_| invalid_url("has a db that is no number"))?;
-                builder = builder.set_client_to_redis_db(db);
-            }
-            let login = Client::open(format!("redis://{user}localhost")).map_err(wrong)?;
-            let login = login.get_connection_info().redis_settings().clone();
-            if let Some(name) = login.username() {
-                builder = builder.set_client_to_redis_username(name);
-            }
-            if let Some(password) = login.password() {
-                builder = builder.set_client_to_redis_password(password);
-            }
-            let client = builder.build().map_err(wrong)?;
-            Ok(Target::Sentinel(Box::new(tokio::sync::Mutex::new(client))))
-        }
+        "rediss" => Ok(Target::Tls(Box::new(Server::of(rest, Dial::behind_tls(roots)?)?))),
+        "redis-cluster" => cluster(rest, timeout, Dial::default()),
+        "rediss-cluster" => cluster(rest, timeout, Dial::behind_tls(roots)?),
+        "redis-sentinel" => sentinels(rest, Dial::default()),
+        "rediss-sentinel" => sentinels(rest, Dial::behind_tls(roots)?),
         _ => Err(invalid_url(
-            "has another scheme than redis, rediss, redis-sentinel or redis-cluster; sentinels and \
-             clusters are reached without TLS",
+            "has another scheme than redis, redis-sentinel and redis-cluster, or with TLS rediss, \
+             rediss-sentinel and rediss-cluster",
         )),
     }
+}
+
+fn cluster(rest: &str, timeout: Duration, dial: Dial) -> Result<Target, Error> {
+    let (user, hosts) = split_user(rest);
+    let hosts = hosts.trim_end_matches('/');
+    let nodes: Vec<String> = hosts.split(',').map(|host| format!("redis://{user}{host}")).collect();
+    let client = ClusterClientBuilder::new(nodes)
+        // What is asked again is asked under its id, by us.
+        .retries(1)
+        .min_retry_wait(1)
+        .max_retry_wait(10)
+        .connection_timeout(timeout)
+        .response_timeout(timeout)
+        .overall_response_timeout(Some(timeout * 2))
+        .build()
+        .map_err(|_| invalid_url("makes no sense; give redis-cluster://host:port,host:port"))?;
+    Ok(Target::Cluster(Box::new(client), dial))
+}
+
+fn sentinels(rest: &str, dial: Dial) -> Result<Target, Error> {
+    let (user, rest) = split_user(rest);
+    let mut parts = rest.splitn(2, '/');
+    let hosts = parts.next().unwrap_or_default();
+    let name = parts.next().unwrap_or_default();
+    let (name, db) = name.split_once('/').unwrap_or((name, ""));
+    if name.is_empty() {
+        return Err(invalid_url("has no name of a master behind the hosts"));
+    }
+    let mut addresses = Vec::new();
+    for host in hosts.split(',') {
+        let (host, port) = host.rsplit_once(':').unwrap_or((host, "26379"));
+        let port = port.parse().map_err(|_| invalid_url("has a port that is no number"))?;
+        addresses.push((host.to_owned(), port));
+    }
+    let login = Client::open(format!("redis://{user}localhost/{db}"))
+        .map_err(|_| invalid_url("has a login or a db that makes no sense"))?;
+    Ok(Target::Sentinel(Box::new(Sentinels {
+        dial,
+        addresses,
+        name: name.to_owned(),
+        login: login.get_connection_info().redis_settings().clone(),
+        first: AtomicUsize::new(0),
+    })))
 }
 
 /// A login before the hosts, with its `@`.

@@ -10,6 +10,7 @@ use super::link::{CallError, Caller};
 const AMOUNT: &str = include_str!("lua/amount.lua");
 const CUSTOMER: &str = include_str!("lua/customer.lua");
 const EVENT: &str = include_str!("lua/event.lua");
+const ROLLUP: &str = include_str!("lua/rollup.lua");
 
 /// A script, and the name by which the server knows it. Two releases with other texts do not meet.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ macro_rules! scripts {
 
 scripts! {
     CHECK: [AMOUNT, CUSTOMER, include_str!("lua/check.lua")],
-    SETTLE: [AMOUNT, CUSTOMER, EVENT, include_str!("lua/settle.lua")],
+    SETTLE: [AMOUNT, CUSTOMER, EVENT, ROLLUP, include_str!("lua/settle.lua")],
     RELEASE: [AMOUNT, CUSTOMER, include_str!("lua/release.lua")],
     RENEW: [AMOUNT, CUSTOMER, include_str!("lua/renew.lua")],
     BALANCE: [AMOUNT, CUSTOMER, EVENT, include_str!("lua/balance.lua")],

@@ -13,8 +13,8 @@ use crate::Error;
 use crate::policy::{Amount, TransactionKind};
 use crate::store::{Origin, SettleOperation, SettleOutcome, Settled};
 
-/// How long marks are kept after they were moved last.
-const KEEP_MARKS: u64 = 400 * 24 * 3_600 * 1_000;
+/// How long marks are kept after they were moved last, in days.
+const KEEP_MARKS: u64 = 400;
 
 /// A settlement on its way.
 pub(super) struct Sent {
@@ -26,9 +26,21 @@ pub(super) struct Sent {
 impl Sent {
     /// `None` when the operation is out of date.
     pub(super) fn of(store: &Inner, operation: &SettleOperation<'_>) -> Option<Self> {
-        const ALSO: [&str; 2] = [keys::TRANSACTIONS, keys::MARKS];
         let SettleOperation { epoch, now, id, customer, .. } = *operation;
-        let mut call = store.begin(&script::SETTLE, customer, &ALSO, epoch, now)?;
+        let keys = &store.shared.keys;
+        let shard = keys::shard_of(customer.as_str());
+        let [own, all] = keys.rollups_of(shard, customer, operation.at);
+        let also = [
+            keys.within(shard, keys::TRANSACTIONS, customer),
+            keys.within(shard, keys::MARKS, customer),
+            keys.events(shard),
+            own,
+            all,
+            keys.alerts(shard),
+        ];
+        let mut call = store.begin(&script::SETTLE, customer, &also, epoch, now)?;
+        // After its version was read: see there.
+        let rolled = store.shared.rolled();
         let names = store.shared.names();
         let (origin, attempt) = match operation.origin {
             Origin::Held(place) => ("H", place.map(|place| place.0)),
@@ -56,7 +68,19 @@ impl Sent {
             .arg(at.div_euclid(1_000))
             .arg(store.horizon())
             .arg(event)
-            .arg(store.keep_events);
+            .arg(store.keep_events)
+            .arg(store.keep_events_for.as_millis() as u64);
+        match operation.mark {
+            Some(mark) => {
+                call.arg(mark.producer.to_string()).arg(mark.sequence);
+                match mark.previous {
+                    Some(previous) => call.arg(previous),
+                    None => call.arg(""),
+                };
+                call.arg(KEEP_MARKS);
+            }
+            None => drop(call.arg("")),
+        }
         match operation.charge {
             Some((balance, amount)) => {
                 let kind = match amount.is_negative() {
@@ -68,33 +92,24 @@ impl Sent {
                     write_transaction(id, balance.name, kind, size, operation.at, (None, None));
                 let (initial, _) = super::terms(balance.default);
                 call.arg(balance.name).arg(amount.as_millionths()).arg(initial).arg(made);
+                call.arg(store.keep_transactions);
             }
-            None => drop(call.arg("").arg("").arg("").arg("")),
+            None => drop(call.arg("")),
         }
-        call.arg(store.keep_transactions).arg(store.keep_events_for.as_millis() as u64);
-        match operation.mark {
-            Some(mark) => {
-                call.arg(mark.producer.to_string()).arg(mark.sequence);
-                match mark.previous {
-                    Some(previous) => call.arg(previous),
-                    None => call.arg(""),
-                };
-            }
-            None => drop(call.arg("").arg("").arg("")),
-        }
-        call.arg(KEEP_MARKS);
+        rolled.encode(operation, &mut call);
         for line in operation.lines {
-            let name = names.get(line.counter as usize)?;
-            let end = keys::end(&line.window);
-            call.arg(kind(line.aggregation))
-                .arg(format!("{end}.{name}"))
-                .arg(end)
-                .arg(if line.shares { "1" } else { "" })
-                .arg(line.amount.as_millionths())
-                .arg(line.limit)
-                .arg(line.alerts.len());
-            for (percent, due) in line.alerts {
-                call.arg(*percent).arg(due.as_millionths());
+            let Some(amount) = line.own(operation.given) else { continue };
+            if !line.shares {
+                let name = names.get(line.counter as usize)?;
+                call.arg(kind(line.aggregation))
+                    .arg(format!("{}.{name}", keys::end(&line.window)))
+                    .arg(amount.as_millionths());
+            }
+            if !line.alerts.is_empty() {
+                call.arg("a").arg(line.limit.as_str()).arg(line.alerts.len());
+                for (percent, due) in &*line.alerts {
+                    call.arg(*percent).arg(due.as_millionths());
+                }
             }
         }
         let ending = store.registry.ending();

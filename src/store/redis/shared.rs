@@ -14,6 +14,7 @@ use redis::{Cmd, Value, cmd};
 use super::keys::{self, Keys, SHARDS, shard_of};
 use super::link::{CallError, Caller};
 use super::reply;
+use super::rollup::Rolled;
 use crate::policy::{CustomerId, Timestamp};
 use crate::store::definition::{self, CustomerRow, LimitRow, MeterRow};
 use crate::store::{Keep, Kept};
@@ -39,6 +40,9 @@ pub(super) struct Shared {
     seen: ArcSwap<Seen>,
     /// The names of counters, by their numbers in this process.
     names: ArcSwap<Vec<Box<str>>>,
+    rolled: ArcSwap<Rolled>,
+    /// How long this program wants them kept.
+    keep_rollups: Duration,
     table: Mutex<Table>,
 }
 
@@ -67,13 +71,15 @@ pub(super) struct Fetched {
 }
 
 impl Shared {
-    pub(super) fn new(keys: Keys) -> Self {
+    pub(super) fn new(keys: Keys, keep_rollups: Duration) -> Self {
         let none: Arc<str> = "".into();
         let versions = (0..SHARDS).map(|_| Arc::clone(&none)).collect();
         Self {
             keys,
             seen: ArcSwap::from_pointee(Seen { epoch: 0, versions }),
             names: ArcSwap::default(),
+            rolled: ArcSwap::default(),
+            keep_rollups,
             table: Mutex::default(),
         }
     }
@@ -86,6 +92,12 @@ impl Shared {
 
     pub(super) fn names(&self) -> arc_swap::Guard<Arc<Vec<Box<str>>>> {
         self.names.load()
+    }
+
+    /// The meters that are summed up, whoever defines them. To be asked for after the versions: with
+    /// a new version they are there.
+    pub(super) fn rolled(&self) -> arc_swap::Guard<Arc<Rolled>> {
+        self.rolled.load()
     }
 
     /// What was resolved before that epoch is out of date.
@@ -176,6 +188,7 @@ impl Shared {
             let mut about = vec![("since", (now.as_nanos() / 1_000).to_string())];
             if lost {
                 about.push(("gone", now.as_nanos().to_string()));
+                about.push(("lost", now.as_nanos().to_string()));
             }
             // The version last: with it, the rest is there.
             about.push((VERSION, version.clone()));
@@ -249,16 +262,18 @@ impl Shared {
                 }
             }
             table.fields.clone_from(&fields);
-            self.publish_names(&table);
+            self.publish(&table)?;
             is_news
         };
         self.seen.rcu(|seen| Seen { epoch: epoch.max(seen.epoch), versions: versions.clone() });
         if is_news { self.kept(&fields).map(Some) } else { Ok(None) }
     }
 
-    fn publish_names(&self, table: &Table) {
+    fn publish(&self, table: &Table) -> Result<(), Error> {
         let names = table.counters.iter().map(|(name, _)| name.clone()).collect();
         self.names.store(Arc::new(names));
+        self.rolled.store(Arc::new(Rolled::of(&table.fields)?));
+        Ok(())
     }
 
     /// What the fields say, in the numbers of this process.
@@ -335,7 +350,7 @@ impl Shared {
                         };
                         counters.iter().map(name).collect::<Vec<_>>().join(",")
                     });
-                    note.0.push((format!("{COUNTED}{customer}"), names));
+                    note.fields.push((format!("{COUNTED}{customer}"), names));
                 }
                 Keep::Since(number, time) => {
                     if let Some((name, _)) = table.counters.get(*number as usize) {
@@ -351,6 +366,10 @@ impl Shared {
                 Keep::NoMeter(id) => {
                     note.changes(None);
                     note.set(format!("{METER}{id}"), "");
+                    note.no_rollup(id);
+                }
+                Keep::Rollup(meter, now) => {
+                    note.roll_up(&table.fields, meter, self.keep_rollups, *now).map_err(json)?;
                 }
                 Keep::Limit(limit) => {
                     let text = serde_json::to_string(&LimitRow::of(limit)).map_err(json)?;
@@ -369,27 +388,28 @@ impl Shared {
                 }
                 Keep::NoCustomer(id) => {
                     note.changes(Some(shard_of(id.as_str())));
-                    note.0.push((format!("{CUSTOMER}{id}"), None));
+                    note.remove(format!("{CUSTOMER}{id}"));
                 }
                 Keep::CustomerSince(id, periods) => {
                     note.changes(Some(shard_of(id.as_str())));
-                    note.0.push((format!("{CUSTOMER_SINCE}{id}"), definition::since_text(periods)));
+                    let since = definition::since_text(periods);
+                    note.fields.push((format!("{CUSTOMER_SINCE}{id}"), since));
                 }
             }
         }
-        for (field, value) in &note.0 {
+        for (field, value) in &note.fields {
             match value {
                 Some(value) => drop(table.fields.insert(field.clone(), value.clone())),
                 None => drop(table.fields.remove(field)),
             }
         }
-        self.publish_names(&table);
+        self.publish(&table)?;
         Ok(note)
     }
 
     /// Writes what was noted, and then the versions: who sees a new one finds what it stands for.
     pub(super) async fn write(&self, caller: &Caller, note: Note) -> Result<(), CallError> {
-        let Note(fields, shards) = note;
+        let Note { fields, shards, rolled: _ } = note;
         if fields.is_empty() {
             let look = hget(&self.keys.definitions(), VERSION);
             return caller.call(&look, caller.deadline()).await.map(|_| ());
@@ -425,9 +445,15 @@ impl Shared {
     }
 }
 
-/// Fields to write or to remove, and whom that concerns.
+/// What is to be written.
 #[derive(Debug, Default)]
-pub(super) struct Note(Vec<(String, Option<String>)>, Changes);
+pub(super) struct Note {
+    /// Fields, and those to remove.
+    fields: Vec<(String, Option<String>)>,
+    shards: Changes,
+    /// Meters that are summed up from now on, and as what.
+    pub(super) rolled: Vec<(Box<str>, String)>,
+}
 
 /// Which shards have to look again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -439,12 +465,17 @@ enum Changes {
 }
 
 impl Note {
-    fn set(&mut self, field: String, value: &str) {
-        self.0.push((field, Some(value.to_owned())));
+    pub(super) fn set(&mut self, field: String, value: &str) {
+        self.fields.push((field, Some(value.to_owned())));
     }
 
-    fn changes(&mut self, shard: Option<u16>) {
-        self.1 = match (self.1, shard) {
+    pub(super) fn remove(&mut self, field: String) {
+        self.fields.push((field, None));
+    }
+
+    /// One shard has to look again, or all.
+    pub(super) fn changes(&mut self, shard: Option<u16>) {
+        self.shards = match (self.shards, shard) {
             (Changes::Nothing, Some(shard)) => Changes::One(shard),
             (Changes::One(known), Some(shard)) if known == shard => Changes::One(shard),
             _ => Changes::All,

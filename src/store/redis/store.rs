@@ -18,8 +18,8 @@ use crate::policy::{
 };
 use crate::store::{
     BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Keep, Kept,
-    Lanes, Moment, Origin, Outcome, Recount, SettleOperation, SettleOutcome, Settled, Store,
-    Wanted,
+    KeptAlert, Lanes, Moment, Origin, Outcome, Recount, RolledUp, Rollups, SettleOperation,
+    SettleOutcome, Settled, Store, Wanted,
 };
 use crate::{Error, ErrorKind};
 
@@ -379,6 +379,21 @@ impl Store for Redis {
         Box::pin(self.inner.visit(wanted, visit))
     }
 
+    fn forgotten<'a>(
+        &'a self,
+        customer: Option<&'a CustomerId>,
+    ) -> BoxFuture<'a, Result<Option<Timestamp>, Error>> {
+        let shard = customer.map(|customer| keys::shard_of(customer.as_str()));
+        Box::pin(self.inner.forgotten(shard.map_or(0..keys::SHARDS, |shard| shard..shard + 1)))
+    }
+
+    fn rolled_up<'a>(
+        &'a self,
+        wanted: Rollups<'a>,
+    ) -> BoxFuture<'a, Result<Option<RolledUp>, Error>> {
+        Box::pin(self.inner.rolled_up(wanted))
+    }
+
     fn find<'a>(
         &'a self,
         customer: &'a CustomerId,
@@ -426,17 +441,22 @@ impl Store for Redis {
         })
     }
 
+    fn alerts<'a>(&'a self, now: Moment<'a>) -> BoxFuture<'a, Result<Vec<KeptAlert>, Error>> {
+        Box::pin(self.inner.alerts(now.wall()))
+    }
+
     fn keep<'a>(&'a self, changes: &[Keep<'_>]) -> BoxFuture<'a, Result<(), Error>> {
-        let note = match self.inner.shared.note(changes) {
+        let mut note = match self.inner.shared.note(changes) {
             Ok(note) => note,
             Err(error) => return Box::pin(std::future::ready(Err(error))),
         };
         let inner = Arc::clone(&self.inner);
-        let writing = self.link.spawn(async move { inner.shared.write(&inner.caller, note).await });
-        Box::pin(async move {
-            let written = writing.await.map_err(|_| Error::from(CallError::Closed))?;
-            Ok(written?)
-        })
+        let writing = self.link.spawn(async move {
+            let rolled = std::mem::take(&mut note.rolled);
+            inner.shared.write(&inner.caller, note).await?;
+            inner.rolled_since_now(rolled).await
+        });
+        Box::pin(async move { writing.await.map_err(|_| Error::from(CallError::Closed))? })
     }
 
     fn reload<'a>(&'a self, epoch: u64) -> BoxFuture<'a, Result<Option<Kept>, Error>> {

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::OpenError;
 use super::queue::{Change, Queue};
 use super::read::Reader;
+use crate::file::OpenError;
 use crate::observe;
 use crate::policy::{CustomerId, EventId, Producer, RecordedEvent, Timestamp, Transaction};
 use crate::store::memory::archive::{Archive, Counted, Opened, Recounted};

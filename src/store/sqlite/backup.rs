@@ -7,7 +7,8 @@ use std::path::Path;
 use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, OpenFlags};
 
-use super::{OpenError, schema};
+use super::schema;
+use crate::file::OpenError;
 use crate::{Error, ErrorKind};
 
 /// Copies the books in one file to another, where nothing may be yet: as they are at one moment, with

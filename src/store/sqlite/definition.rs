@@ -41,6 +41,8 @@ impl Note {
             })),
             Keep::Since(number, time) => Ok(Some(Self::Since { number: *number, time: *time })),
             Keep::Zone(zone) => definition(ZONE, "", Some((*zone).to_owned())),
+            // What events come to is summed up as they are let go, whatever meters there are.
+            Keep::Rollup(..) => Ok(None),
             Keep::Meter(meter) => {
                 definition(METER, meter.id(), Some(serde_json::to_string(&MeterRow::of(meter))?))
             }

@@ -38,7 +38,8 @@
 //! A commit that fails, because the disk is full or broken, is tried again until it succeeds, the
 //! same changes under the same ids. Until then new checks are answered
 //! [`Unavailable`](crate::ErrorKind::Unavailable), and no settlement is acknowledged: each waits,
-//! as long as its caller does.
+//! as long as its caller does. Another program that has the file open then is waited for, too: what
+//! the disk has lost can be told only by who has the file alone.
 //!
 //! 65,536 requests may run or wait to be written at a time. Each that is admitted has its place for
 //! the settlement from its check on; who finds none is answered
@@ -89,15 +90,15 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::Connection;
 
+use crate::file::{self, Lock, OpenError};
 use crate::store::Memory;
-use crate::{Error, ErrorKind, observe};
+use crate::{Error, observe};
 
 mod archive;
 mod backup;
 mod definition;
-mod lock;
 mod queue;
 mod read;
 mod retain;
@@ -109,7 +110,6 @@ mod write;
 mod writer;
 
 use archive::Books;
-use lock::Lock;
 use writer::Writer;
 
 pub use crate::durability::Durability;
@@ -133,9 +133,9 @@ impl Sqlite {
     ///
     /// # Errors
     ///
-    /// [`Conflict`](ErrorKind::Conflict) when another process has the file open,
-    /// [`Invalid`](ErrorKind::Invalid) when it is not ours or was written by a newer release, which
-    /// leaves it untouched, and [`Unavailable`](ErrorKind::Unavailable) when it cannot be read or
+    /// [`Conflict`](crate::ErrorKind::Conflict) when another process has the file open,
+    /// [`Invalid`](crate::ErrorKind::Invalid) when it is not ours or was written by a newer release, which
+    /// leaves it untouched, and [`Unavailable`](crate::ErrorKind::Unavailable) when it cannot be read or
     /// written.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::options().open(path)
@@ -248,7 +248,7 @@ impl SqliteOptions {
     ///
     /// Counters and balances are exact whatever this is. A limit that is added later, and a query,
     /// count the events that are there and say so where some are gone. An id is known as long as its
-    /// event: an older one is told as [`TooOld`](ErrorKind::TooOld).
+    /// event: an older one is told as [`TooOld`](crate::ErrorKind::TooOld).
     pub fn keep_events_for(self, time: Duration) -> Self {
         Self { keep_events_for: Some(time), ..self }
     }
@@ -281,9 +281,16 @@ impl SqliteOptions {
 
     fn open_at(self, path: PathBuf) -> Result<Sqlite, OpenError> {
         let lock = Arc::new(Lock::take(&path, self.open_wait)?);
-        schema::look(&path, &lock)?;
+        match file::look(&path, &lock, &schema::FORMAT) {
+            // Who removes the books begins anew.
+            Err(OpenError::Gone) => {
+                lock.forget().and_then(|()| lock.begin()).map_err(OpenError::Io)
+            }
+            looked => looked,
+        }?;
         let mut file = schema::open(&path, self.durability)?;
         schema::compare(&mut file, &lock)?;
+        file::leave_log(&file, true)?;
         let ownerless = ownerless(&mut file, self.ownerless_holds)?;
         let books = Arc::new(Books::new(&path, self.ownerless_holds.are_kept()));
         books.queue.number_from(row::place(&file, "event")?, row::place(&file, "transaction")?);
@@ -312,73 +319,4 @@ fn ownerless(file: &mut Connection, cost: OwnerlessHolds) -> Result<usize, OpenE
         observe::ownerless_holds(left);
     }
     Ok(left)
-}
-
-/// Why a file is not opened or cannot be read or written.
-#[derive(Debug)]
-enum OpenError {
-    InUse,
-    Foreign,
-    Newer { version: i32 },
-    Emptied,
-    LogAlone,
-    Behind,
-    Io(std::io::Error),
-    Sqlite(rusqlite::Error),
-}
-
-impl From<rusqlite::Error> for OpenError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sqlite(error)
-    }
-}
-
-impl From<OpenError> for Error {
-    fn from(error: OpenError) -> Self {
-        match error {
-            OpenError::InUse => Self::new(
-                ErrorKind::Conflict,
-                "the file is in use by another process; let that end, or wait for it (open_wait)",
-            ),
-            OpenError::Foreign => Self::new(
-                ErrorKind::Invalid,
-                "the file is there but holds no books of this crate; give another path",
-            ),
-            OpenError::Newer { version } => Self::new(
-                ErrorKind::Invalid,
-                format!(
-                    "the file has format {version}, which is newer than this release; upgrade, or \
-                     restore a backup"
-                ),
-            ),
-            OpenError::Emptied => Self::new(
-                ErrorKind::Unavailable,
-                "the file is damaged: it is empty, and books were kept in it; restore a backup, or \
-                 remove the file to begin anew",
-            ),
-            OpenError::LogAlone => Self::new(
-                ErrorKind::Unavailable,
-                "the file is gone or empty, and its log (-wal) is still there; put the file back, or \
-                 remove the log as well to begin anew",
-            ),
-            OpenError::Behind => Self::new(
-                ErrorKind::Unavailable,
-                "the file lacks what was acknowledged last: its log (-wal) was lost, or an older copy \
-                 is in its place; put back what is missing, or remove the file of its lock (-lock) to \
-                 go on with what is there",
-            ),
-            OpenError::Io(error) => unavailable().with_source(error),
-            OpenError::Sqlite(error)
-                if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) =>
-            {
-                let message = "the file is damaged; restore a backup";
-                Self::new(ErrorKind::Unavailable, message).with_source(error)
-            }
-            OpenError::Sqlite(error) => unavailable().with_source(error),
-        }
-    }
-}
-
-fn unavailable() -> Error {
-    Error::new(ErrorKind::Unavailable, "the file cannot be read or written")
 }

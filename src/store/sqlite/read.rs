@@ -10,7 +10,8 @@ use rusqlite::{Connection, OptionalExtension, Row, Rows, Statement, params};
 use tokio::sync::mpsc;
 
 use super::row::{self, Kinds};
-use super::{OpenError, schema};
+use super::schema;
+use crate::file::OpenError;
 use crate::policy::{Amount, CustomerId, EventId, Producer, RecordedEvent, Timestamp, Transaction};
 use crate::store::memory::archive::{CounterState, WindowEnd};
 use crate::store::{Found, KeptAlert, KeptHold, Memory, Wanted};
@@ -126,25 +127,6 @@ pub(super) fn holds(file: &Connection) -> rusqlite::Result<Vec<KeptHold>> {
     holds.query_map([], hold)?.collect()
 }
 
-/// The alerts of windows that have not ended.
-pub(super) fn alerts(file: &Connection, now: Timestamp) -> rusqlite::Result<Vec<KeptAlert>> {
-    let mut alerts = file.prepare(
-        "SELECT c.name, a.limit_id, a.ends, a.percent \
-         FROM alert a JOIN customer c ON c.id = a.customer WHERE a.ends > ?1 \
-         ORDER BY a.customer, a.limit_id, a.percent",
-    )?;
-    let alert = |row: &Row<'_>| {
-        let end: WindowEnd = row.get(2)?;
-        Ok(KeptAlert {
-            customer: row.get(0)?,
-            limit: row.get_ref(1)?.as_str()?.into(),
-            ends: (end != WindowEnd::NEVER).then(|| Timestamp::from_seconds(i64::from(end.0) * 60)),
-            percent: row.get(3)?,
-        })
-    };
-    alerts.query_map([now.as_seconds()], alert)?.collect()
-}
-
 /// Reads beside the writer.
 #[derive(Debug)]
 pub(super) struct Reader {
@@ -249,6 +231,11 @@ impl Reader {
             let rows = ledger.query_map([number], row::transaction)?.collect::<Result<_, _>>()?;
             Ok(Some((opening, rows)))
         })
+    }
+
+    /// The alerts of windows that have not ended.
+    pub(super) fn alerts(&self, now: Timestamp) -> rusqlite::Result<Vec<KeptAlert>> {
+        self.with(|file| alerts(file, now))
     }
 
     /// The time of the newest event that was let go.
@@ -392,4 +379,22 @@ mod tests {
             assert!(newest < 2_000, "{newest}");
         }
     }
+}
+
+fn alerts(file: &Connection, now: Timestamp) -> rusqlite::Result<Vec<KeptAlert>> {
+    let mut alerts = file.prepare(
+        "SELECT c.name, a.limit_id, a.ends, a.percent \
+         FROM alert a JOIN customer c ON c.id = a.customer WHERE a.ends > ?1 \
+         ORDER BY a.customer, a.limit_id, a.percent",
+    )?;
+    let alert = |row: &Row<'_>| {
+        let end: WindowEnd = row.get(2)?;
+        Ok(KeptAlert {
+            customer: row.get(0)?,
+            limit: row.get_ref(1)?.as_str()?.into(),
+            ends: (end != WindowEnd::NEVER).then(|| Timestamp::from_seconds(i64::from(end.0) * 60)),
+            percent: row.get(3)?,
+        })
+    };
+    alerts.query_map([now.as_seconds()], alert)?.collect()
 }

@@ -8,7 +8,8 @@ use tokio::sync::oneshot;
 use super::definition::{self, Note};
 use super::queue::{Change, unavailable};
 use super::read::Select;
-use super::{OpenError, Sqlite, read, schema};
+use super::{Sqlite, read, schema};
+use crate::file::OpenError;
 use crate::policy::{
     Amount, Balance, Credited, CustomerId, Debited, EventId, NewBalance, RecordedEvent, Timestamp,
     Transaction, TransactionKind, Window,
@@ -16,7 +17,8 @@ use crate::policy::{
 use crate::store::memory::recount::Tally;
 use crate::store::{
     BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Keep, Kept,
-    Lanes, Moment, Origin, Recount, SettleOperation, SettleOutcome, Settled, Store, Wanted,
+    KeptAlert, Lanes, Moment, Origin, Recount, SettleOperation, SettleOutcome, Settled, Store,
+    Wanted,
 };
 use crate::{Error, ErrorKind};
 
@@ -365,8 +367,12 @@ impl Store for Sqlite {
         read::fill(&file, &self.memory, now.wall()).map_err(OpenError::from)?;
         let mut kept = definition::load(&file).map_err(OpenError::from)?;
         kept.holds = read::holds(&file).map_err(OpenError::from)?;
-        kept.alerts = read::alerts(&file, now.wall()).map_err(OpenError::from)?;
         Ok(Some(kept))
+    }
+
+    fn alerts<'a>(&'a self, now: Moment<'a>) -> BoxFuture<'a, Result<Vec<KeptAlert>, Error>> {
+        let alerts = self.books.reader.alerts(now.wall()).map_err(OpenError::from);
+        Box::pin(ready(alerts.map_err(Error::from)))
     }
 
     fn keep<'a>(&'a self, changes: &[Keep<'_>]) -> BoxFuture<'a, Result<(), Error>> {

@@ -10,8 +10,9 @@ use rusqlite::{Connection, Row};
 use serde::Deserialize;
 
 use super::read::{Select, each_event};
-use super::{OpenError, schema};
+use super::schema;
 use crate::Error;
+use crate::file::OpenError;
 use crate::policy::{Amount, CustomerId, Dimensions, Meter, RecordedEvent, Timestamp, Voided};
 use crate::store::memory::archive::WindowEnd;
 use crate::store::memory::recount::Sum;

@@ -1,6 +1,5 @@
 //! The thread that writes: takes all that waits, commits it as one, and tells who waits for it.
 
-use std::fs::File;
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,11 +9,11 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 
 use super::archive::Books;
-use super::lock::Lock;
 use super::queue::{Group, PLACES, Queue};
 use super::retain::Retention;
 use super::write::{self, Names};
-use super::{Durability, OpenError, SqliteOptions, row, schema};
+use super::{Durability, SqliteOptions, row, schema};
+use crate::file::{self, Lock, OpenError, checkpoint, leave_log};
 use crate::{Error, observe};
 
 /// How long a commit that failed waits to be tried again, at first and at most.
@@ -100,14 +99,19 @@ impl Writer {
             self.let_go();
         }
         if self.unsynced.is_some()
-            && let Err(error) = sync(&self.path)
+            && let Err(error) = file::sync(&self.path)
         {
             observe::not_written(&OpenError::Io(error).into());
+            self.close();
+            // What the disk has lost is written again.
+            if let Err(error) = self.commit(&Group::default()) {
+                observe::not_written(&Error::from(error));
+            }
         }
         if let Some(file) = &self.file {
             // So that the books are one file again. What is in the log is safe there, too.
-            if schema::checkpoint(file, "TRUNCATE").is_ok() {
-                let _ = schema::leave_log(file, false);
+            if checkpoint(file, "TRUNCATE").is_ok() {
+                let _ = leave_log(file, false);
             }
         }
     }
@@ -140,13 +144,17 @@ impl Writer {
         if !group.is_empty() {
             write::write(file, &mut self.names, group, number, keeps_holds)?;
         }
+        let is_long = file::has_long_log(file)?;
         if let Durability::Relaxed { .. } = self.durability {
             let since = *self.unsynced.get_or_insert_with(Instant::now);
             let is_due = self.durability.due(since).is_some_and(|due| due <= Instant::now());
-            if is_due || self.doubtful_changes >= PLACES {
-                sync(&self.path).map_err(OpenError::Io)?;
+            if is_due || is_long || self.doubtful_changes >= PLACES {
+                file::sync(&self.path).map_err(OpenError::Io)?;
                 self.unsynced = None;
             }
+        }
+        if is_long {
+            checkpoint(file, "PASSIVE")?;
         }
         Ok(())
     }
@@ -205,29 +213,23 @@ impl Drop for Ending {
 }
 
 /// Opens the file anew after a failure. What the log holds may be in memory alone by then, though it
-/// reads well: a sync that failed is not repeated by the operating system. So it is all written once
-/// more, into the file itself.
+/// reads well, and so may what was brought from it into the file: a sync that failed is not repeated
+/// by the operating system. So it is all written once more, into the file itself.
 fn reopen(path: &Path, durability: Durability, books: &Books) -> Result<Connection, OpenError> {
     // It is not made anew where somebody has moved it away.
     std::fs::metadata(path).map_err(OpenError::Io)?;
-    if let Durability::Relaxed { .. } = durability {
-        books.reader.close();
-        recover(path)?;
-    }
+    books.reader.close();
+    recover(path)?;
     let file = schema::open(path, durability)?;
-    if schema::checkpoint(&file, "TRUNCATE")? { Ok(file) } else { Err(OpenError::InUse) }
+    leave_log(&file, true)?;
+    Ok(file)
 }
 
 /// Brings into the file what is whole in the log by its own sums, and not what was whole once: who
 /// has the file alone remembers nothing of that. Fails as long as somebody else has it open.
 fn recover(path: &Path) -> Result<(), OpenError> {
     let file = schema::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    schema::leave_log(&file, true)?;
+    leave_log(&file, true)?;
     file.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
-    if schema::checkpoint(&file, "TRUNCATE")? { Ok(()) } else { Err(OpenError::InUse) }
-}
-
-/// Brings the log to the disk.
-fn sync(path: &Path) -> std::io::Result<()> {
-    File::open(schema::log_of(path))?.sync_data()
+    if checkpoint(&file, "TRUNCATE")? { Ok(()) } else { Err(OpenError::InUse) }
 }

@@ -58,9 +58,9 @@ async fn run(service: &Service, factor: u32, name: &str) -> (HashMap<String, u32
         loop {
             let path = ["balances/debit", "events/batch"][random.below(2) as usize];
             gate.set(path, [Way::Shut, Way::Lost][random.below(2) as usize]);
-            tokio::time::sleep(Duration::from_millis(u64::from(random.below(20)))).await;
+            gate.more(random.below(12)).await;
             gate.open();
-            tokio::time::sleep(Duration::from_millis(u64::from(random.below(10)))).await;
+            gate.more(random.below(12)).await;
         }
     });
     let mut sums = HashMap::new();

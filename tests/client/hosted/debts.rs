@@ -163,34 +163,22 @@ async fn a_debt_that_was_paid_is_not_owed_again_when_its_event_is_delivered_late
 
 /// Tries until no task of the one before has the file.
 async fn reopened(service: &Service, file: &File) -> Hosted {
-    for _ in 0..5_000 {
-        let opened = Hosted::builder(&service.client())
-            .debts(file.0.clone())
+    let open = || {
+        Hosted::builder(&service.client())
             .collect_every(Duration::from_secs(3_600))
+            .debts(file.0.clone())
             .open()
-            .await;
-        match opened {
-            Ok(hosted) => return hosted,
-            Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict),
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("somebody keeps the file");
+    };
+    free(open).await
 }
 
 async fn reopened_queue(hosted: &Hosted, file: &File) -> Outbox<Hosted> {
-    for _ in 0..5_000 {
-        let opened = Outbox::builder(hosted.clone())
+    let open = || {
+        Outbox::builder(hosted.clone())
             .backoff(Duration::from_millis(5), Duration::from_millis(20))
             .open(file.0.clone())
-            .await;
-        match opened {
-            Ok(outbox) => return outbox,
-            Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict),
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("somebody keeps the file");
+    };
+    free(open).await
 }
 
 /// Declared by the user: a debit that may have been done is not sent again, and what it asked for

@@ -1,6 +1,7 @@
 //! How settlements reach the service.
 
 use tower_limitry::client::Repeat;
+use tower_limitry::engine::ManualClock;
 use tower_limitry::{Amount, ErrorKind};
 
 use super::*;
@@ -150,6 +151,140 @@ async fn a_batch_that_is_too_long_for_a_proxy_goes_in_parts() {
     assert_eq!(outbox.stats().set_aside, 0);
 }
 
+/// Sent alone it was once refused as too long for ever, and everything of its customer waited behind it.
+#[tokio::test]
+async fn what_is_too_long_by_itself_is_set_aside_and_the_next_goes_on() {
+    let service = Service::start().await;
+    let (hosted, file) = (service.hosted().await, File::new("too-long"));
+    let (outbox, books) = queued(&hosted, &file).await;
+    service.gate.set("events/batch", Way::Narrow(1_000));
+    let long = (0..90).fold(tokens(1), |usage, at| usage.and(format!("value-{at}"), 1));
+    allowed(&books, chat("bob", 1)).await.settle(long).await.unwrap();
+    allowed(&books, chat("bob", 1)).await.settle(tokens(1)).await.unwrap();
+    service.gate.set("balances/debit", Way::Narrow(10));
+    allowed(&books, paid("ann", 1)).await.settle(tokens(1)).await.unwrap();
+    outbox.flush(Duration::from_secs(60)).await.unwrap();
+    assert_eq!(service.used("bob").await, 1.into());
+    let aside = outbox.set_aside(0, 10).await.unwrap();
+    let reasons: Vec<&str> = aside.iter().map(|aside| &*aside.reason).collect();
+    assert!(reasons.len() == 2 && reasons.iter().all(|why| why.contains("413")), "{reasons:?}");
+}
+
+/// The service failed at one event, and so at all that were sent with it, for ever.
+#[tokio::test]
+async fn an_event_at_which_the_service_fails_is_set_aside_and_the_others_go_on() {
+    let service = Service::start().await;
+    let (hosted, file) = (service.hosted().await, File::new("poison"));
+    let (outbox, books) = queued(&hosted, &file).await;
+    service.gate.set("events/batch", Way::Shut);
+    for n in 0..200 {
+        let customer = format!("c-{}", n % 4);
+        let mut usage = tokens(1).and("n", n);
+        if n == 57 {
+            usage = usage.and("poison", 1);
+        }
+        allowed(&books, chat(&customer, 1)).await.settle(usage).await.unwrap();
+    }
+    service.gate.set("events/batch", Way::Fails("poison"));
+    let others = ["c-0", "c-2", "c-3"];
+    until(async || {
+        let mut all = true;
+        for customer in others {
+            all &= service.used(customer).await == 50.into();
+        }
+        all
+    })
+    .await;
+    // What came before it is taken, and what follows waits for it.
+    until(async || service.used("c-1").await == 14.into()).await;
+    assert_eq!(outbox.stats().set_aside, 0, "it may pass");
+    let mut more = 0;
+    while outbox.stats().set_aside == 0 {
+        more += 1;
+        allowed(&books, chat("c-0", 1)).await.settle(tokens(1)).await.unwrap();
+        let calls = service.gate.calls("events/batch");
+        until(async || service.gate.calls("events/batch") >= calls + 2).await;
+    }
+    assert!((5..50).contains(&more), "set aside after ten failures: {more}");
+    outbox.flush(Duration::from_secs(60)).await.unwrap();
+    let aside = outbox.set_aside(0, 10).await.unwrap();
+    assert_eq!(aside.len(), 1);
+    let why = &aside[0].reason;
+    assert!(why.contains("10 times") && why.contains("status 500"), "{why}");
+    // All others were counted once, and of each customer in their order.
+    assert_eq!(service.used("c-1").await, 49.into());
+    let query = tower_limitry::backend::EventQuery::new().customer("c-1");
+    let kept = service.books.events(query).await.unwrap().items;
+    let order: Vec<_> = kept.iter().rev().map(|event| event.usage().value("n").unwrap()).collect();
+    let sent: Vec<Amount> = (0..200).filter(|n| n % 4 == 1 && *n != 57).map(Amount::from).collect();
+    assert_eq!(order, sent);
+    // Once the service can take it, it is there to be sent again.
+    service.gate.open();
+    outbox.replay_all().await.unwrap();
+    outbox.flush(Duration::from_secs(60)).await.unwrap();
+    assert_eq!(service.used("c-1").await, 50.into());
+}
+
+#[tokio::test]
+async fn a_service_that_fails_at_everything_has_nothing_set_aside() {
+    let service = Service::start().await;
+    let hosted = Hosted::builder(&service.client()).give_up_after(1).open().await.unwrap();
+    let file = File::new("everything");
+    let (outbox, books) = queued(&hosted, &file).await;
+    service.gate.set("events/batch", Way::Fails(""));
+    for n in 0..100 {
+        let customer = format!("c-{}", n % 5);
+        allowed(&books, chat(&customer, 1)).await.settle(tokens(1)).await.unwrap();
+    }
+    service.gate.more(50).await;
+    assert_eq!(outbox.stats().set_aside, 0);
+    service.gate.open();
+    outbox.flush(Duration::from_secs(60)).await.unwrap();
+    assert_eq!(outbox.stats().set_aside, 0);
+    for n in 0..5 {
+        assert_eq!(service.used(&format!("c-{n}")).await, 20.into());
+    }
+}
+
+/// Nothing tells whether the service fails at all or at this one, so it gets as long as ids are known.
+#[tokio::test]
+async fn an_event_that_has_nothing_beside_it_is_set_aside_after_a_day() {
+    let service = Service::start().await;
+    let now = tower_limitry::policy::Timestamp::from(std::time::SystemTime::now());
+    let clock = ManualClock::at(&now.to_string());
+    let hosted = Hosted::builder(&service.client()).clock(clock.clone()).open().await.unwrap();
+    let file = File::new("alone");
+    let (outbox, books) = queued(&hosted, &file).await;
+    service.gate.set("events/batch", Way::Fails("poison"));
+    allowed(&books, chat("bob", 1)).await.settle(tokens(1).and("poison", 1)).await.unwrap();
+    allowed(&books, chat("bob", 1)).await.settle(tokens(1)).await.unwrap();
+    service.gate.more(20).await;
+    clock.advance(Duration::from_secs(86_399));
+    service.gate.more(5).await;
+    assert_eq!(outbox.stats().set_aside, 0);
+    clock.advance(Duration::from_secs(1));
+    outbox.flush(Duration::from_secs(60)).await.unwrap();
+    assert_eq!((outbox.stats().set_aside, service.used("bob").await), (1, 1.into()));
+}
+
+/// Once it was sent again in halves, though it may have been done.
+#[tokio::test]
+async fn at_most_once_sends_a_batch_once() {
+    let service = Service::start().await;
+    let client = Client::builder(KEY).base_url(&service.url).repeat(Repeat::AtMostOnce);
+    let hosted = Hosted::builder(&client.retries(0).build().unwrap()).open().await.unwrap();
+    let file = File::new("batch-once");
+    let (outbox, books) = queued(&hosted, &file).await;
+    service.gate.set("events/batch", Way::Shut);
+    for _ in 0..4 {
+        allowed(&books, chat("bob", 1)).await.settle(tokens(1)).await.unwrap();
+    }
+    service.gate.set("events/batch", Way::Lost);
+    outbox.flush(Duration::from_secs(60)).await.unwrap();
+    assert_eq!(service.gate.calls_by("events/batch", Way::Lost), 1);
+    assert_eq!((outbox.stats().set_aside, service.used("bob").await), (4, 4.into()));
+}
+
 /// What there was no time to send once counted as "perhaps done".
 #[tokio::test]
 async fn at_most_once_goes_on_trying_what_was_not_sent() {
@@ -243,16 +378,10 @@ async fn once(service: &Service, (debts, queue): &(File, File)) -> (Hosted, Outb
     const LONG: Duration = Duration::from_secs(3_600);
     let builder = Client::builder(KEY).base_url(&service.url).repeat(Repeat::AtMostOnce);
     let client = builder.retries(0).build().unwrap();
-    crate::support::soon(async {
-        loop {
-            if let Ok(hosted) = Hosted::builder(&client).debts(debts.0.clone()).open().await {
-                let builder = Outbox::builder(hosted.clone()).backoff(LONG, LONG);
-                if let Ok(outbox) = builder.open(queue.0.clone()).await {
-                    return (hosted, outbox);
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    free(async || {
+        let hosted = Hosted::builder(&client).debts(debts.0.clone()).open().await?;
+        let builder = Outbox::builder(hosted.clone()).backoff(LONG, LONG);
+        Ok((hosted, builder.open(queue.0.clone()).await?))
     })
     .await
 }

@@ -10,12 +10,13 @@ use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tower_limitry::backend::{Backend, MeterQuery};
 use tower_limitry::client::{Client, Hosted};
 use tower_limitry::outbox::Outbox;
 use tower_limitry::server::Server;
 use tower_limitry::{
-    Amount, Books, Check, Denial, Engine, Limit, Meter, NewBalance, Permit, Usage,
+    Amount, Books, Check, Denial, Engine, Error, ErrorKind, Limit, Meter, NewBalance, Permit, Usage,
 };
 
 use crate::support::KEY;
@@ -39,12 +40,18 @@ enum Way {
     Portal,
     /// A proxy passes on bodies of so many bytes at most.
     Narrow(u64),
+    /// The service fails at bodies that hold this text.
+    Fails(&'static str),
 }
+
+/// A path that was called, and the way of the call.
+type Seen = (String, Option<Way>);
 
 #[derive(Clone, Default)]
 struct Gate {
     ways: Arc<Mutex<HashMap<String, Way>>>,
-    seen: Arc<Mutex<Vec<String>>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    count: Arc<watch::Sender<usize>>,
 }
 
 impl Gate {
@@ -59,13 +66,27 @@ impl Gate {
     /// How many calls of that path there were.
     fn calls(&self, path: &str) -> usize {
         let seen = self.seen.lock().unwrap();
-        seen.iter().filter(|seen| **seen == format!("/v1/{path}")).count()
+        seen.iter().filter(|(seen, _)| *seen == format!("/v1/{path}")).count()
+    }
+
+    /// How many calls of that path went this way.
+    fn calls_by(&self, path: &str, way: Way) -> usize {
+        let seen = self.seen.lock().unwrap();
+        seen.iter().filter(|seen| **seen == (format!("/v1/{path}"), Some(way))).count()
+    }
+
+    /// Waits until there were so many more calls.
+    async fn more(&self, calls: u32) {
+        let mut count = self.count.subscribe();
+        let enough = *count.borrow_and_update() + calls as usize;
+        count.wait_for(|count| *count >= enough).await.unwrap();
     }
 
     async fn pass(self, request: Request, next: Next) -> Response {
         let path = request.uri().path().to_owned();
-        self.seen.lock().unwrap().push(path.clone());
         let way = self.ways.lock().unwrap().get(&path).copied();
+        self.seen.lock().unwrap().push((path, way));
+        self.count.send_modify(|count| *count += 1);
         match way {
             None => next.run(request).await,
             Some(Way::Shut) => {
@@ -80,6 +101,14 @@ impl Gate {
             Some(Way::Lost) => {
                 next.run(request).await;
                 axum::http::StatusCode::BAD_GATEWAY.into_response()
+            }
+            Some(Way::Fails(text)) => {
+                let (head, body) = request.into_parts();
+                let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+                match String::from_utf8_lossy(&body).contains(text) {
+                    true => axum::http::StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+                    false => next.run(Request::from_parts(head, body.into())).await,
+                }
             }
             Some(Way::Stuck) => std::future::pending().await,
             Some(Way::Portal) => axum::response::Html("<h1>Please sign in</h1>").into_response(),
@@ -206,8 +235,25 @@ async fn denied<B: Backend>(books: &Books<B>, check: Check) -> Denial {
 async fn until(condition: impl AsyncFn() -> bool) {
     crate::support::soon(async {
         while !condition().await {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tokio::task::yield_now().await;
         }
     })
     .await;
+}
+
+/// Opens what another process may not yet have let go of.
+async fn free<T, F>(open: impl Fn() -> F) -> T
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    crate::support::soon(async {
+        loop {
+            match open().await {
+                Ok(opened) => return opened,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict),
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
 }

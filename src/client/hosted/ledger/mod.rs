@@ -4,16 +4,17 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use compact_str::CompactString;
-
-use super::window::may_hold;
-use crate::backend::{Check, Settlement, Ticket};
+use crate::backend::{Settlement, Ticket};
 use crate::policy::{
-    Aggregation, Amount, CustomerId, Dimensions, EventId, Meter, Timestamp, Usage, Window,
+    Aggregation, Amount, CustomerId, Dimensions, EventId, Meter, Timestamp, Window,
 };
 
 #[cfg(test)]
 mod tests;
+mod uses;
+
+pub(super) use uses::{Asked, Known, Local, Tick, Use};
+use uses::{Certainty, Seen, Stage};
 
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
@@ -27,150 +28,6 @@ struct Account {
     uses: Vec<Use>,
     /// Checks that wait for their answers, by when they began.
     asking: Vec<Tick>,
-}
-
-/// A moment among others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Tick(u64);
-
-/// One use, from its check until the API surely tells of it.
-#[derive(Clone, Debug)]
-pub(super) struct Use {
-    id: EventId,
-    attempt: u64,
-    /// `None` for a request that did not say.
-    event_type: Option<CompactString>,
-    usage: Usage,
-    at: Timestamp,
-    charge: Option<Charged>,
-    stage: Stage,
-}
-
-#[derive(Clone, Debug)]
-struct Charged {
-    balance: CompactString,
-    amount: Amount,
-    /// When the API said that it was taken.
-    taken: Option<Seen>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Stage {
-    /// The estimate of a request that runs, which may end by itself.
-    Running {
-        ends: Option<Duration>,
-    },
-    /// It was used, and waits for its delivery.
-    Waiting,
-    /// It is being delivered: the API may tell of it or not.
-    Going,
-    Delivered(Seen),
-}
-
-/// Since when the API tells of something: surely to checks that begin later than both.
-#[derive(Clone, Copy, Debug)]
-struct Seen {
-    tick: Tick,
-    until: Duration,
-}
-
-/// What is to be added to an answer of the API.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Local {
-    /// Used, and surely not in the answer.
-    pub(super) used: Amount,
-    /// Set aside, or used and perhaps in the answer.
-    pub(super) held: Amount,
-}
-
-impl Local {
-    fn add(&mut self, certainty: Certainty, amount: Amount) {
-        let sum = match certainty {
-            Certainty::Used => &mut self.used,
-            Certainty::Held => &mut self.held,
-        };
-        *sum = sum.saturating_add(amount);
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Certainty {
-    Used,
-    Held,
-}
-
-/// When a check was asked, for what was on its way meanwhile, and when its answer is judged.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Asked {
-    pub(super) began: Tick,
-    pub(super) now: Duration,
-}
-
-impl Use {
-    /// The estimate of a check, as a hold.
-    pub(super) fn of_check(check: &Check, at: Timestamp, ends: Option<Duration>) -> Self {
-        let ask = check.ask();
-        let price = |charge: &crate::backend::Charge| match ask.expected.is_empty() {
-            true => Amount::ZERO,
-            false => charge.price(&ask.expected).unwrap_or(Amount::ZERO),
-        };
-        let charge = ask.charge.as_ref().map(|charge| (charge.balance.clone(), price(charge)));
-        Self {
-            id: ask.id.clone(),
-            attempt: ask.attempt,
-            event_type: ask.event_type.clone(),
-            usage: ask.expected.clone(),
-            at,
-            charge: charge.map(|(balance, amount)| Charged { balance, amount, taken: None }),
-            stage: Stage::Running { ends },
-        }
-    }
-
-    fn of_settlement(settlement: &Settlement) -> Self {
-        let Settlement { hold, usage, charge, .. } = settlement;
-        let ask = hold.check().ask();
-        let balance = ask.charge.as_ref().map(|charge| charge.balance.clone());
-        let charge = balance.zip(*charge);
-        Self {
-            id: ask.id.clone(),
-            attempt: ask.attempt,
-            event_type: Some(ask.recorded_as().into()),
-            usage: usage.clone(),
-            at: hold.at,
-            charge: charge.map(|(balance, amount)| Charged { balance, amount, taken: None }),
-            stage: Stage::Waiting,
-        }
-    }
-
-    /// What it gives a limit on this meter, narrowed to these dimensions, in this window.
-    fn gives(&self, meter: &Meter, narrowed: &Dimensions, window: &Window) -> Option<Amount> {
-        let event_type = self.event_type.as_deref().or(meter.event_type.as_deref());
-        let counts = meter.accepts(event_type.unwrap_or_default(), self.usage.dimensions())
-            && self.usage.dimensions().contain(narrowed.pairs())
-            && may_hold(window, self.at);
-        if counts { meter.reads(self.usage.values()) } else { None }
-    }
-
-    fn is(&self, ticket: &Ticket) -> bool {
-        let ask = ticket.check.ask();
-        (&self.id, self.attempt) == (&ask.id, ask.attempt)
-    }
-
-    /// How it counts for a check; `None` when the answer tells of it.
-    fn certainty(&self, asked: Asked) -> Option<Certainty> {
-        match self.stage {
-            Stage::Running { ends } if ends.is_some_and(|ends| ends <= asked.now) => None,
-            Stage::Running { .. } | Stage::Going => Some(Certainty::Held),
-            Stage::Waiting => Some(Certainty::Used),
-            Stage::Delivered(seen) => seen.is_new_to(asked).then_some(Certainty::Held),
-        }
-    }
-}
-
-impl Seen {
-    fn is_new_to(self, asked: Asked) -> bool {
-        asked.began < self.tick || asked.now < self.until
-    }
 }
 
 impl Ledger {
@@ -279,10 +136,10 @@ impl Ledger {
         let account = self.customers.entry(ticket.customer().clone()).or_default();
         match account.uses.iter_mut().find(|each| each.is(ticket)) {
             Some(each) if matches!(each.stage, Stage::Running { .. }) => {
-                *each = Use { stage, ..Use::of_settlement(settlement) };
+                *each = Use::of_settlement(settlement, stage);
             }
             Some(each) => each.stage = stage,
-            None => account.uses.push(Use { stage, ..Use::of_settlement(settlement) }),
+            None => account.uses.push(Use::of_settlement(settlement, stage)),
         }
     }
 
@@ -333,18 +190,45 @@ impl Ledger {
         (balance, amount): (&str, Amount),
         (until, now): (Duration, Duration),
     ) {
-        let seen = Seen { tick: self.next_tick(), until };
-        let charge = Charged { balance: balance.into(), amount, taken: Some(seen) };
-        let payment = Use {
-            id: EventId::NIL,
-            attempt: seen.tick.0,
-            event_type: None,
-            usage: Usage::new(),
-            at: Timestamp::MIN,
-            charge: Some(charge),
-            stage: Stage::Delivered(seen),
-        };
-        self.place(customer, payment);
+        let tick = self.next_tick();
+        let seen = Stage::Delivered(Seen { tick, until });
+        self.place(customer, Use::of_balance(tick, balance, amount, seen));
+        self.tidy(customer, now);
+    }
+
+    /// So much of a balance is about to be debited by hand. Answers what to tell
+    /// [`debited`](Self::debited).
+    pub(super) fn debiting(
+        &mut self,
+        customer: &CustomerId,
+        balance: &str,
+        amount: Amount,
+    ) -> Tick {
+        let tick = self.next_tick();
+        self.place(customer, Use::of_balance(tick, balance, amount, Stage::Going));
+        tick
+    }
+
+    /// It was answered; `taken` tells until when checks may not see it.
+    pub(super) fn debited(
+        &mut self,
+        customer: &CustomerId,
+        debit: Tick,
+        taken: Option<Duration>,
+        now: Duration,
+    ) {
+        let tick = self.next_tick();
+        if let Some(account) = self.customers.get_mut(customer) {
+            account.uses.retain_mut(|each| {
+                if !each.is_debit(debit) {
+                    return true;
+                }
+                if let Some(until) = taken {
+                    each.stage = Stage::Delivered(Seen { tick, until });
+                }
+                taken.is_some()
+            });
+        }
         self.tidy(customer, now);
     }
 
@@ -423,11 +307,4 @@ impl Ledger {
     fn is_empty(&self) -> bool {
         self.customers.is_empty()
     }
-}
-
-/// What is known here of an id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Known {
-    Running,
-    Used,
 }

@@ -1,5 +1,6 @@
 use super::*;
-use crate::backend::Hold;
+use crate::backend::{Check, Hold};
+use crate::policy::Usage;
 
 const NOW: Duration = Duration::ZERO;
 const AT: Timestamp = Timestamp::UNIX_EPOCH;
@@ -48,6 +49,28 @@ fn a_use_counts_from_its_check_until_the_api_tells_of_it() {
     assert_eq!(on(&ledger, later), (0, 0));
     ledger.end(&ann(), began, NOW);
     ledger.end(&ann(), later, NOW);
+    assert!(ledger.is_empty());
+}
+
+/// A debt that was just paid once counted as a call.
+#[test]
+fn what_moves_a_balance_by_hand_is_no_event() {
+    let mut ledger = Ledger::default();
+    let (meter, none) = (Meter::count("calls"), Dimensions::new());
+    let began = ledger.begin(&ann());
+    let asked = Asked { began, now: NOW };
+    ledger.paid(&ann(), ("credits", 5.into()), (NOW, NOW));
+    let debit = ledger.debiting(&ann(), "credits", 7.into());
+    let on_limit = |ledger: &Ledger| {
+        let of = (&meter, &none, &Window::ALL_TIME);
+        ledger.on_limit(&ann(), asked, of, Amount::ZERO)
+    };
+    assert_eq!(on_limit(&ledger), Local::default());
+    let held = |ledger: &Ledger| ledger.on_balance(&ann(), asked, "credits").held;
+    assert_eq!(held(&ledger), 12.into());
+    ledger.debited(&ann(), debit, None, NOW);
+    assert_eq!(held(&ledger), 5.into(), "it was refused");
+    ledger.end(&ann(), began, NOW);
     assert!(ledger.is_empty());
 }
 

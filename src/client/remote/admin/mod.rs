@@ -7,7 +7,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::finish::heard;
 use super::renew::seconds;
 use super::{Remote, check, decision};
 use crate::backend::{
@@ -15,6 +14,7 @@ use crate::backend::{
     PageRequest, Recorded, TransactionQuery,
 };
 use crate::client::Call;
+use crate::client::error::heard;
 use crate::policy::{
     Amount, Balance, Credit, Credited, CustomerId, Debit, Debited, Event, EventId, IdError, Limit,
     Meter, NewBalance, RecordedEvent, Transaction,
@@ -78,7 +78,7 @@ impl Remote {
         of: Check,
     ) -> Result<Decision, Error> {
         let body: DecisionBody<'static> = self.read(path, body).await?;
-        decision::of(of, body)
+        decision::of(of, body, &self.0.plans)
     }
 }
 

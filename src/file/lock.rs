@@ -9,25 +9,25 @@ use std::time::{Duration, Instant};
 use super::OpenError;
 
 /// How often a process that waits its turn looks.
-const AGAIN: Duration = Duration::from_millis(20);
+const AGAIN: Duration = Duration::from_millis(5);
 
 /// What comes before the number in the file.
-const SAYS: &str = "books, synced up to group ";
+const SAYS: &str = "synced up to group ";
 
-/// What is in the file while there are no books yet: shorter than the above.
-const BEGUN: &str = "books, not made yet\n";
+/// What is in the file while there is no other yet: shorter than the above.
+const BEGUN: &str = "not made yet\n";
 
 /// The right to write, until dropped. The operating system takes it back when the process ends,
 /// however it ends.
 ///
-/// The lock is on a file beside the books: closing any handle of the books' own file would drop the
+/// The lock is on a file beside the one that is written: closing any handle of that would drop the
 /// locks that SQLite has on it.
 ///
-/// That file says that books are to be made, and once they are the number of a group that was
-/// synced: what lacks it is not what was there. It need not be synced itself, for it never says more
-/// than the disk has.
+/// It says that the other is to be made, and once that is there the number of a group of changes that
+/// was synced: what lacks it is not what was there. It need not be synced itself, for it never says
+/// more than the disk has.
 #[derive(Debug)]
-pub(super) struct Lock(File);
+pub(crate) struct Lock(File);
 
 /// Closing it is not enough: a process that is just being started has it for a moment, too.
 impl Drop for Lock {
@@ -39,7 +39,7 @@ impl Drop for Lock {
 
 impl Lock {
     /// Takes the lock, waiting up to `wait` for the process that has it.
-    pub(super) fn take(path: &Path, wait: Duration) -> Result<Self, OpenError> {
+    pub(crate) fn take(path: &Path, wait: Duration) -> Result<Self, OpenError> {
         let mut beside = path.as_os_str().to_owned();
         beside.push("-lock");
         let file = File::options()
@@ -60,8 +60,8 @@ impl Lock {
         }
     }
 
-    /// The group that was noted last, if books were made here.
-    pub(super) fn noted(&self) -> io::Result<Option<i64>> {
+    /// The group that was noted last, if a file was made here.
+    pub(crate) fn noted(&self) -> io::Result<Option<i64>> {
         let said = self.said()?;
         let number = said.strip_prefix(SAYS).and_then(|number| number.trim().parse().ok());
         Ok((!said.is_empty() && said != BEGUN).then_some(number.unwrap_or_default()))
@@ -75,27 +75,27 @@ impl Lock {
         Ok(said)
     }
 
-    /// Notes that books are about to be made where there are none.
-    pub(super) fn begin(&self) -> io::Result<()> {
+    /// Notes that a file is about to be made where there is none.
+    pub(crate) fn begin(&self) -> io::Result<()> {
         let mut file = &self.0;
         file.rewind()?;
         file.write_all(BEGUN.as_bytes())
     }
 
-    /// Books were about to be made, and nothing of them was ever synced.
-    pub(super) fn is_only_begun(&self) -> io::Result<bool> {
+    /// A file was about to be made, and nothing of it was ever synced.
+    pub(crate) fn is_only_begun(&self) -> io::Result<bool> {
         Ok(self.said()? == BEGUN)
     }
 
-    /// There are books, and all groups up to that one are on the disk.
-    pub(super) fn note(&self, group: i64) -> io::Result<()> {
+    /// There is a file, and all groups up to that one are on the disk.
+    pub(crate) fn note(&self, group: i64) -> io::Result<()> {
         let mut file = &self.0;
         file.rewind()?;
         file.write_all(format!("{SAYS}{group:020}\n").as_bytes())
     }
 
-    /// There are no books any more.
-    pub(super) fn forget(&self) -> io::Result<()> {
+    /// There is no file any more.
+    pub(crate) fn forget(&self) -> io::Result<()> {
         if self.0.metadata()?.len() > 0 {
             self.0.set_len(0)?;
             self.0.sync_all()?;
