@@ -255,6 +255,10 @@ async fn the_id_of_a_settled_request_is_known_as_long_as_its_event_is_kept() {
                 assert!(!books.record(event).await.unwrap().recorded, "{number}");
             }
         }
+        if number == 19 {
+            let of_another = chat("bob", 1).id(settled.last().unwrap()).at(time(NOON));
+            assert!(books.record(of_another).await.unwrap().recorded);
+        }
     }
 }
 
