@@ -4,12 +4,14 @@ use std::cell::RefCell;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use compact_str::CompactString;
 use http::header::Entry;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 use crate::backend::{Decision, LimitState, whole_seconds};
-use crate::policy::catalog::{Plan, is_quotable, write_quoted};
+use crate::policy::catalog::{is_quotable, write_quoted};
+use crate::policy::frame::Frame;
 use crate::policy::{Amount, Balance, Timestamp};
 
 /// Which header fields tell customers what they have left.
@@ -87,94 +89,121 @@ thread_local! {
     static LISTS: RefCell<Lists> = const { RefCell::new(Lists::new()) };
 }
 
-/// Writes the list fields, and remembers the policies it wrote: the same limits in windows of the
-/// same lengths have the same, which saves half of the work.
+/// Writes the list fields, and remembers what is the same for every request of one second: all but what
+/// remains.
 struct Lists {
     states: Vec<u8>,
-    recent: [Option<Policies>; 4],
-    /// Which of the recent ones goes next.
-    oldest: usize,
+    /// The oldest first.
+    recent: Vec<Recent>,
 }
 
-struct Policies {
-    /// Keeps its place in memory from being taken by another plan.
-    plan: Weak<Plan>,
-    of: Lines,
-    value: HeaderValue,
+/// What the fields say of a frame and a balance within one second.
+struct Recent {
+    /// Keeps its place in memory from being taken by another frame.
+    frame: Weak<Frame>,
+    second: i64,
+    balance: Option<CompactString>,
+    /// What comes before each amount that remains, such as `;t=1312, "req-day";r=`, and after the last.
+    around: Vec<u8>,
+    /// Where in it the amounts go, those of limits and then that of the balance.
+    amounts: SmallVec<[usize; 8]>,
+    policies: Option<HeaderValue>,
 }
-
-/// Lines of a plan, with the lengths of their windows in nanoseconds.
-type Lines = SmallVec<[(u16, u64); 6]>;
 
 impl Lists {
     const fn new() -> Self {
-        Self { states: Vec::new(), recent: [const { None }; 4], oldest: 0 }
+        Self { states: Vec::new(), recent: Vec::new() }
     }
 
     fn write(&mut self, decision: &Decision, headers: &mut HeaderMap) {
-        let states = &mut self.states;
-        states.clear();
-        let mut lines = Lines::new();
-        for (limit, shown) in decision.shown() {
-            lines.push((limit.line(), limit.window().length_nanos()));
-            states.extend_from_slice(shown.state.as_bytes());
-            write_integer(states, whole(limit.remaining()));
-            if let Some(seconds) = seconds_until_more(&limit, decision.at()) {
-                states.extend_from_slice(b";t=");
-                write_integer(states, seconds);
+        let Self { states, recent } = self;
+        let own;
+        let recent = match recent.iter().position(|recent| recent.is_of(decision)) {
+            Some(known) => &recent[known],
+            None if !is_usual(decision) => {
+                own = Recent::of(decision);
+                &own
             }
+            None => {
+                if recent.len() == RECENT {
+                    recent.remove(0);
+                }
+                recent.push(Recent::of(decision));
+                &recent[recent.len() - 1]
+            }
+        };
+        states.clear();
+        let limits = decision.shown().map(|(limit, _)| limit.remaining());
+        let amounts = limits.chain(balance(decision).map(Balance::available));
+        let mut from = 0;
+        for (amount, to) in amounts.zip(&recent.amounts) {
+            states.extend_from_slice(&recent.around[from..*to]);
+            write_integer(states, whole(amount));
+            from = *to;
         }
-        if let Some(balance) = decision.balance().and_then(|state| state.balance()) {
-            write_balance(states, decision, balance);
-        }
+        states.extend_from_slice(&recent.around[from..]);
         if let Some(states) = list(states) {
             join(headers, RATELIMIT, states);
         }
-        if let Some(policies) = self.policies(decision, lines) {
-            join(headers, RATELIMIT_POLICY, policies);
+        if let Some(policies) = &recent.policies {
+            join(headers, RATELIMIT_POLICY, policies.clone());
         }
-    }
-
-    fn policies(&mut self, decision: &Decision, lines: Lines) -> Option<HeaderValue> {
-        let plan = decision.plan();
-        let known = self
-            .recent
-            .iter()
-            .flatten()
-            .find(|known| known.plan.as_ptr() == Arc::as_ptr(plan) && known.of == lines);
-        if let Some(known) = known {
-            return Some(known.value.clone());
-        }
-        let value = list(&policies(decision))?;
-        let plan = Arc::downgrade(plan);
-        self.recent[self.oldest] = Some(Policies { plan, of: lines, value: value.clone() });
-        self.oldest = (self.oldest + 1) % self.recent.len();
-        Some(value)
     }
 }
 
-#[cold]
-fn policies(decision: &Decision) -> Vec<u8> {
-    let mut policies = Vec::with_capacity(CAPACITY);
-    for (limit, shown) in decision.shown() {
-        policies.extend_from_slice(shown.policy.as_bytes());
-        if let Some(length) = limit.window().length_seconds() {
-            write_integer(&mut policies, length.max(1));
-        }
-        policies.extend_from_slice(&shown.unit);
+impl Recent {
+    fn is_of(&self, decision: &Decision) -> bool {
+        self.second == decision.at().as_seconds()
+            && self.frame.as_ptr() == Arc::as_ptr(decision.frame())
+            && self.balance.as_deref() == balance(decision).map(Balance::name)
+            && is_usual(decision)
     }
-    policies
+
+    #[cold]
+    fn of(decision: &Decision) -> Self {
+        let mut around = Vec::with_capacity(CAPACITY);
+        let mut amounts = SmallVec::new();
+        let mut policies = Vec::with_capacity(CAPACITY);
+        for (limit, shown) in decision.shown() {
+            around.extend_from_slice(shown.state.as_bytes());
+            amounts.push(around.len());
+            if let Some(seconds) = seconds_until_more(&limit, decision.at()) {
+                around.extend_from_slice(b";t=");
+                write_integer(&mut around, seconds);
+            }
+            policies.extend_from_slice(shown.policy.as_bytes());
+            if let Some(length) = limit.window().length_seconds() {
+                write_integer(&mut policies, length.max(1));
+            }
+            policies.extend_from_slice(&shown.unit);
+        }
+        let balance = balance(decision).map(Balance::name);
+        let is_limit = |name: &str| decision.shown().any(|(limit, _)| limit.id() == name);
+        if let Some(name) = balance.filter(|name| is_quotable(name) && !is_limit(name)) {
+            around.extend_from_slice(SEPARATOR);
+            write_quoted(&mut around, name);
+            around.extend_from_slice(b";r=");
+            amounts.push(around.len());
+        }
+        Self {
+            frame: Arc::downgrade(decision.frame()),
+            second: decision.at().as_seconds(),
+            balance: balance.map(CompactString::new),
+            around,
+            amounts,
+            policies: list(&policies),
+        }
+    }
 }
 
-fn write_balance(states: &mut Vec<u8>, decision: &Decision, balance: &Balance) {
-    let name = balance.name();
-    if !is_quotable(name) || decision.shown().any(|(limit, _)| limit.id() == name) {
-        return;
-    }
-    states.extend_from_slice(SEPARATOR);
-    write_quoted(states, name);
-    states.extend_from_slice(b";r=");
-    write_integer(states, whole(balance.available()));
+/// Whether the fields say nothing beside amounts that those of another request could not: a refusal may
+/// tell a wait of its own, and a repeat of what was settled looks at nothing.
+fn is_usual(decision: &Decision) -> bool {
+    decision.is_allowed() && decision.looked_at().next().is_some()
+}
+
+fn balance(decision: &Decision) -> Option<&Balance> {
+    decision.balance().and_then(|state| state.balance())
 }
 
 /// Adds members to a list field, after those that an inner layer has written; of two with one name
@@ -306,6 +335,9 @@ fn eight_digits(integer: u64) -> u64 {
 const ZEROS: u64 = 0x3030_3030_3030_3030;
 
 const SEPARATOR: &[u8] = b", ";
+
+/// How many frames a thread remembers the fields of.
+const RECENT: usize = 4;
 
 /// Room for about five limits; a longer list grows.
 const CAPACITY: usize = 256;
@@ -593,6 +625,22 @@ mod tests {
             block_on(books.put_limit(Limit::per_month("month", "calls", cap))).unwrap();
             assert_eq!(policy(plain()), format!("\"month\";q={cap};w=2419200"));
         }
+    }
+
+    #[test]
+    fn the_wait_of_a_refusal_is_not_told_to_the_next_request_of_that_second() {
+        let books = engine().limit(Limit::per_day("daily", "tokens", 10)).build().unwrap();
+        let ask = || Check::of("acct").estimate("tokens", 6);
+        let state = || {
+            let headers = written(HeaderStyle::Draft10, &block_on(books.preview(ask())).unwrap());
+            text(&headers, "ratelimit").unwrap().to_owned()
+        };
+        let permit = block_on(books.check(ask())).unwrap();
+        assert_eq!(state(), "\"daily\";r=4;t=1");
+        drop(permit);
+        assert_eq!(state(), "\"daily\";r=10;t=43200");
+        let _permit = block_on(books.check(ask())).unwrap();
+        assert_eq!(state(), "\"daily\";r=4;t=1");
     }
 
     #[test]

@@ -448,7 +448,9 @@ impl<B: Backend> Options<B> {
             Some(value) => {
                 let key = idempotency_key(value).ok_or(Refusal::InvalidIdempotencyKey)?;
                 // Layers of one request record events of their own.
-                let id = EventId::given(format!("{event_type}:{key}"))
+                // No key may read as the end of a type.
+                let of = event_type.replace('%', "%25").replace(':', "%3A");
+                let id = EventId::given(format!("{of}:{key}"))
                     .map_err(|_| Refusal::InvalidIdempotencyKey)?;
                 (id, true, made.attempt())
             }

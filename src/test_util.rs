@@ -30,10 +30,9 @@ use crate::backend::{
 use crate::engine::Engine;
 pub use crate::engine::ManualClock;
 use crate::policy::catalog::{CounterNumbers, Plans, Rule};
-use crate::policy::{
-    Aggregation, Amount, CustomerId, EventId, Limit, Meter, Timestamp, Usage, Verdict, Window,
-};
-use crate::store::{BoxFuture, CheckLine, Judged};
+use crate::policy::frame::Frame;
+use crate::policy::{Amount, CustomerId, EventId, Limit, Meter, Timestamp, Usage, Verdict, Window};
+use crate::store::{BoxFuture, Judged};
 use crate::{Error, ErrorKind};
 
 /// A backend that does what it is told. Clones share the script.
@@ -252,10 +251,9 @@ fn denied(check: Check, now: Timestamp) -> Admission {
     let start = now.as_nanos() - now.as_nanos().rem_euclid(60_000_000_000);
     let end = start.saturating_add(60_000_000_000);
     let window = Window::new(Timestamp::from_nanos(start), Timestamp::from_nanos(end));
-    let mut line = CheckLine::new(0, Aggregation::Count, Amount::ONE, None, window);
-    line.judged = Judged { verdict: Verdict::Exceeded, used: Amount::ONE, held: Amount::ZERO };
-    let plan = Arc::clone(plans.plan(None));
-    let answer = Answered::new(plan, 0, now, vec![line], None);
+    let judged = Judged { verdict: Verdict::Exceeded, used: Amount::ONE, held: Amount::ZERO };
+    let frame = Arc::new(Frame::of(plans.plan(None), |_| (window, true)));
+    let answer = Answered::new(frame, 0, now, std::iter::once(judged).collect(), None);
     Admission { decision: check.answered(answer), hold: None }
 }
 

@@ -24,8 +24,8 @@ use tower_limitry::policy::{
     Window,
 };
 use tower_limitry::store::{
-    CheckLine, CheckOperation, HoldKey, HoldTerms, Judged, Memory, Moment, Origin, Outcome,
-    SettleLine, SettleOperation, SettleOutcome, Store,
+    CheckOperation, HoldKey, HoldTerms, Judged, Line, Memory, Moment, Origin, Outcome,
+    SettleOperation, SettleOutcome, Store,
 };
 use tower_limitry::{Books, Check, CheckError, Engine, ErrorKind, Event, Limit, NewBalance, Usage};
 
@@ -803,7 +803,8 @@ mod one_hold {
     impl Bench<'_> {
         fn check(&self, hold: bool) -> (tower_limitry::store::Checked, Judged) {
             let (cap, asked) = (amount(100), Some(amount(10)));
-            let mut line = CheckLine::new(0, Aggregation::Sum, cap, asked, Window::ALL_TIME);
+            let line = Line::new(0, Aggregation::Sum, cap, Window::ALL_TIME);
+            let mut judged = Judged::default();
             let terms = HoldTerms { lifetime: Some(LIFETIME), remember: self.given };
             let looker = EventId::new("looker").unwrap();
             let operation = CheckOperation {
@@ -812,25 +813,19 @@ mod one_hold {
                 id: if hold { &self.id } else { &looker },
                 attempt: self.attempt,
                 customer: &self.customer,
-                lines: std::slice::from_mut(&mut line),
+                lines: &[line],
+                asked: &[asked],
+                judged: std::slice::from_mut(&mut judged),
                 balance: None,
                 hold: hold.then_some(terms),
                 event_type: "request",
                 expected: &Usage::new(),
             };
-            (block_on(self.store.check(operation)).unwrap(), line.judged)
+            (block_on(self.store.check(operation)).unwrap(), judged)
         }
 
         fn settle(&self, origin: Origin) -> SettleOutcome {
-            let line = SettleLine {
-                counter: 0,
-                shares: false,
-                aggregation: Aggregation::Sum,
-                amount: amount(7),
-                window: Window::ALL_TIME,
-                limit: "",
-                alerts: &[],
-            };
+            let line = Line::new(0, Aggregation::Sum, Amount::MAX, Window::ALL_TIME);
             let operation = SettleOperation {
                 epoch: 0,
                 now: self.now,
@@ -841,6 +836,7 @@ mod one_hold {
                 usage: &mut total(7),
                 at: time(NOON),
                 lines: &[line],
+                given: &[Some(amount(7))],
                 charge: None,
                 reverses: false,
                 mark: None,

@@ -22,8 +22,8 @@ use tower_limitry::policy::{
     Transaction, Window,
 };
 use tower_limitry::store::{
-    BalanceAsk, BalanceChange, BalanceRef, BoxFuture, CheckLine, CheckOperation, Checked, HoldKey,
-    Memory, Moment, Recount, SettleLine, SettleOperation, Settled, Store,
+    BalanceAsk, BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, HoldKey, Memory,
+    Moment, Recount, SettleOperation, Settled, Store,
 };
 use tower_limitry::{Books, Error, ErrorKind, Limit};
 
@@ -114,7 +114,8 @@ impl Store for Waiting {
         let (id, customer) = (operation.id.clone(), operation.customer.clone());
         let attempt = operation.attempt;
         let (event_type, expected) = (operation.event_type.to_owned(), operation.expected.clone());
-        let mut lines: Vec<CheckLine> = operation.lines.to_vec();
+        let (lines, asked) = (operation.lines.to_vec(), operation.asked.to_vec());
+        let mut judged = operation.judged.to_vec();
         let balance = operation
             .balance
             .map(|ask| (ask.balance.name.to_owned(), ask.balance.default.cloned(), ask.asked));
@@ -131,13 +132,15 @@ impl Store for Waiting {
                     id: &id,
                     attempt,
                     customer: &customer,
-                    lines: &mut lines,
+                    lines: &lines,
+                    asked: &asked,
+                    judged: &mut judged,
                     balance,
                     hold,
                     event_type: &event_type,
                     expected: &expected,
                 }))?;
-                checked.judged = lines.iter().map(|line| line.judged).collect();
+                checked.judged = judged;
                 Ok(checked)
             },
         )
@@ -148,27 +151,11 @@ impl Store for Waiting {
             (operation.epoch, operation.now.read(), operation.origin, operation.at);
         let (id, customer) = (operation.id.clone(), operation.customer.clone());
         let (event_type, mut usage) = (operation.event_type.to_owned(), operation.usage.clone());
-        let lines: Vec<_> = operation
-            .lines
-            .iter()
-            .map(|line| (line.counter, line.shares, line.aggregation, line.amount, line.window))
-            .collect();
+        let (lines, given) = (operation.lines.to_vec(), operation.given.to_vec());
         assert!(operation.charge.is_none(), "not needed here");
         self.send(
             |inner| &inner.settles,
             move |memory| {
-                let lines: Vec<_> = lines
-                    .into_iter()
-                    .map(|(counter, shares, aggregation, amount, window)| SettleLine {
-                        counter,
-                        shares,
-                        aggregation,
-                        amount,
-                        window,
-                        limit: "",
-                        alerts: &[],
-                    })
-                    .collect();
                 at_once(memory.settle(SettleOperation {
                     epoch,
                     now,
@@ -179,6 +166,7 @@ impl Store for Waiting {
                     usage: &mut usage,
                     at,
                     lines: &lines,
+                    given: &given,
                     charge: None,
                     reverses: false,
                     mark: None,

@@ -26,52 +26,46 @@ const CUSTOMERS: u64 = 10_000;
 
 /// What a check reads and writes, with nothing decided.
 const BARE_CHECK: &str = "
-local shard, books, holds, due, ids = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local shard, books, due, ids = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 redis.call('HGET', shard, 'version')
 local now = redis.call('TIME')
 redis.call('ZRANGEBYSCORE', due, '-inf', now[1], 'LIMIT', 0, 16)
 redis.call('ZMSCORE', ids, 'F' .. ARGV[1], 'R0 ' .. ARGV[1])
-redis.call('HGET', holds, ARGV[1])
-local fields, writes = {'keep'}, {}
+local fields, writes = {'o' .. ARGV[1], 'keep'}, {'o' .. ARGV[1], ARGV[2]}
 for at = 3, #ARGV do
   fields[#fields + 1], fields[#fields + 2] = 'u' .. ARGV[at], 'h' .. ARGV[at]
   writes[#writes + 1], writes[#writes + 2] = 'h' .. ARGV[at], '40000000'
 end
 local found = redis.call('HMGET', books, unpack(fields))
-redis.call('HSET', holds, ARGV[1], ARGV[2])
-redis.call('ZADD', due, now[1] + 60, ARGV[1])
-redis.call('PEXPIRE', holds, 1209660000)
-redis.call('PEXPIRE', due, 1209660000)
 redis.call('HSET', books, unpack(writes))
+redis.call('ZADD', due, now[1] + 60, ARGV[1])
+redis.call('PEXPIRE', due, 1209660000)
 redis.call('PTTL', books)
 return found";
 
 /// The same for a settlement.
 const BARE_SETTLE: &str = "
-local shard, books, holds, due, ids, events, transactions =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local shard, books, due, ids, events, transactions, sums, all =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 redis.call('HGET', shard, 'version')
 local now = redis.call('TIME')
-redis.call('ZRANGEBYSCORE', due, '-inf', now[1], 'LIMIT', 0, 16)
-redis.call('HGET', holds, ARGV[1])
-redis.call('ZSCORE', ids, 'F' .. ARGV[1])
-local fields, held, writes = {}, {}, {}
+local fields, gone, writes = {'o' .. ARGV[1]}, {'o' .. ARGV[1]}, {}
 for at = 5, #ARGV do
   fields[#fields + 1], fields[#fields + 2] = 'h' .. ARGV[at], 'u' .. ARGV[at]
-  held[#held + 1] = 'h' .. ARGV[at]
+  gone[#gone + 1] = 'h' .. ARGV[at]
   writes[#writes + 1], writes[#writes + 2] = 'u' .. ARGV[at], '40000000'
 end
 redis.call('HMGET', books, unpack(fields))
-redis.call('HDEL', books, unpack(held))
-redis.call('HDEL', holds, ARGV[1])
-redis.call('ZREM', due, ARGV[1])
+redis.call('ZSCORE', ids, 'F' .. ARGV[1])
 redis.call('ZADD', ids, now[1] + 600, 'F' .. ARGV[1])
 redis.call('PEXPIRE', ids, 90000000)
-redis.call('ZRANGEBYSCORE', ids, '-inf', now[1], 'LIMIT', 0, 16)
+redis.call('HINCRBY', sums, '55.5155dbd356f96160', '40000000')
+redis.call('HINCRBY', all, '55.5155dbd356f96160', '40000000')
 redis.call('HSET', books, unpack(writes))
+redis.call('HDEL', books, unpack(gone))
+redis.call('ZREM', due, ARGV[1])
 if ARGV[4] ~= '' then
   redis.call('RPUSH', transactions, ARGV[4])
-  redis.call('LTRIM', transactions, -1000, -1)
 end
 redis.call('XADD', events, 'MAXLEN', '~', 1563, '*', 'event', ARGV[2], 'at', ARGV[3])
 redis.call('PEXPIRE', events, 90000000)
@@ -241,16 +235,18 @@ impl Work for Bare {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let id = format!("01a2037d-fd50-7210-b567-{number:012x}");
         let shard = number % 64;
-        let own = ["books", "holds", "due", "ids"]
-            .map(|what| format!("limitry:1:{{{shard}}}:{what}:{customer}"));
+        let own =
+            ["books", "due", "ids"].map(|what| format!("limitry:1:{{{shard}}}:{what}:{customer}"));
         let mut check = redis::cmd("EVALSHA");
-        check.arg(&self.scripts[0]).arg(5).arg(format!("limitry:1:{{{shard}}}:shard")).arg(&own);
+        check.arg(&self.scripts[0]).arg(4).arg(format!("limitry:1:{{{shard}}}:shard")).arg(&own);
         check.arg(&id).arg("a hold of that id and its lines, forty").arg(&self.fields);
         let _: redis::Value = check.query_async(&mut wire).await.unwrap();
         let mut settle = redis::cmd("EVALSHA");
-        settle.arg(&self.scripts[1]).arg(7).arg(format!("limitry:1:{{{shard}}}:shard")).arg(&own);
+        settle.arg(&self.scripts[1]).arg(8).arg(format!("limitry:1:{{{shard}}}:shard")).arg(&own);
         settle.arg(format!("limitry:1:{{{shard}}}:events"));
         settle.arg(format!("limitry:1:{{{shard}}}:transactions:{customer}"));
+        settle.arg(format!("limitry:1:{{{shard}}}:rollups:20779:{customer}"));
+        settle.arg(format!("limitry:1:{{{shard}}}:rollups:20779"));
         let event = format!(
             "{{\"id\":\"{id}\",\"customerId\":\"{customer}\",\"eventType\":\"chat\",\"values\":{{\"total_tokens\":40}},\
              \"dimensions\":{{\"model\":\"large-2\"}},\"timestamp\":\"2026-11-22T13:41:58.224417646Z\"}}"

@@ -73,10 +73,12 @@ async fn run() -> Result<(), BoxError> {
     let files = Files {
         definitions,
         keys: variable("LIMITRY_API_KEYS_FILE")?,
+        revoked: keys("LIMITRY_REVOKED_API_KEYS")?.unwrap_or_default(),
         accepted: ApiKeys::new(),
         books: books.clone(),
     };
     let accepted = files.accepted.clone();
+    files.revoked.iter().for_each(|key| accepted.revoke(key));
     files.read().await?;
     let has_keys = files.keys.is_some();
     if files.definitions.is_some() || has_keys {
@@ -100,9 +102,6 @@ async fn run() -> Result<(), BoxError> {
     let mut server = Server::new(books.clone()).metrics(move || prometheus.render());
     if let Some(project) = variable("LIMITRY_PROJECT")? {
         server = server.project(project);
-    }
-    for key in keys("LIMITRY_REVOKED_API_KEYS")?.unwrap_or_default() {
-        accepted.revoke(key);
     }
     let mut made = None;
     match keys("LIMITRY_API_KEYS")? {
@@ -162,6 +161,8 @@ fn webhooks() -> Result<Option<Webhooks>, BoxError> {
 struct Files {
     definitions: Option<String>,
     keys: Option<String>,
+    /// Refused, whatever the file of the keys says.
+    revoked: Vec<String>,
     accepted: ApiKeys,
     books: Books,
 }
@@ -175,7 +176,8 @@ impl Files {
             if keys.is_empty() {
                 return Err(format!("{path} holds no key; give one a line").into());
             }
-            self.accepted.replace(keys);
+            let is_good = |key: &&str| self.revoked.iter().all(|revoked| revoked != key);
+            self.accepted.replace(keys.into_iter().filter(is_good));
         }
         if let (Some(definitions), Some(path)) = (definitions, &self.definitions) {
             // Usage is kept.

@@ -3,11 +3,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use compact_str::CompactString;
+use smallvec::SmallVec;
 
 use super::{Check, Flight};
-use crate::policy::catalog::{Plan, PlanLine, Shown};
+#[cfg(feature = "client")]
+use crate::policy::catalog::Plan;
+use crate::policy::catalog::{PlanLine, Shown};
+use crate::policy::frame::{Frame, Line};
 use crate::policy::{Amount, Balance, CustomerId, Period, Timestamp, Verdict, Window};
-use crate::store::CheckLine;
+use crate::store::Judged;
 
 /// The answer of a check: allowed or not, and the state of every limit and balance looked at.
 ///
@@ -18,27 +22,62 @@ pub struct Decision(pub(super) Arc<Flight>);
 
 /// What a backend answers to a check.
 pub(crate) struct Answer {
-    pub(crate) plan: Arc<Plan>,
+    pub(crate) frame: Arc<Frame>,
     /// The definitions it was resolved under.
     pub(crate) epoch: u64,
     pub(crate) at: Timestamp,
     pub(crate) allowed: bool,
-    /// As they were judged, in the order of the plan.
-    pub(crate) lines: Vec<CheckLine>,
+    /// What each line of the frame said; none where nothing was looked at.
+    judged: Judgements,
     pub(crate) balance: Option<BalanceState>,
 }
 
+pub(crate) type Judgements = SmallVec<[Judged; 6]>;
+
 impl Answer {
     pub(crate) fn new(
-        plan: Arc<Plan>,
+        frame: Arc<Frame>,
         epoch: u64,
         at: Timestamp,
-        lines: Vec<CheckLine>,
+        judged: Judgements,
         balance: Option<BalanceState>,
     ) -> Self {
-        let allowed = !lines.iter().any(|line| line.judged.verdict.refuses())
+        let allowed = !judged.iter().any(|judged| judged.verdict.refuses())
             && !balance.as_ref().is_some_and(BalanceState::is_exceeded);
-        Self { plan, epoch, at, allowed, lines, balance }
+        Self { frame, epoch, at, allowed, judged, balance }
+    }
+
+    /// Of what was decided elsewhere, over all lines of a plan in their order.
+    #[cfg(feature = "client")]
+    pub(crate) fn told(
+        plan: Arc<Plan>,
+        at: Timestamp,
+        looked: Vec<(Line, Judged)>,
+        balance: Option<BalanceState>,
+    ) -> Self {
+        let mut judged = Judgements::with_capacity(looked.len());
+        let lines = (0..).zip(looked).map(|(index, (line, said))| {
+            judged.push(said);
+            Line { index, ..line }
+        });
+        let lines = lines.collect();
+        Self::new(Arc::new(Frame::new(plan, lines)), 0, at, judged, balance)
+    }
+
+    /// What each line said, to add to it.
+    #[cfg(feature = "client")]
+    pub(crate) fn judged_mut(&mut self) -> impl Iterator<Item = (&PlanLine, &mut Judged)> {
+        let lines = self.frame.lines.iter().zip(&mut self.judged);
+        lines.filter_map(|(now, judged)| {
+            Some((self.frame.plan.lines.get(usize::from(now.index))?, judged))
+        })
+    }
+
+    fn limits(&self) -> impl Iterator<Item = LimitState<'_>> {
+        self.frame.lines.iter().zip(&self.judged).filter_map(|(now, judged)| {
+            let line = self.frame.plan.lines.get(usize::from(now.index))?;
+            Some(LimitState { line, now, judged })
+        })
     }
 }
 
@@ -99,24 +138,18 @@ impl Decision {
 
     /// Every limit that was looked at, those that refused first.
     pub fn limits(&self) -> impl Iterator<Item = LimitState<'_>> {
-        let all = || self.answer().lines.iter();
-        let refusing = all().filter(|looked| looked.judged.verdict.refuses());
-        let others = all().filter(|looked| !looked.judged.verdict.refuses());
-        refusing.chain(others).filter_map(|looked| LimitState::new(&self.answer().plan, looked))
+        let refusing = self.looked_at().filter(LimitState::is_exceeded);
+        refusing.chain(self.looked_at().filter(|limit| !limit.is_exceeded()))
     }
 
     /// Every limit that was looked at, in the order of the plan.
-    #[cfg(feature = "server")]
     pub(crate) fn looked_at(&self) -> impl Iterator<Item = LimitState<'_>> {
-        self.answer().lines.iter().filter_map(|looked| LimitState::new(&self.answer().plan, looked))
+        self.answer().limits()
     }
 
     /// The limits that customers may see, in the order of the plan.
     pub(crate) fn shown(&self) -> impl Iterator<Item = (LimitState<'_>, &Shown)> {
-        self.answer().lines.iter().filter_map(|looked| {
-            let line = self.answer().plan.lines.get(usize::from(looked.index))?;
-            Some((LimitState { line, looked }, line.shown.as_ref()?))
-        })
+        self.looked_at().filter_map(|limit| Some((limit, limit.line.shown.as_ref()?)))
     }
 
     /// The balance that was looked at.
@@ -129,8 +162,9 @@ impl Decision {
         self.answer().at
     }
 
-    pub(crate) fn plan(&self) -> &Arc<Plan> {
-        &self.answer().plan
+    /// The lines that were looked at.
+    pub(crate) fn frame(&self) -> &Arc<Frame> {
+        &self.answer().frame
     }
 
     /// How long to wait until asking again can help: the longest wait among the limits that refused,
@@ -286,15 +320,12 @@ impl std::error::Error for Denial {}
 #[derive(Clone, Copy)]
 pub struct LimitState<'a> {
     line: &'a PlanLine,
-    looked: &'a CheckLine,
+    /// The line in its window.
+    now: &'a Line,
+    judged: &'a Judged,
 }
 
 impl<'a> LimitState<'a> {
-    fn new(plan: &'a Plan, looked: &'a CheckLine) -> Option<Self> {
-        let line = plan.lines.get(usize::from(looked.index))?;
-        line.limit.is_some().then_some(Self { line, looked })
-    }
-
     /// The limit's id, which headers carry.
     pub fn id(&self) -> &'a str {
         self.line.id()
@@ -333,12 +364,12 @@ impl<'a> LimitState<'a> {
 
     /// What was used in this window: the truth, also above the cap.
     pub fn used(&self) -> Amount {
-        self.looked.judged.used
+        self.judged.used
     }
 
     /// What running requests have set aside, this one's own hold included.
     pub fn held(&self) -> Amount {
-        self.looked.judged.held
+        self.judged.held
     }
 
     /// What is left: `limit - used - held`, never below 0.
@@ -349,24 +380,24 @@ impl<'a> LimitState<'a> {
 
     /// In the answer of a check: this limit refused it. In a usage read: `used + held >= limit`.
     pub fn is_exceeded(&self) -> bool {
-        self.looked.judged.verdict.refuses()
+        self.judged.verdict.refuses()
     }
 
     /// What it said.
     #[cfg(feature = "server")]
     pub(crate) fn verdict(&self) -> Verdict {
-        self.looked.judged.verdict
+        self.judged.verdict
     }
 
     /// Whether the ask is above the cap itself, so that no window will ever have room.
     pub fn is_too_large(&self) -> bool {
-        self.looked.judged.verdict == Verdict::TooLarge
+        self.judged.verdict == Verdict::TooLarge
     }
 
     /// Whether `used` counts every event of this window. It does not for a limit that was added when
     /// older events were no longer kept, until its next window begins.
     pub fn is_complete(&self) -> bool {
-        self.looked.complete
+        self.now.complete
     }
 
     /// Whether it is hidden from customers.
@@ -376,27 +407,22 @@ impl<'a> LimitState<'a> {
 
     /// The window that was looked at.
     pub fn window(&self) -> Window {
-        self.looked.window
+        self.now.window
     }
 
     /// When the window ends, in Unix seconds; `None` for `all_time`.
     pub fn reset(&self) -> Option<i64> {
-        self.looked.window.reset()
-    }
-
-    /// Which line of the decision's plan.
-    pub(crate) fn line(&self) -> u16 {
-        self.looked.index
+        self.now.window.reset()
     }
 
     /// Whether it refused only because of what running requests hold.
     pub(crate) fn is_held(&self) -> bool {
-        self.looked.judged.verdict == Verdict::Held
+        self.judged.verdict == Verdict::Held
     }
 
     /// How long to wait from `at` until this limit can allow what it refused.
     fn wait(&self, at: Timestamp) -> Option<Duration> {
-        match self.looked.judged.verdict {
+        match self.judged.verdict {
             Verdict::TooLarge => None,
             _ => self.nanos_until_more(at).map(Duration::from_nanos),
         }
@@ -409,7 +435,7 @@ impl<'a> LimitState<'a> {
         if self.is_held() {
             return Some(SOON.as_nanos() as u64);
         }
-        let window = &self.looked.window;
+        let window = &self.now.window;
         let left = || window.end().as_nanos().saturating_sub(at.as_nanos());
         (!window.is_all_time()).then(|| u64::try_from(left()).unwrap_or(0))
     }

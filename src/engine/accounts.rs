@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::frames::Newest;
 use super::windows::Windows;
 use crate::backend::Customer;
 use crate::policy::catalog::Plans;
@@ -19,6 +20,8 @@ pub(super) struct Known {
     pub(super) plans: Option<Arc<Plans>>,
     /// For each period, the time from which on its counters are whole, when the calendar changed.
     pub(super) since: [Option<Timestamp>; Period::ALL.len()],
+    /// What they were looked at by last.
+    pub(super) frame: Newest,
 }
 
 impl Known {

@@ -14,7 +14,7 @@ use crate::backend::{
     Admin, Check, Customer, Decision, EventQuery, MeterQuery, MeterReading, Page, PageRequest,
     Recorded, TransactionQuery, sound_event,
 };
-use crate::policy::catalog::{Plan, Rule};
+use crate::policy::catalog::Rule;
 use crate::policy::{
     Amount, Balance, Calendar, Change, Credit, Credited, CustomerId, Debit, Debited, Event,
     EventId, IdError, Limit, Meter, NewBalance, Period, RecordedEvent, Timestamp, Transaction,
@@ -401,28 +401,20 @@ impl<S: Store> Inner<S> {
     /// Resolves all events by the definitions of now and records them.
     async fn record_once(&self, events: &[&Use], epoch: u64) -> Result<Vec<Settled>, Error> {
         let now = self.moment();
-        let resolved: Vec<(Option<Arc<Known>>, Arc<Plan>)> = events
+        let frames: Vec<_> = events
             .iter()
             .map(|event| {
-                let known = self.accounts.get(&event.customer);
-                let catalog = self.catalog.load();
-                let event_type = Some(event.event_type.as_str());
-                let plan = Arc::clone(Self::plan(known.as_deref(), &catalog, event_type));
-                (known, plan)
+                self.frame_for_event(&event.customer, &event.event_type, &event.usage, event.at)
             })
             .collect();
-        let lines: Vec<_> = events
+        let given: Vec<_> = events
             .iter()
-            .zip(&resolved)
-            .map(|(event, (known, plan))| {
-                Self::settle_lines(plan, &event.usage, |_, line| {
-                    self.window(known.as_deref(), line, event.at)
-                })
-            })
+            .zip(&frames)
+            .map(|(event, frame)| frame.plan.amounts(&event.usage))
             .collect();
         let mut usages: Vec<Usage> = events.iter().map(|event| event.usage.clone()).collect();
-        let settling = events.iter().zip(&mut usages).zip(&lines);
-        let operations = settling.map(|((event, usage), lines)| SettleOperation {
+        let settling = events.iter().zip(&mut usages).zip(frames.iter().zip(&given));
+        let operations = settling.map(|((event, usage), (frame, given))| SettleOperation {
             epoch,
             now,
             id: &event.id,
@@ -431,7 +423,8 @@ impl<S: Store> Inner<S> {
             event_type: &event.event_type,
             usage,
             at: event.at,
-            lines,
+            lines: &frame.lines,
+            given,
             charge: None,
             reverses: false,
             mark: None,
@@ -533,15 +526,8 @@ impl<S: Store> Inner<S> {
         rules: &[Rule],
         known: &(dyn Fn(&CustomerId, u32) -> bool + Send + Sync),
     ) -> Result<Option<Timestamp>, Error> {
-        let mut voided = Voided::default();
-        if rules.iter().any(|rule| !rule.meter.aggregation().adds()) {
-            let mut note = |event: &RecordedEvent| {
-                voided.note(event);
-                true
-            };
-            self.store.events(&mut note).await?;
-        }
         let epoch = self.epoch.fetch_add(1, Ordering::AcqRel) + 1;
+        let voided = if rules.is_empty() { Voided::default() } else { self.voided(rules).await? };
         let counters: Vec<u32> = counters(rules).into_iter().collect();
         let rule = |counter: u32| rules.iter().find(|rule| rule.counter == counter);
         let window = |customer: &CustomerId, counter: u32, at: Timestamp| {
@@ -556,7 +542,7 @@ impl<S: Store> Inner<S> {
             let usage = &event.usage;
             let amount = rule.counts(&event.event_type, usage.values(), usage.dimensions())?;
             let aggregation = rule.meter.aggregation();
-            if !aggregation.adds() && voided.has(event) {
+            if voided.has(event) {
                 return None;
             }
             Some((aggregation, event.gives(aggregation, amount)?))
@@ -570,6 +556,23 @@ impl<S: Store> Inner<S> {
             counts: &counts,
         };
         self.store.recount(change).await
+    }
+
+    /// The events that were taken back, where that makes a difference: while none is gone, they add up
+    /// to nothing.
+    async fn voided(&self, rules: &[Rule]) -> Result<Voided, Error> {
+        // Reading waits for the store as long as it fails; nobody waits for that under a lock.
+        self.store.keep(&[]).await?;
+        let mut voided = Voided::default();
+        let adds = rules.iter().all(|rule| rule.meter.aggregation().adds());
+        if !adds || self.store.events(&mut |_| false).await?.is_some() {
+            let mut note = |event: &RecordedEvent| {
+                voided.note(event);
+                true
+            };
+            self.store.events(&mut note).await?;
+        }
+        Ok(voided)
     }
 
     pub(super) fn window_of(&self, known: Option<&Known>, period: Period, at: Timestamp) -> Window {

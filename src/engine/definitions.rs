@@ -13,7 +13,7 @@ use crate::policy::catalog::{
 use crate::policy::{ConfigError, CounterKey, CustomerId, Limit, Meter, Timestamp};
 use crate::store::Keep;
 
-/// How many values meters may read between them: plans number them in a byte.
+/// How many values meters may read between them.
 const MOST_VALUES: usize = 255;
 
 /// How many counters without a limit go on being counted.

@@ -1,16 +1,13 @@
 //! Settlements that were kept in a queue.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::accounts::Known;
 use super::{Engine, Inner};
 use crate::backend::{Delivery, Receipt};
 use crate::policy::Usage;
-use crate::policy::catalog::Plan;
 use crate::store::{Origin, SettleOperation, SettleOutcome, Settled, Store};
 use crate::{Error, ErrorKind};
 
@@ -65,29 +62,26 @@ impl<S: Store> Inner<S> {
         epoch: u64,
     ) -> Vec<Result<Settled, Error>> {
         let now = self.moment();
-        let resolved: Vec<(Option<Arc<Known>>, Arc<Plan>)> = batch
+        let frames: Vec<_> = batch
             .iter()
             .map(|(_, delivery)| {
-                let known = self.accounts.get(delivery.customer());
-                let catalog = self.catalog.load();
-                let event_type = Some(delivery.event_type());
-                let plan = Arc::clone(Self::plan(known.as_deref(), &catalog, event_type));
-                (known, plan)
+                self.frame_for_event(
+                    delivery.customer(),
+                    delivery.event_type(),
+                    delivery.usage(),
+                    delivery.at(),
+                )
             })
             .collect();
-        let lines: Vec<_> = batch
+        let given: Vec<_> = batch
             .iter()
-            .zip(&resolved)
-            .map(|((_, delivery), (known, plan))| {
-                Self::settle_lines(plan, delivery.usage(), |_, line| {
-                    self.window(known.as_deref(), line, delivery.at())
-                })
-            })
+            .zip(&frames)
+            .map(|((_, delivery), frame)| frame.plan.amounts(delivery.usage()))
             .collect();
         let mut usages: Vec<Usage> =
             batch.iter().map(|(_, delivery)| delivery.usage().clone()).collect();
-        let settling = batch.iter().zip(&mut usages).zip(&lines);
-        let operations = settling.map(|(((_, delivery), usage), lines)| {
+        let settling = batch.iter().zip(&mut usages).zip(frames.iter().zip(&given));
+        let operations = settling.map(|(((_, delivery), usage), (frame, given))| {
             let settlement = &delivery.settlement;
             let ticket = &settlement.hold.ticket;
             SettleOperation {
@@ -102,7 +96,8 @@ impl<S: Store> Inner<S> {
                 event_type: delivery.event_type(),
                 usage,
                 at: delivery.at(),
-                lines,
+                lines: &frame.lines,
+                given,
                 charge: delivery.charge().map(|(name, amount)| (self.balance(name), amount)),
                 reverses: false,
                 mark: Some(delivery.mark()),

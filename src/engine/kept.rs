@@ -13,8 +13,8 @@ use tokio::task::unconstrained;
 use super::accounts::Known;
 use super::definitions::Definitions;
 use super::{Engine, Inner};
-use crate::policy::CustomerId;
-use crate::policy::catalog::{PlanLine, Rule};
+use crate::policy::catalog::Rule;
+use crate::policy::{CustomerId, RecordedEvent};
 use crate::store::{
     Keep, Kept, KeptAlert, KeptHold, Origin, SettleOperation, SettleOutcome, Store,
 };
@@ -30,6 +30,8 @@ pub(super) struct Counted {
     own: HashMap<CustomerId, BTreeSet<u32>>,
     /// The same as rows, to be kept.
     rows: Vec<(Option<CustomerId>, Vec<u32>)>,
+    /// A store has a row of everybody.
+    is_kept: bool,
 }
 
 impl Counted {
@@ -49,15 +51,17 @@ impl Counted {
         };
         let mut rows = vec![row(None, &everybody)];
         rows.extend(own.iter().map(|(owner, counters)| row(Some(owner), counters)));
-        Self { everybody, own, rows }
+        Self { everybody, own, rows, is_kept: false }
     }
 
     fn of(mut kept: HashMap<Option<CustomerId>, Vec<u32>>) -> Self {
-        let everybody = kept.remove(&None).unwrap_or_default().into_iter().collect();
+        let everybody = kept.remove(&None);
+        let is_kept = everybody.is_some();
+        let everybody = everybody.unwrap_or_default().into_iter().collect();
         let own = kept
             .into_iter()
             .filter_map(|(owner, counters)| Some((owner?, counters.into_iter().collect())));
-        Self::new(everybody, own.collect())
+        Self { is_kept, ..Self::new(everybody, own.collect()) }
     }
 
     fn counters(&self, customer: &CustomerId) -> &BTreeSet<u32> {
@@ -71,6 +75,16 @@ impl Counted {
     pub(super) fn all_count(&self, counter: u32) -> bool {
         self.everybody.contains(&counter)
             && self.own.values().all(|counters| counters.contains(&counter))
+    }
+
+    /// Whether everyone who counts on a counter now did so before.
+    fn goes_on(&self, now: &Self, counter: u32) -> bool {
+        let is_new = |before: &BTreeSet<u32>, now: &BTreeSet<u32>| {
+            now.contains(&counter) && !before.contains(&counter)
+        };
+        let mut owners = self.own.keys().chain(now.own.keys());
+        !is_new(&self.everybody, &now.everybody)
+            && !owners.any(|owner| is_new(self.counters(owner), now.counters(owner)))
     }
 
     /// What is counted by both.
@@ -91,6 +105,19 @@ impl Counted {
         let former = before.own.keys().filter(|owner| !self.own.contains_key(owner));
         changes.extend(former.map(|owner| Keep::Counted(Some(owner), None)));
         changes
+    }
+
+    /// Of its [`changes`](Self::changes), what a store that has exactly `stored` does not say already.
+    fn new_to<'a>(&'a self, stored: &'a Self) -> impl Iterator<Item = Keep<'a>> {
+        self.changes(stored).into_iter().filter(|keep| match keep {
+            Keep::Counted(None, Some(counters)) => {
+                !stored.is_kept || !stored.everybody.iter().eq(*counters)
+            }
+            Keep::Counted(Some(owner), Some(counters)) => {
+                !stored.own.get(owner).is_some_and(|own| own.iter().eq(*counters))
+            }
+            _ => true,
+        })
     }
 }
 
@@ -144,13 +171,15 @@ impl<S: Store> Inner<S> {
         for owner in &owners {
             rules.extend(definitions.rules_for(owner));
         }
-        rules.retain(|rule| !before.all_count(rule.counter));
+        rules.retain(|rule| !before.goes_on(&after, rule.counter));
         let new_counters = definitions.new_counters();
-        let both = before.and(&after);
+        let both = Counted { is_kept: true, ..before.and(&after) };
         let mut changes: Vec<Keep<'_>> =
             new_counters.iter().map(|(number, key)| Keep::Counter(*number, key)).collect();
-        changes.extend(both.changes(&stored));
-        changes.push(Keep::Zone(zone));
+        changes.extend(both.new_to(&stored));
+        if !same_days {
+            changes.push(Keep::Zone(zone));
+        }
         let now = self.now();
         changes.extend(definitions.meters().map(|meter| Keep::Rollup(meter, now)));
         self.store.keep(&changes).await?;
@@ -166,7 +195,7 @@ impl<S: Store> Inner<S> {
                 self.publish(&mut definitions, None, &owners);
             }
         }
-        since.extend(after.changes(&both));
+        since.extend(after.new_to(&both));
         self.store.keep(&since).await
     }
 
@@ -215,10 +244,8 @@ impl<S: Store> Inner<S> {
     }
 
     fn settle_one_kept(&self, KeptHold { event, charge }: &KeptHold) -> S::Settle {
-        let known = self.accounts.get(&event.customer);
-        let catalog = self.catalog.load();
-        let plan = Self::plan(known.as_deref(), &catalog, Some(&event.event_type));
-        let window = |_, line: &PlanLine| self.window(known.as_deref(), line, event.at);
+        let RecordedEvent { customer, event_type, usage, .. } = event;
+        let frame = self.frame_for_event(customer, event_type, usage, event.at);
         self.store.settle(SettleOperation {
             epoch: self.epoch.load(Ordering::Acquire),
             now: self.moment(),
@@ -229,7 +256,8 @@ impl<S: Store> Inner<S> {
             event_type: &event.event_type,
             usage: &mut event.usage.clone(),
             at: event.at,
-            lines: &Self::settle_lines(plan, &event.usage, window),
+            lines: &frame.lines,
+            given: &frame.plan.amounts(usage),
             charge: charge.as_ref().map(|(balance, amount)| (self.balance(balance), *amount)),
             reverses: false,
             mark: None,

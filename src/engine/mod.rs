@@ -13,31 +13,32 @@
 //! ```
 
 use std::fmt;
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, Notify, oneshot};
+use tokio::sync::{Mutex, Notify};
 
 use crate::backend::{
-    Admin, Admission, Answer, Backend, BalanceState, Check, Decision, Delivery, Hold, Receipt,
-    Settlement, Ticket,
+    Admin, Admission, Answer, Ask, Backend, BalanceState, Check, Decision, Delivery, Hold,
+    Judgements, Receipt, Settlement, Ticket,
 };
 use crate::clock::Steady;
 use crate::ids::Ids;
-use crate::policy::catalog::{Catalog, Given, Plan, PlanLine};
+use crate::policy::catalog::{Amounts, Catalog, Plan, PlanLine};
+use crate::policy::frame::Frame;
 use crate::policy::{
     Calendar, CustomerId, EventId, NewBalance, RecordedEvent, Timestamp, Usage, Window,
 };
 use crate::store::{
-    BalanceAsk, BalanceRef, BoxFuture, CheckLine, CheckOperation, Checked, HoldKey, HoldTerms,
-    Memory, Moment, Origin, Outcome, SettleLine, SettleOperation, SettleOutcome, Settled, Store,
+    BalanceAsk, BalanceRef, BoxFuture, CheckOperation, Checked, HoldKey, HoldTerms, Judged, Memory,
+    Moment, Origin, Outcome, SettleOperation, SettleOutcome, Settled, Store,
 };
 use crate::{Error, ErrorKind, hook, observe};
 
@@ -46,6 +47,8 @@ mod admin;
 mod builder;
 mod definitions;
 mod deliver;
+mod finish;
+mod frames;
 mod kept;
 mod query;
 mod redefine;
@@ -57,10 +60,12 @@ mod windows;
 pub use crate::clock::ManualClock;
 pub use crate::clock::{Clock, SystemClock};
 pub use builder::EngineBuilder;
+pub use finish::FinishFuture;
 
 use accounts::{Accounts, Known};
 use builder::{OnAlert, OnEvent};
 use definitions::Definitions;
+use frames::{Frames, Newest};
 use windows::Windows;
 
 /// Decides in this process, and keeps its books in a [`Store`].
@@ -76,6 +81,7 @@ struct Inner<S> {
     catalog: ArcSwap<Catalog>,
     accounts: Accounts,
     windows: Windows,
+    frames: Frames,
     balances: Vec<NewBalance>,
     definitions: Mutex<Definitions>,
     on_event: Option<Arc<OnEvent>>,
@@ -130,6 +136,7 @@ impl<S: Store> Engine<S> {
             catalog: ArcSwap::from_pointee(definitions.catalog()),
             accounts,
             windows: Windows::new(calendar),
+            frames: Frames::default(),
             balances,
             definitions: Mutex::new(definitions),
             on_event,
@@ -139,42 +146,6 @@ impl<S: Store> Engine<S> {
             ended: Notify::new(),
             runtime: Handle::try_current().ok(),
         }))
-    }
-
-    /// Goes on with a settlement that its store could not answer at once.
-    fn hand_over(&self, mut settlement: Settlement, mut future: S::Settle) -> FinishFuture {
-        let engine = self.clone();
-        self.spawn(async move {
-            loop {
-                let epoch = engine.0.epoch.load(Ordering::Acquire);
-                match future.await {
-                    Ok(settled) if settled.outcome == SettleOutcome::Stale => {
-                        engine.0.reload(epoch).await?;
-                        future = engine.0.settle(&mut settlement);
-                    }
-                    answer => return engine.0.finish(&settlement, answer),
-                }
-            }
-        })
-    }
-
-    fn spawn(
-        &self,
-        work: impl Future<Output = Result<(), Error>> + Send + 'static,
-    ) -> FinishFuture {
-        let Some(runtime) = self.0.runtime() else {
-            let message = "a store that waits needs a tokio runtime; build the engine inside one";
-            return FinishFuture::done(Err(Error::new(ErrorKind::Unavailable, message)));
-        };
-        let (sender, answer) = oneshot::channel();
-        let span = observe::Span::current();
-        runtime.spawn(async move {
-            let mut work = pin!(work);
-            let done = poll_fn(|cx| span.run(|| work.as_mut().poll(cx))).await;
-            // Whether somebody waits for the answer is their choice.
-            drop(sender.send(done));
-        });
-        FinishFuture(Finish::Handed(answer))
     }
 }
 
@@ -226,6 +197,7 @@ impl<S: Store> Backend for Engine<S> {
                 Poll::Ready(answer) => {
                     return FinishFuture::done(self.0.finish(&settlement, answer));
                 }
+                Poll::Pending if S::SETTLES_AT_CALL => return self.wait(settlement, future),
                 Poll::Pending => return self.hand_over(settlement, future),
             }
         }
@@ -279,19 +251,20 @@ impl<S: Store> Backend for Engine<S> {
 /// A check that was resolved, while its store answers.
 struct Resolved {
     check: Check,
-    plan: Arc<Plan>,
     epoch: u64,
     at: Timestamp,
-    /// The lines that apply.
-    lines: Vec<CheckLine>,
+    frame: Arc<Frame>,
+    scope: Scope,
+    /// What each line of the frame said, once the store has answered.
+    judged: Judgements,
 }
 
 impl Resolved {
     /// What the store's answer means.
     fn decide(self, checked: &mut Checked) -> Decision {
-        let Self { check, plan, epoch, at, mut lines } = self;
-        for (line, judged) in lines.iter_mut().zip(&checked.judged) {
-            line.judged = *judged;
+        let Self { check, epoch, at, frame, mut judged, .. } = self;
+        for (judged, told) in judged.iter_mut().zip(&checked.judged) {
+            *judged = *told;
         }
         let name = check.ask().charge.as_ref().map(|charge| &charge.balance);
         let balance = checked.balance.take().zip(name).map(|(judged, name)| BalanceState {
@@ -299,14 +272,14 @@ impl Resolved {
             balance: judged.balance,
             verdict: judged.verdict,
         });
-        check.answered(Answer::new(plan, epoch, at, lines, balance))
+        check.answered(Answer::new(frame, epoch, at, judged, balance))
     }
 
     fn admit(mut self, mut checked: Checked) -> Result<Admission, Error> {
         let conflict = |message| Err(Error::new(ErrorKind::Conflict, message));
         match checked.outcome {
             // Nothing was looked at.
-            Outcome::Finished => self.lines.clear(),
+            Outcome::Finished => self.judged.clear(),
             Outcome::Open => {
                 return conflict("a request with the same id is running; wait for its answer");
             }
@@ -363,12 +336,66 @@ impl<S: Store> Inner<S> {
         own.unwrap_or_else(|| catalog.plans()).plan(event_type)
     }
 
-    #[inline]
     fn window(&self, known: Option<&Known>, line: &PlanLine, at: Timestamp) -> Window {
         match known {
             Some(known) => known.window(&self.windows, line.period, at),
             None => self.windows.window(line.period, at),
         }
+    }
+
+    /// The plan in the windows of that time.
+    fn frame(&self, known: Option<&Known>, plan: &Arc<Plan>, at: Timestamp) -> Frame {
+        Frame::of(plan, |line| {
+            let window = self.window(known, line, at);
+            let since = line.since.max(known.and_then(|known| known.since[line.period.index()]));
+            (window, since.is_none_or(|since| window.start() > since))
+        })
+    }
+
+    /// The frame that such a check is held against.
+    #[inline]
+    fn frame_for_check(&self, ask: &Ask, scope: Scope, now: Timestamp) -> Arc<Frame> {
+        let known = self.accounts.get(&ask.customer);
+        let known = known.as_deref();
+        let catalog = self.catalog.load();
+        let plan = Self::plan(known, &catalog, ask.event_type.as_deref());
+        let newest = self.newest(known, plan);
+        let which: Option<SmallVec<[u16; 8]>> = plan.narrows.then(|| match scope {
+            Scope::All => plan.limited().collect(),
+            Scope::Matching => plan.looked_at(ask.expected.dimensions()).collect(),
+        });
+        let frame = newest.get(plan, which.as_deref(), now);
+        frame.unwrap_or_else(|| newest.put(self.frame(known, plan, now), which.as_deref()))
+    }
+
+    /// The frame that an event of any time moves.
+    fn frame_for_event(
+        &self,
+        customer: &CustomerId,
+        event_type: &str,
+        usage: &Usage,
+        at: Timestamp,
+    ) -> Arc<Frame> {
+        let known = self.accounts.get(customer);
+        let known = known.as_deref();
+        let catalog = self.catalog.load();
+        let plan = Self::plan(known, &catalog, Some(event_type));
+        let which: Option<SmallVec<[u16; 8]>> =
+            plan.narrows.then(|| plan.moved_by(usage.dimensions()).collect());
+        let newest = self.newest(known, plan).get(plan, which.as_deref(), at);
+        newest.unwrap_or_else(|| {
+            let whole = self.frame(known, plan, at);
+            Arc::new(match which {
+                Some(which) => whole.narrowed(&which),
+                None => whole,
+            })
+        })
+    }
+
+    /// The frame that was made last for such a customer.
+    #[inline]
+    fn newest<'a>(&'a self, known: Option<&'a Known>, plan: &Plan) -> &'a Newest {
+        known.map_or_else(|| self.frames.of(plan), |known| &known.frame)
     }
 
     /// The definitions to resolve a new request by, unless nothing new is taken.
@@ -401,38 +428,20 @@ impl<S: Store> Inner<S> {
 
     /// Works out what a check asks by the definitions of now.
     fn resolve(&self, check: &Check, epoch: u64, scope: Scope) -> Resolved {
-        let ask = check.ask();
-        let at = ask.at.unwrap_or_else(|| self.now());
-        let known = self.accounts.get(&ask.customer);
-        let known = known.as_deref();
-        let catalog = self.catalog.load();
-        let plan = Self::plan(known, &catalog, ask.event_type.as_deref());
-        let expected = &ask.expected;
-        let mut asked = Given::of(plan, expected);
-        let mut lines = Vec::with_capacity(plan.lines.len());
-        let mut last = None;
-        for (index, line) in plan.lines.iter().enumerate() {
-            let applies = scope == Scope::All || expected.dimensions().contain(&line.filters);
-            if line.limit.is_none() || !applies {
-                continue;
-            }
-            let window = self.window(known, line, at);
-            let since = line.since.max(known.and_then(|known| known.since[line.period.index()]));
-            let asked = if scope == Scope::All { None } else { asked.by(line) };
-            lines.push(CheckLine {
-                shares: last == Some(line.counter),
-                index: index as u16,
-                complete: since.is_none_or(|since| window.start() > since),
-                ..CheckLine::new(line.counter, line.aggregation, line.cap, asked, window)
-            });
-            last = Some(line.counter);
-        }
-        Resolved { check: check.clone(), plan: Arc::clone(plan), epoch, at, lines }
+        let at = check.ask().at.unwrap_or_else(|| self.now());
+        let frame = self.frame_for_check(check.ask(), scope, at);
+        let judged = smallvec![Judged::default(); frame.lines.len()];
+        Resolved { check: check.clone(), epoch, at, frame, scope, judged }
     }
 
     /// Sends a check to the store.
     fn ask(&self, resolved: &mut Resolved, hold: bool) -> S::Check {
-        let ask = resolved.check.ask();
+        let Resolved { check, epoch, at, frame, scope, judged } = resolved;
+        let ask = check.ask();
+        let asked = match scope {
+            Scope::Matching => frame.plan.amounts(&ask.expected),
+            Scope::All => Amounts::new(),
+        };
         let balance = ask.charge.as_ref().map(|charge| {
             let expected = &ask.expected;
             let asked = if expected.is_empty() { None } else { charge.price(expected) };
@@ -440,12 +449,14 @@ impl<S: Store> Inner<S> {
         });
         let terms = HoldTerms { lifetime: ask.lifetime, remember: ask.given };
         self.store.check(CheckOperation {
-            epoch: resolved.epoch,
-            now: Moment::now(resolved.at, &*self.clock),
+            epoch: *epoch,
+            now: Moment::now(*at, &*self.clock),
             id: &ask.id,
             attempt: ask.attempt,
             customer: &ask.customer,
-            lines: &mut resolved.lines,
+            lines: &frame.lines,
+            asked: &asked,
+            judged,
             balance,
             hold: hold.then_some(terms),
             event_type: ask.recorded_as(),
@@ -476,69 +487,33 @@ impl<S: Store> Inner<S> {
             usage: copy.as_mut().unwrap_or(&mut settlement.usage),
             at: hold.at,
             lines: &[],
+            given: &[],
             charge: charge.map(|(charge, amount)| (self.balance(&charge.balance), amount)),
             reverses: false,
             mark: None,
         };
         let answer = check.answer().filter(|answer| answer.epoch == epoch);
-        let (known, catalog);
-        let lines = match answer.filter(|_| ask.event_type.is_some()) {
+        let same = answer.filter(|answer| {
+            let plan = &answer.frame.plan;
+            // Else it was checked against what is not counted, or counts what was not checked.
+            let is_same = || answer.frame.lines.iter().map(|line| line.index);
+            let moved = || plan.moved_by(operation.usage.dimensions());
+            ask.event_type.is_some() && (!plan.narrows || is_same().eq(moved()))
+        });
+        let made;
+        let frame = match same {
             // By the definitions of its check, as they are still those of now, and in its windows.
-            Some(answer) => {
-                let mut looked = answer.lines.iter().peekable();
-                Self::settle_lines(&answer.plan, operation.usage, |index, line| {
-                    // Both are in the order of the plan.
-                    while looked.next_if(|looked| looked.index < index).is_some() {}
-                    match looked.next_if(|looked| looked.index == index) {
-                        Some(looked) => looked.window,
-                        // The event is of other dimensions than its check.
-                        None => {
-                            let known = self.accounts.get(&ask.customer);
-                            self.window(known.as_deref(), line, hold.at)
-                        }
-                    }
-                })
-            }
+            Some(answer) => &answer.frame,
             None => {
-                known = self.accounts.get(&ask.customer);
-                catalog = self.catalog.load();
-                let plan = Self::plan(known.as_deref(), &catalog, Some(ask.recorded_as()));
-                Self::settle_lines(plan, operation.usage, |_, line| {
-                    self.window(known.as_deref(), line, hold.at)
-                })
+                let event_type = ask.recorded_as();
+                made = self.frame_for_event(&ask.customer, event_type, operation.usage, hold.at);
+                &made
             }
         };
-        operation.lines = &lines;
+        let given = frame.plan.amounts(operation.usage);
+        operation.lines = &frame.lines;
+        operation.given = &given;
         self.store.settle(operation)
-    }
-
-    /// What an event of that usage moves, in the windows it is told.
-    #[inline]
-    fn settle_lines<'a>(
-        plan: &'a Plan,
-        usage: &Usage,
-        mut window: impl FnMut(u16, &PlanLine) -> Window,
-    ) -> SmallVec<[SettleLine<'a>; 6]> {
-        let mut given = Given::of(plan, usage);
-        let mut lines: SmallVec<[SettleLine<'a>; 6]> = SmallVec::new();
-        let mut last = None;
-        for (index, line) in plan.lines.iter().enumerate() {
-            let Some(amount) = given.by(line) else { continue };
-            if !usage.dimensions().contain(&line.filters) {
-                continue;
-            }
-            lines.push(SettleLine {
-                counter: line.counter,
-                shares: last == Some(line.counter),
-                aggregation: line.aggregation,
-                amount,
-                window: window(index as u16, line),
-                limit: line.id(),
-                alerts: &line.alerts,
-            });
-            last = Some(line.counter);
-        }
-        lines
     }
 
     /// What the store's answer to a settlement means.
@@ -711,41 +686,6 @@ impl<S: Store> Future for CheckFuture<S> {
                 sent.patience = engine.0.store.patience();
             }
             sent.reload = Some(Box::pin(async move { engine.0.reload(epoch).await }));
-        }
-    }
-}
-
-/// Resolves once a settlement or release of an [`Engine`] is as durable as its store promises.
-#[derive(Debug)]
-pub struct FinishFuture(Finish);
-
-#[derive(Debug)]
-enum Finish {
-    Done(Option<Result<(), Error>>),
-    /// A store that has to wait is driven by a task of its own.
-    Handed(oneshot::Receiver<Result<(), Error>>),
-}
-
-impl FinishFuture {
-    fn done(result: Result<(), Error>) -> Self {
-        Self(Finish::Done(Some(result)))
-    }
-}
-
-impl Future for FinishFuture {
-    type Output = Result<(), Error>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.get_mut().0 {
-            Finish::Done(result) => {
-                Poll::Ready(result.take().expect("FinishFuture polled after completion"))
-            }
-            Finish::Handed(answer) => {
-                Poll::Ready(ready!(Pin::new(answer).poll(cx)).unwrap_or_else(|_| {
-                    let message = "the runtime ended before the store answered";
-                    Err(Error::new(ErrorKind::TimedOut, message))
-                }))
-            }
         }
     }
 }

@@ -60,11 +60,9 @@ impl<S: Store> Inner<S> {
                 && meter.accepts(&event.event_type, event.usage.dimensions())
                 && event.usage.dimensions().contain(query.dimensions.pairs());
             let amount = wanted.then(|| meter.reads(event.usage.values())).flatten();
-            if !aggregation.adds() {
-                voided.note(event);
-                if voided.has(event) {
-                    return true;
-                }
+            voided.note(event);
+            if voided.has(event) {
+                return true;
             }
             if let Some(amount) = amount.and_then(|amount| event.gives(aggregation, amount)) {
                 count.add(amount, event.at, event.sequence);

@@ -1,5 +1,7 @@
 //! Taking an event back.
 
+use std::sync::Arc;
+
 use super::Inner;
 use super::accounts::Known;
 use super::definitions::Definitions;
@@ -7,7 +9,7 @@ use super::kept::counters;
 use crate::backend::Recorded;
 use crate::policy::catalog::Rule;
 use crate::policy::{Amount, CustomerId, EventId, RecordedEvent, TransactionKind};
-use crate::store::{Keep, Origin, SettleLine, SettleOperation, SettleOutcome, Store};
+use crate::store::{Keep, Line, Origin, SettleOperation, SettleOutcome, Store};
 use crate::{Error, ErrorKind};
 
 impl<S: Store> Inner<S> {
@@ -36,13 +38,13 @@ impl<S: Store> Inner<S> {
         let charged = found.charge.filter(|charge| charge.kind == TransactionKind::Debit);
         loop {
             let epoch = self.epoch.load(std::sync::atomic::Ordering::Acquire);
-            let known = self.accounts.get(customer);
-            let catalog = self.catalog.load_full();
             let event_type = &reversal.event_type;
-            let plan = Self::plan(known.as_deref(), &catalog, Some(event_type));
-            let lines = Self::settle_lines(plan, &found.event.usage, |_, line| {
-                self.window(known.as_deref(), line, reversal.at)
-            });
+            let frame = self.frame_for_event(customer, event_type, &found.event.usage, reversal.at);
+            let lines: Vec<_> = frame.lines.iter().filter_map(reversed).collect();
+            let mut given = frame.plan.amounts(&found.event.usage);
+            for amount in given.iter_mut().flatten() {
+                *amount = Amount::ZERO.saturating_sub(*amount);
+            }
             let mut usage = reversal.usage.clone();
             let operation = SettleOperation {
                 epoch,
@@ -53,7 +55,8 @@ impl<S: Store> Inner<S> {
                 event_type,
                 usage: &mut usage,
                 at: reversal.at,
-                lines: &lines.iter().filter_map(reversed).collect::<Vec<_>>(),
+                lines: &lines,
+                given: &given,
                 charge: charged.as_ref().map(|charge| {
                     (self.balance(&charge.balance), Amount::ZERO.saturating_sub(charge.amount))
                 }),
@@ -145,8 +148,7 @@ impl<S: Store> Inner<S> {
     }
 }
 
-/// The line that takes back what an event gave; `None` where that cannot be.
-fn reversed<'a>(line: &SettleLine<'a>) -> Option<SettleLine<'a>> {
-    let amount = Amount::ZERO.saturating_sub(line.amount);
-    line.aggregation.adds().then_some(SettleLine { amount, alerts: &[], ..*line })
+/// The line for what takes back what an event gave, without alerts; `None` where that cannot be.
+fn reversed(line: &Line) -> Option<Line> {
+    line.aggregation.adds().then(|| Line { alerts: Arc::default(), ..line.clone() })
 }

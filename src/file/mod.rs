@@ -152,7 +152,8 @@ fn wal_checkpoint(file: &Connection, how: &str) -> rusqlite::Result<Progress> {
 }
 
 /// Whether closing the file leaves its log alone. After a sync that failed, the disk may have lost
-/// some of a log that was not synced before, and that must not go into the file.
+/// some of a log that was not synced before, which must not go into the file, or some of the file that
+/// the log still has.
 pub(crate) fn leave_log(file: &Connection, leave: bool) -> rusqlite::Result<()> {
     file.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, leave).map(|_| ())
 }

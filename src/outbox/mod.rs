@@ -33,7 +33,8 @@
 //! - A settlement's future resolves once it is committed to the file. From then on it survives the
 //!   process, killed or not; with [`Durability::Full`] it is synced, and survives a power cut, as
 //!   far as the disk keeps what it says it has synced. With [`Durability::Relaxed`] a power cut may
-//!   take the settlements of the last moments, as long as it says, that were not yet delivered.
+//!   take the settlements of the last moments, as long as it says, that were not yet delivered. Those
+//!   are remembered meanwhile, and written again where the sync fails and the disk has lost them.
 //! - Many settlements share one commit and its sync: what comes while one is on its way goes into
 //!   the next.
 //! - A commit that fails is tried again until it succeeds, and nothing is acknowledged meanwhile;

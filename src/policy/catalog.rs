@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use compact_str::CompactString;
+use smallvec::SmallVec;
 
 use super::limit::{CounterKey, Replaces};
 use super::{
@@ -60,11 +61,18 @@ pub(crate) struct Plans {
 /// The lines that one kind of check or event has to look at.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    /// The values that lines read, each once.
-    pub(crate) fields: Box<[CompactString]>,
+    /// Which of the plans it was compiled with.
+    pub(crate) number: usize,
+    /// What lines read from usage, each once, as meters of which no two read alike.
+    pub(crate) reads: Box<[Arc<Meter>]>,
     /// Sorted so that limits on one counter are neighbours.
     pub(crate) lines: Box<[PlanLine]>,
+    /// Whether there are lines that not every check looks at and not every event moves.
+    pub(crate) narrows: bool,
 }
+
+/// What usage gives to the lines of a plan, in the order of what they read.
+pub(crate) type Amounts = SmallVec<[Option<Amount>; 2]>;
 
 /// One limit on one counter; or a counter that no limit reads any more, which is still counted so
 /// that a limit which returns is exact.
@@ -72,12 +80,12 @@ pub(crate) struct Plan {
 pub(crate) struct PlanLine {
     pub(crate) counter: u32,
     pub(crate) aggregation: Aggregation,
-    /// Which of the plan's fields; `None` counts every event.
-    pub(crate) field: Option<u8>,
+    /// Which of what the plan reads.
+    pub(crate) amount: u16,
     pub(crate) period: Period,
     pub(crate) cap: Amount,
     pub(crate) filters: Box<[(CompactString, CompactString)]>,
-    pub(crate) alerts: Box<[(u8, Amount)]>,
+    pub(crate) alerts: Arc<[(u8, Amount)]>,
     /// The counter's history is whole only after that time.
     pub(crate) since: Option<Timestamp>,
     pub(crate) limit: Option<Arc<Limit>>,
@@ -161,41 +169,6 @@ impl PlanLine {
     }
 }
 
-/// What some usage gives to the lines of a plan. Lines that read one value are neighbours as a rule,
-/// so the newest is remembered.
-pub(crate) struct Given<'a> {
-    plan: &'a Plan,
-    values: &'a Values,
-    newest: Option<(u8, Option<Amount>)>,
-}
-
-impl<'a> Given<'a> {
-    pub(crate) fn of(plan: &'a Plan, usage: &'a Usage) -> Self {
-        Self { plan, values: usage.values(), newest: None }
-    }
-
-    /// What an event gives this line's counter, or a check asks of it.
-    #[inline]
-    pub(crate) fn by(&mut self, line: &PlanLine) -> Option<Amount> {
-        let Some(field) = line.field else {
-            return (line.aggregation == Aggregation::Count).then_some(Amount::ONE);
-        };
-        let value = match self.newest {
-            Some((newest, value)) if newest == field => value,
-            _ => {
-                let name = self.plan.fields.get(usize::from(field));
-                let value = name.and_then(|name| self.values.get(name));
-                self.newest = Some((field, value));
-                value
-            }
-        };
-        match line.aggregation {
-            Aggregation::Count => value.map(|_| Amount::ONE),
-            _ => value,
-        }
-    }
-}
-
 /// A line before it is placed in plans.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
@@ -255,23 +228,21 @@ impl Plans {
     pub(crate) fn compile(rules: &[Rule], since: &HashMap<u32, Timestamp>) -> Self {
         let types: BTreeSet<&CompactString> =
             rules.iter().filter_map(|rule| rule.meter.event_type.as_ref()).collect();
-        let by_type = types
-            .into_iter()
-            .map(|event_type| {
-                let reads = |rule: &&Rule| {
-                    rule.meter.event_type.as_ref().is_none_or(|wanted| wanted == event_type)
-                };
-                (event_type.clone(), Arc::new(Plan::compile(rules.iter().filter(reads), since)))
-            })
-            .collect();
-        Self {
-            by_type,
-            other: Arc::new(Plan::compile(
-                rules.iter().filter(|rule| rule.meter.event_type.is_none()),
-                since,
-            )),
-            any: Arc::new(Plan::compile(rules.iter(), since)),
-        }
+        let mut compiled = 0;
+        let mut compile = |wanted: &dyn Fn(&Rule) -> bool| {
+            let number = compiled;
+            compiled += 1;
+            Arc::new(Plan::compile(number, rules.iter().filter(|rule| wanted(rule)), since))
+        };
+        let any = compile(&|_| true);
+        let other = compile(&|rule| rule.meter.event_type.is_none());
+        let by_type = types.into_iter().map(|event_type| {
+            let reads = |rule: &Rule| {
+                rule.meter.event_type.as_ref().is_none_or(|wanted| wanted == event_type)
+            };
+            (event_type.clone(), compile(&reads))
+        });
+        Self { by_type: by_type.collect(), other, any }
     }
 
     /// The plan for events of this type, or for everything when no type is given.
@@ -289,27 +260,59 @@ impl Plans {
 }
 
 impl Plan {
-    fn compile<'a>(rules: impl Iterator<Item = &'a Rule>, since: &HashMap<u32, Timestamp>) -> Self {
+    /// What that usage gives to the lines.
+    #[inline]
+    pub(crate) fn amounts(&self, usage: &Usage) -> Amounts {
+        let mut amounts = Amounts::new();
+        for meter in &self.reads {
+            amounts.push(meter.reads(usage.values()));
+        }
+        amounts
+    }
+
+    /// The lines with a limit.
+    pub(crate) fn limited(&self) -> impl Iterator<Item = u16> {
+        self.which(|line| line.limit.is_some())
+    }
+
+    /// The lines that a check of these dimensions looks at.
+    pub(crate) fn looked_at(&self, dimensions: &Dimensions) -> impl Iterator<Item = u16> {
+        self.which(|line| line.limit.is_some() && dimensions.contain(&line.filters))
+    }
+
+    /// The lines that an event of these dimensions may move.
+    pub(crate) fn moved_by(&self, dimensions: &Dimensions) -> impl Iterator<Item = u16> {
+        self.which(|line| dimensions.contain(&line.filters))
+    }
+
+    fn which(&self, is: impl Fn(&PlanLine) -> bool) -> impl Iterator<Item = u16> {
+        (0..).zip(&self.lines).filter(move |(_, line)| is(line)).map(|(index, _)| index)
+    }
+
+    fn compile<'a>(
+        number: usize,
+        rules: impl Iterator<Item = &'a Rule>,
+        since: &HashMap<u32, Timestamp>,
+    ) -> Self {
         let mut rules: Vec<&Rule> = rules.collect();
         // Stable: limits of one counter keep the order of their definition.
         rules.sort_by_key(|rule| (rule.counter, rule.limit.is_none()));
-        let mut fields: Vec<CompactString> = Vec::new();
+        let mut reads: Vec<Arc<Meter>> = Vec::new();
         let mut lines: Vec<PlanLine> = Vec::with_capacity(rules.len());
         for rule in rules {
             let shares = lines.last().is_some_and(|line| line.counter == rule.counter);
             if shares && rule.limit.is_none() {
                 continue;
             }
-            let field = rule.meter.field.as_ref().map(|field| {
-                fields.iter().position(|known| known == field).unwrap_or_else(|| {
-                    fields.push(field.clone());
-                    fields.len() - 1
-                }) as u8
+            let known = reads.iter().position(|known| known.reads_like(&rule.meter));
+            let amount = known.unwrap_or_else(|| {
+                reads.push(Arc::clone(&rule.meter));
+                reads.len() - 1
             });
             lines.push(PlanLine {
                 counter: rule.counter,
                 aggregation: rule.meter.aggregation,
-                field,
+                amount: amount as u16,
                 period: rule.period,
                 cap: rule.cap,
                 filters: rule
@@ -335,7 +338,8 @@ impl Plan {
                 meter: Arc::clone(&rule.meter),
             });
         }
-        Self { fields: fields.into(), lines: lines.into() }
+        let narrows = lines.iter().any(|line| line.limit.is_none() || !line.filters.is_empty());
+        Self { number, reads: reads.into(), lines: lines.into(), narrows }
     }
 }
 

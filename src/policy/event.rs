@@ -119,7 +119,8 @@ impl RecordedEvent {
     }
 }
 
-/// Events that were taken back: what was the highest or the latest is found without them.
+/// Events that were taken back. Where some events are gone, and what takes them back is not, what is
+/// left is found without both, as are the highest and the latest.
 #[derive(Debug, Default)]
 pub(crate) struct Voided(HashSet<(CustomerId, String)>);
 
@@ -132,8 +133,15 @@ impl Voided {
         }
     }
 
+    /// Whether the event was taken back, or takes one of these back.
     pub(crate) fn has(&self, event: &RecordedEvent) -> bool {
-        !self.0.is_empty() && self.0.contains(&(event.customer.clone(), event.id.to_string()))
+        if self.0.is_empty() {
+            return false;
+        }
+        let id = event.id.to_string();
+        let prefix = if event.reverses { EventId::VOID } else { "" };
+        let of = id.strip_prefix(prefix).map(ToOwned::to_owned);
+        of.is_some_and(|of| self.0.contains(&(event.customer.clone(), of)))
     }
 }
 

@@ -57,6 +57,18 @@ pub fn judge_limit(
     asked: Option<Amount>,
 ) -> Verdict {
     let asked = asked.filter(|amount| amount.is_positive());
+    // Most have room for all of it, and more need not be told.
+    if aggregation.adds()
+        && let Some(asked) = asked
+        && asked <= cap
+        && !held.is_negative()
+        && used
+            .checked_add(held)
+            .and_then(|sum| sum.checked_add(asked))
+            .is_some_and(|sum| sum <= cap)
+    {
+        return Verdict::Within;
+    }
     match (aggregation, asked) {
         (_, Some(asked)) if asked > cap => Verdict::TooLarge,
         (Aggregation::Sum | Aggregation::Count, _) => {

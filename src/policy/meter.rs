@@ -126,6 +126,12 @@ impl Meter {
         reading(self.aggregation, self.field.as_deref(), values)
     }
 
+    /// Whether every event gives both meters the same.
+    pub(crate) fn reads_like(&self, other: &Self) -> bool {
+        let counts = |meter: &Self| meter.aggregation == Aggregation::Count;
+        self.field == other.field && counts(self) == counts(other)
+    }
+
     /// Whether events of this type with these dimensions are for this meter.
     pub(crate) fn accepts(&self, event_type: &str, dimensions: &Dimensions) -> bool {
         self.event_type.as_ref().is_none_or(|wanted| wanted == event_type)

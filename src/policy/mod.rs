@@ -28,6 +28,7 @@ pub(crate) mod catalog;
 mod config;
 mod customer;
 mod event;
+pub(crate) mod frame;
 mod id;
 #[cfg(feature = "json")]
 mod json;

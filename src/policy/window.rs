@@ -95,6 +95,17 @@ impl Window {
         self.end
     }
 
+    /// The minute in which the window ends, which names it among the windows of its counter;
+    /// [`i32::MAX`] for the end of time.
+    pub(crate) fn last_minute(&self) -> i32 {
+        const MINUTE: i64 = 60_000_000_000;
+        match (self.end, u64::try_from(self.end.as_nanos())) {
+            (Timestamp::MAX, _) => i32::MAX,
+            (_, Ok(nanos)) => nanos.div_ceil(MINUTE as u64) as i32,
+            (end, Err(_)) => (end.as_nanos() / MINUTE) as i32,
+        }
+    }
+
     /// Whether `at` lies in the window.
     ///
     /// No window can begin at [`Timestamp::MAX`], so that instant belongs to the window that ends
@@ -119,11 +130,6 @@ impl Window {
     pub fn length_seconds(&self) -> Option<u64> {
         let seconds = self.end.as_seconds().abs_diff(self.start.as_seconds());
         (!self.is_all_time()).then_some(seconds)
-    }
-
-    /// How long the window is, in nanoseconds.
-    pub(crate) fn length_nanos(&self) -> u64 {
-        self.end.as_nanos().abs_diff(self.start.as_nanos())
     }
 }
 

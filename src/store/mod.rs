@@ -50,6 +50,7 @@ pub use redis::Redis;
 pub use sqlite::Sqlite;
 
 pub use crate::clock::Moment;
+pub use crate::policy::frame::Line;
 
 /// A boxed future, for what is not on the path of a request.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -66,8 +67,12 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// The answer to [`release`](Self::release).
     type Release: Future<Output = Result<(), Error>> + Send + Unpin + 'static;
 
+    /// Whether a settlement is made, and will be kept, by the time that [`settle`](Self::settle)
+    /// returns: its future only waits, and need not be polled.
+    const SETTLES_AT_CALL: bool = false;
+
     /// Judges every line and the balance together and, if all have room and a hold is asked for,
-    /// places it. A store that answers at once writes each judgement into its line.
+    /// places it. A store that answers at once writes each judgement where the operation says.
     ///
     /// Atomic. Keeps nothing when it refuses. An id that was released before places nothing
     /// ([`Outcome::Released`]); one that is open or settled is told ([`Outcome::Open`],
@@ -488,7 +493,11 @@ pub struct CheckOperation<'a> {
     /// Who asks.
     pub customer: &'a CustomerId,
     /// The limits to judge. Lines on one counter are neighbours.
-    pub lines: &'a mut [CheckLine],
+    pub lines: &'a [Line],
+    /// What is asked: each line has [its own](Line::own). `None` asks only that something is left.
+    pub asked: &'a [Option<Amount>],
+    /// Where a store that answers at once writes what each line says.
+    pub judged: &'a mut [Judged],
     /// The balance to judge.
     pub balance: Option<BalanceAsk<'a>>,
     /// Whether to place a hold; `None` only looks.
@@ -506,61 +515,6 @@ pub struct HoldTerms {
     pub lifetime: Option<Duration>,
     /// The id was given by a caller: remember it once it is settled.
     pub remember: bool,
-}
-
-/// One limit to judge.
-#[derive(Clone, Copy, Debug)]
-pub struct CheckLine {
-    /// The counter.
-    pub counter: u32,
-    /// The line before reads the same counter in the same window: judge it, hold nothing more.
-    pub shares: bool,
-    /// How the counter moves.
-    pub aggregation: Aggregation,
-    /// The cap.
-    pub cap: Amount,
-    /// What is asked.
-    pub asked: Option<Amount>,
-    /// The window.
-    pub window: Window,
-    /// What a store that answers at once found.
-    pub judged: Judged,
-    /// Which line of the plan it is.
-    pub(crate) index: u16,
-    /// Where the store found the counter, for the rest of its step.
-    pub(crate) place: u32,
-    /// The history behind the counter is known to be whole.
-    pub(crate) complete: bool,
-}
-
-impl CheckLine {
-    /// A line of which nothing is judged yet.
-    pub fn new(
-        counter: u32,
-        aggregation: Aggregation,
-        cap: Amount,
-        asked: Option<Amount>,
-        window: Window,
-    ) -> Self {
-        Self {
-            counter,
-            shares: false,
-            aggregation,
-            cap,
-            asked,
-            window,
-            judged: Judged::default(),
-            index: 0,
-            place: 0,
-            complete: true,
-        }
-    }
-
-    /// What a hold sets aside on this line.
-    pub fn holds(&self) -> Amount {
-        let asked = self.asked.filter(|amount| amount.is_positive() && self.aggregation.adds());
-        asked.unwrap_or(Amount::ZERO)
-    }
 }
 
 /// Names a balance of the customer at hand.
@@ -659,7 +613,9 @@ pub struct SettleOperation<'a> {
     /// When it happened.
     pub at: Timestamp,
     /// The counters to move. Lines on one counter are neighbours.
-    pub lines: &'a [SettleLine<'a>],
+    pub lines: &'a [Line],
+    /// What the event gives: each line has [its own](Line::own). `None` moves nothing.
+    pub given: &'a [Option<Amount>],
     /// The balance to charge, whatever is left there; below zero it is given back.
     pub charge: Option<(BalanceRef<'a>, Amount)>,
     /// It takes another event back.
@@ -729,25 +685,6 @@ pub enum Origin {
     Fresh,
     /// A caller gave the id: counts unless it is remembered, and is remembered.
     Given,
-}
-
-/// One counter to move.
-#[derive(Clone, Copy, Debug)]
-pub struct SettleLine<'a> {
-    /// The counter.
-    pub counter: u32,
-    /// The line before moves the same counter in the same window: only its alerts are looked at.
-    pub shares: bool,
-    /// How it moves.
-    pub aggregation: Aggregation,
-    /// What the event gives it.
-    pub amount: Amount,
-    /// The window.
-    pub window: Window,
-    /// The id of the limit, for its alerts.
-    pub limit: &'a str,
-    /// Usage at which an alert is due, by percentage.
-    pub alerts: &'a [(u8, Amount)],
 }
 
 /// The answer to a settlement.

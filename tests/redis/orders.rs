@@ -6,8 +6,8 @@ use std::time::Duration;
 use tower_limitry::Usage;
 use tower_limitry::policy::{Aggregation, Amount, CustomerId, EventId, Window};
 use tower_limitry::store::{
-    CheckLine, CheckOperation, Checked, HoldKey, HoldTerms, Moment, Origin, Outcome, Redis,
-    SettleLine, SettleOperation, SettleOutcome, Store,
+    CheckOperation, Checked, HoldKey, HoldTerms, Line, Moment, Origin, Outcome, Redis,
+    SettleOperation, SettleOutcome, Store,
 };
 
 use crate::redis::fresh;
@@ -49,7 +49,7 @@ struct Bench<'a> {
 impl Bench<'_> {
     async fn check(&self, hold: bool) -> Checked {
         let (cap, asked) = (amount(100), Some(amount(10)));
-        let mut line = CheckLine::new(0, Aggregation::Sum, cap, asked, Window::ALL_TIME);
+        let line = Line::new(0, Aggregation::Sum, cap, Window::ALL_TIME);
         let terms = HoldTerms { lifetime: Some(LIFETIME), remember: self.given };
         let looker = EventId::new("looker").unwrap();
         let operation = CheckOperation {
@@ -58,7 +58,9 @@ impl Bench<'_> {
             id: if hold { &self.id } else { &looker },
             attempt: self.attempt.unwrap_or_default(),
             customer: &self.customer,
-            lines: std::slice::from_mut(&mut line),
+            lines: &[line],
+            asked: &[asked],
+            judged: &mut [],
             balance: None,
             hold: hold.then_some(terms),
             event_type: "request",
@@ -68,15 +70,7 @@ impl Bench<'_> {
     }
 
     async fn settle(&self, origin: Origin) -> SettleOutcome {
-        let line = SettleLine {
-            counter: 0,
-            shares: false,
-            aggregation: Aggregation::Sum,
-            amount: amount(7),
-            window: Window::ALL_TIME,
-            limit: "",
-            alerts: &[],
-        };
+        let line = Line::new(0, Aggregation::Sum, Amount::MAX, Window::ALL_TIME);
         let operation = SettleOperation {
             epoch: 0,
             now: self.now,
@@ -87,6 +81,7 @@ impl Bench<'_> {
             usage: &mut total(7),
             at: time(NOON),
             lines: &[line],
+            given: &[Some(amount(7))],
             charge: None,
             reverses: false,
             mark: None,

@@ -63,3 +63,23 @@ fn a_file_that_makes_no_sense_leaves_all_files_as_they_were() {
     assert_eq!(status(&server, "april"), (401, "invalid_api_key".into()), "it was never taken");
     assert!(server.stop());
 }
+
+#[test]
+fn a_key_that_is_named_as_revoked_stays_so() {
+    let file = fresh();
+    std::fs::write(&file, "leaked\nmarch\n").unwrap();
+    let server = Program::start_with(
+        "server",
+        &[
+            ("LISTEN", "127.0.0.1:0"),
+            ("LIMITRY_API_KEYS_FILE", file.to_str().unwrap()),
+            ("LIMITRY_REVOKED_API_KEYS", "leaked"),
+        ],
+    );
+    assert_eq!(status(&server, "leaked"), (401, "expired_api_key".into()));
+    std::fs::write(&file, "leaked\nmarch\napril\n").unwrap();
+    server.signal("-HUP");
+    until(|| status(&server, "april").0 == 200);
+    assert_eq!(status(&server, "leaked"), (401, "expired_api_key".into()));
+    assert!(server.stop());
+}

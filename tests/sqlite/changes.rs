@@ -100,6 +100,24 @@ async fn a_change_that_cannot_be_kept_or_counted_is_not_made() {
     }
 }
 
+/// Which events were taken back is looked up first, and nobody waits for that while the file fails.
+#[tokio::test]
+async fn a_limit_on_the_highest_that_cannot_be_kept_is_told_at_once() {
+    let path = file::fresh();
+    let books = open(&path);
+    books.put_meter(Meter::max("peak", "total_tokens")).await.unwrap();
+    books.record(Event::new("ada", "chat", total(30)).at(time(NOON))).await.unwrap();
+    let running = admitted(&books, Check::of("ada")).await;
+    let refused = Refused::at(&path, "counter");
+    let peak = || books.put_limit(Limit::per_day("peak", "peak", 500));
+    let told = tokio::time::timeout(MINUTE / 4, peak()).await.expect("it is told");
+    assert_eq!(told.unwrap_err().kind(), ErrorKind::Unavailable);
+    drop(refused);
+    running.settle(total(40)).await.unwrap();
+    peak().await.unwrap();
+    assert_eq!(used(&books, "ada", "peak").await, amount(40));
+}
+
 /// Their days are as they were. What was settled in days that were not theirs is counted again once
 /// the file can be written, and until then it is said that it may be missing.
 #[tokio::test]

@@ -156,3 +156,19 @@ async fn the_audit_names_the_request_of_each_charge() {
          3.0 of 38.0 1 their own"
     );
 }
+
+/// The largest balance has no room above it for a sum on the way.
+#[tokio::test]
+async fn what_must_remain_of_the_largest_balance_can_be_changed() {
+    let path = file::fresh();
+    let open = || hundred_a_day(&noon()).build_on(Sqlite::open(&path).unwrap()).unwrap().erased();
+    let books = open();
+    let most = tower_limitry::policy::Amount::MAX;
+    books.create_balance("ada", NewBalance::new("credits").initial(most)).await.unwrap();
+    let set = books.set_minimum("ada", "credits", 5);
+    let balance = tokio::time::timeout(MINUTE / 6, set).await.expect("it is written").unwrap();
+    assert_eq!((balance.current(), balance.minimum()), (most, amount(5)));
+    assert_sound_at(&path, time(NOON));
+    drop(books);
+    assert_eq!(current(&open(), "ada", "credits").await, most);
+}

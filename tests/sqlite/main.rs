@@ -16,6 +16,7 @@ mod load;
 mod ownerless;
 mod places;
 mod reopen;
+mod unwaited;
 mod verify;
 mod voids;
 

@@ -79,6 +79,31 @@ async fn every_counter_and_balance_is_there_again() {
     assert_eq!(kinds, [In, Out, Opening]);
 }
 
+/// Each commit is synced, and whoever opens the books would wait for it.
+#[tokio::test]
+async fn books_that_are_opened_as_they_were_left_commit_nothing() {
+    let (clock, path) = (noon(), file::fresh());
+    let commits = || crate::asked::<i64>(&path, "SELECT value FROM state WHERE name = 'group'");
+    let nothing = |clock: &ManualClock| Engine::builder().clock(clock.clone());
+    for builder in [nothing, everything] {
+        let books = open(builder(&clock), &path);
+        let own = Limit::per_day("own", "own", 5).for_customer("ada");
+        books.put_meter(Meter::count("own")).await.unwrap();
+        books.put_limit(own).await.unwrap();
+        books.record(chat("ada", 1)).await.unwrap();
+        drop(books);
+        let before = commits();
+        for _ in 0..2 {
+            drop(open(builder(&clock), &path));
+            assert_eq!(commits(), before);
+        }
+    }
+    // What is another is written.
+    let before = commits();
+    drop(open(nothing(&clock), &path));
+    assert!(commits() > before);
+}
+
 #[tokio::test]
 async fn an_id_is_known_as_long_as_its_event() {
     let (clock, path) = (noon(), file::fresh());

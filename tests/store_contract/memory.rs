@@ -279,3 +279,53 @@ async fn an_event_is_not_taken_back_without_its_charge() {
     assert_eq!(error.kind(), tower_limitry::ErrorKind::NotFound);
     assert_eq!(used(&books, "ada", "daily").await, amount(30));
 }
+
+/// Requests end in another order than they began in: the charge of one that began late may be let go
+/// before that of one that began early.
+#[tokio::test]
+async fn an_event_is_not_taken_back_without_its_charge_whichever_request_began_first() {
+    let clock = noon();
+    let books = hundred_a_day(&clock)
+        .memory(Memory::new().keep_events(3))
+        .default_balance(NewBalance::new("credits").initial(50))
+        .build()
+        .unwrap()
+        .erased();
+    let charged = || Check::of("ada").charge("credits", |usage| usage.value("total_tokens"));
+    let long = admitted(&books, charged()).await;
+    clock.advance(HOUR);
+    let short = admitted(&books, charged()).await;
+    let id = short.id().unwrap().clone();
+    short.settle(total(30)).await.unwrap();
+    long.settle(total(5)).await.unwrap();
+    for _ in 0..2 {
+        books.credit(Credit::new("bob", "credits", 1)).await.unwrap();
+    }
+    let error = books.void("ada", &id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(used(&books, "ada", "daily").await, amount(35));
+    assert_eq!(current(&books, "ada", "credits").await, amount(15));
+}
+
+/// What took an event back came later, and is kept longer.
+#[tokio::test]
+async fn what_takes_an_event_back_gives_nothing_once_the_event_is_gone() {
+    let memory = Memory::new().keep_events(2);
+    let books = tokens(&noon()).meter(Meter::count("calls")).memory(memory);
+    let books = books.build().unwrap().erased();
+    let wrong = books.record(chat("ada", 100)).await.unwrap().id;
+    books.void("ada", &wrong).await.unwrap();
+    books.record(chat("ada", 10)).await.unwrap();
+    let read = async |meter: &str| {
+        let query = MeterQuery::new(meter).customer("ada");
+        let reading = books.query(query).await.unwrap();
+        (reading.value, reading.complete)
+    };
+    assert_eq!(read("tokens").await, (amount(10), false));
+    assert_eq!(read("calls").await, (amount(1), false));
+    books.put_limit(Limit::per_day("daily", "tokens", 1_000)).await.unwrap();
+    books.put_limit(Limit::per_day("calls", "calls", 1_000)).await.unwrap();
+    let seen = standing(&books, "ada", "daily").await;
+    assert_eq!((seen.used, seen.complete), (amount(10), false));
+    assert_eq!(used(&books, "ada", "calls").await, amount(1));
+}

@@ -204,7 +204,7 @@ fn admit(sent: &Sent, check: Check, told: Told) -> Result<Admission, Error> {
             return Err(Error::new(ErrorKind::Conflict, message));
         }
         Some(Known::Used) => {
-            let answer = Answer::new(Arc::default(), 0, *at, Vec::new(), None);
+            let answer = Answer::told(Arc::default(), *at, Vec::new(), None);
             drop(ledger);
             return Ok(Admission { decision: check.answered(answer), hold: None });
         }
@@ -215,7 +215,7 @@ fn admit(sent: &Sent, check: Check, told: Told) -> Result<Admission, Error> {
     if allowed {
         let ends = ask.lifetime.map(|lifetime| asked.now.saturating_add(lifetime));
         ledger.place(&ask.customer, Use::of_check(&check, *at, ends));
-        judge::hold(&mut answer, judge::price(ask));
+        judge::hold(&mut answer, ask);
     }
     drop(ledger);
     let decision = check.answered(answer);

@@ -6,10 +6,10 @@ use crate::backend::{Answer, Ask, BalanceState};
 use crate::client::LimitStanding;
 use crate::policy::catalog::{Plan, PlanLine, Shown};
 use crate::policy::{
-    Aggregation, Amount, Balance, ConfigError, Dimensions, Limit, Meter, Timestamp, Verdict,
+    Amount, Balance, ConfigError, Dimensions, Limit, Meter, Timestamp, Verdict, Window,
     judge_balance, judge_limit,
 };
-use crate::store::{CheckLine, Judged};
+use crate::store::{Judged, Line};
 
 use super::ledger::{Asked, Ledger};
 use super::window;
@@ -49,25 +49,26 @@ pub(super) fn judge(
 ) -> Answer {
     let mut lines = Vec::with_capacity(limits.len());
     let mut looked = Vec::with_capacity(limits.len());
-    for found in limits.into_iter().filter(|found| applies(question, found)) {
-        let Ok(index) = u16::try_from(lines.len()) else { break };
-        looked.push(look(question, index, &found, ledger));
-        lines.push(line(found));
+    let limits = limits.into_iter().filter(|found| applies(question, found));
+    for found in limits.take(usize::from(u16::MAX)) {
+        let (window, judged) = look(question, &found, ledger);
+        let line = line(found);
+        looked.push((Line::new(0, line.aggregation, line.cap, window), judged));
+        lines.push(line);
     }
-    let plan = Arc::new(Plan { fields: Box::default(), lines: lines.into() });
+    let plan = Arc::new(Plan { lines: lines.into(), ..Plan::default() });
     let balance = balance.and_then(|found| state(question, found, ledger));
-    Answer::new(plan, 0, question.at, looked, balance)
+    Answer::told(plan, question.at, looked, balance)
 }
 
 /// Adds the request's own estimate to what is held, once it is.
-pub(super) fn hold(answer: &mut Answer, own: Option<Amount>) {
-    for line in &mut answer.lines {
-        if let Some(asked) = line.asked.filter(|_| line.aggregation.adds()) {
-            line.judged.held = line.judged.held.saturating_add(asked);
-        }
+pub(super) fn hold(answer: &mut Answer, ask: &Ask) {
+    for (line, judged) in answer.judged_mut().filter(|(line, _)| line.aggregation.adds()) {
+        let asked = line.meter.reads(ask.expected.values()).unwrap_or_default();
+        judged.held = judged.held.saturating_add(asked);
     }
     if let Some(balance) = answer.balance.as_mut().and_then(|state| state.balance.as_mut()) {
-        balance.held = balance.held.saturating_add(own.unwrap_or_default());
+        balance.held = balance.held.saturating_add(price(ask).unwrap_or_default());
     }
 }
 
@@ -79,16 +80,14 @@ fn applies(question: Question<'_>, found: &Found) -> bool {
     question.shows_all || meter.accepts(event_type.unwrap_or_default(), dimensions)
 }
 
-fn look(question: Question<'_>, index: u16, found: &Found, ledger: &Ledger) -> CheckLine {
+/// The window of a limit, and what it says.
+fn look(question: Question<'_>, found: &Found, ledger: &Ledger) -> (Window, Judged) {
     let Found { standing, meter, narrowed } = found;
     let window = window::ending(standing.period, standing.reset);
     let Some(meter) = meter else {
         // Nothing is known of how it counts, so what the API says goes.
         let verdict = if standing.exceeded { Verdict::Exceeded } else { Verdict::Within };
-        let line =
-            CheckLine::new(u32::from(index), Aggregation::Latest, standing.limit, None, window);
-        let judged = Judged { verdict, used: standing.used, held: Amount::ZERO };
-        return CheckLine { judged, index, ..line };
+        return (window, Judged { verdict, used: standing.used, held: Amount::ZERO });
     };
     let local = ledger.on_limit(
         &question.ask.customer,
@@ -100,9 +99,7 @@ fn look(question: Question<'_>, index: u16, found: &Found, ledger: &Ledger) -> C
     let expected = question.ask.expected.values();
     let asked = if question.shows_all { None } else { meter.reads(expected) };
     let verdict = judge_limit(meter.aggregation(), standing.limit, used, local.held, asked);
-    let line = CheckLine::new(u32::from(index), meter.aggregation(), standing.limit, asked, window);
-    let judged = Judged { verdict, used, held: local.held };
-    CheckLine { judged, index, ..line }
+    (window, Judged { verdict, used, held: local.held })
 }
 
 fn line(found: Found) -> PlanLine {
@@ -119,11 +116,11 @@ fn line(found: Found) -> PlanLine {
     PlanLine {
         counter: 0,
         aggregation: meter.aggregation(),
-        field: None,
+        amount: 0,
         period: standing.period,
         cap: standing.limit,
         filters: Box::default(),
-        alerts: Box::default(),
+        alerts: Arc::default(),
         since: None,
         limit: Some(Arc::new(limit)),
         shown,

@@ -3,7 +3,7 @@
 use super::plans::Plans;
 use crate::backend::{Answer, BalanceState, Check, Decision};
 use crate::policy::{Aggregation, Amount, Balance, Verdict, Window};
-use crate::store::{CheckLine, Judged};
+use crate::store::{Judged, Line};
 use crate::wire::{DecisionBody, HeldBalance, HeldLimit, HoldCheckBody};
 use crate::{Error, ErrorKind};
 
@@ -18,13 +18,12 @@ impl<'a> From<HoldCheckBody<'a>> for DecisionBody<'a> {
 pub(super) fn of(check: Check, body: DecisionBody<'_>, plans: &Plans) -> Result<Decision, Error> {
     let DecisionBody { allowed, at, limits, balance, .. } = body;
     let plan = plans.of(&limits)?;
-    let mut looked = Vec::with_capacity(limits.len());
-    for (index, limit) in limits.iter().enumerate() {
-        let index = u16::try_from(index).map_err(|_| unsound("limits"))?;
-        looked.push(look(index, limit)?);
+    if limits.len() > usize::from(u16::MAX) {
+        return Err(unsound("limits"));
     }
+    let looked = limits.iter().map(look).collect::<Result<_, _>>()?;
     let balance = balance.map(state).transpose()?;
-    let mut answer = Answer::new(plan, 0, at, looked, balance);
+    let mut answer = Answer::told(plan, at, looked, balance);
     // A repeated check is allowed although what it asks is among what is held.
     if answer.allowed != allowed {
         if !allowed {
@@ -35,20 +34,16 @@ pub(super) fn of(check: Check, body: DecisionBody<'_>, plans: &Plans) -> Result<
     Ok(check.answered(answer))
 }
 
-fn look(index: u16, limit: &HeldLimit<'_>) -> Result<CheckLine, Error> {
+fn look(limit: &HeldLimit<'_>) -> Result<(Line, Judged), Error> {
     let window = match limit.window {
         None => Window::ALL_TIME,
         Some(window) if window.start < window.end => Window::new(window.start, window.end),
         Some(_) => return Err(unsound("window")),
     };
     let verdict = verdict(&limit.verdict)?;
-    let line = CheckLine::new(u32::from(index), Aggregation::Sum, limit.limit, None, window);
-    Ok(CheckLine {
-        judged: Judged { verdict, used: limit.used, held: limit.held },
-        index,
-        complete: limit.complete,
-        ..line
-    })
+    let line = Line::new(0, Aggregation::Sum, limit.limit, window);
+    let judged = Judged { verdict, used: limit.used, held: limit.held };
+    Ok((Line { complete: limit.complete, ..line }, judged))
 }
 
 fn state(held: HeldBalance<'_>) -> Result<BalanceState, Error> {

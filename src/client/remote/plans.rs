@@ -35,7 +35,7 @@ impl Plans {
             return Ok(Arc::clone(plan));
         }
         let lines: Vec<PlanLine> = limits.iter().map(line).collect::<Result<_, _>>()?;
-        let plan = Arc::new(Plan { fields: Box::default(), lines: lines.into() });
+        let plan = Arc::new(Plan { lines: lines.into(), ..Plan::default() });
         if kept.len() >= MOST {
             kept.clear();
         }
@@ -73,11 +73,11 @@ fn line(held: &HeldLimit<'_>) -> Result<PlanLine, Error> {
     Ok(PlanLine {
         counter: 0,
         aggregation: Aggregation::Sum,
-        field: None,
+        amount: 0,
         period,
         cap,
         filters: Box::default(),
-        alerts: Box::default(),
+        alerts: Arc::default(),
         since: None,
         limit: Some(Arc::new(limit)),
         shown,

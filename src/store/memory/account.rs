@@ -1,10 +1,11 @@
 //! What is kept of one customer: counters and balances as a row of cells, and beside it only what a
 //! few customers need.
 
-use smallvec::SmallVec;
+use std::ops::Range;
 use std::time::Duration;
 
 use compact_str::CompactString;
+use smallvec::SmallVec;
 
 use crate::policy::{Amount, CustomerId, EventId, Timestamp, Window};
 
@@ -116,11 +117,34 @@ pub(super) struct Hold {
     pub(super) id: EventId,
     /// Tells it from a later hold that has the same id and the same place.
     pub(super) serial: u16,
-    pub(super) lines: SmallVec<[(u32, Amount); 6]>,
+    pub(super) amounts: Held,
     /// Which of the checks that were sent under the id placed it.
     pub(super) attempt: u64,
     pub(super) expires: Option<Duration>,
     pub(super) remember: bool,
+}
+
+/// What a hold sets aside, by the places of cells. Cells beside each other mostly hold the same amount.
+#[derive(Debug, Default)]
+pub(super) struct Held(SmallVec<[(Range<u32>, Amount); 2]>);
+
+impl Held {
+    #[inline]
+    pub(super) fn push(&mut self, place: u32, amount: Amount) {
+        match self.0.last_mut() {
+            Some((places, same)) if places.end == place && *same == amount => places.end += 1,
+            _ => self.0.push((place..place + 1, amount)),
+        }
+    }
+
+    /// Changes what is held on each of its cells.
+    #[inline]
+    fn change(&self, held: &mut [Amount], by: impl Fn(Amount, Amount) -> Amount) {
+        for (places, amount) in &self.0 {
+            let places = places.start as usize..places.end as usize;
+            held[places].iter_mut().for_each(|held| *held = by(*held, *amount));
+        }
+    }
 }
 
 /// Where among a customer's holds one is, or about where, and which one it is.
@@ -148,18 +172,6 @@ pub(super) struct Terms {
 }
 
 pub(super) const FOREVER: i32 = i32::MAX;
-
-/// The minute at which a window ends, which names it among the windows of its counter.
-#[inline]
-pub(super) fn minute(end: Timestamp) -> i32 {
-    if end == Timestamp::MAX {
-        return FOREVER;
-    }
-    match u64::try_from(end.as_nanos()) {
-        Ok(nanos) => nanos.div_ceil(MINUTE as u64) as i32,
-        Err(_) => (end.as_nanos() / MINUTE) as i32,
-    }
-}
 
 /// The minute that has begun by now: windows named by it or an earlier one have ended.
 #[inline]
@@ -193,15 +205,24 @@ impl Account {
 
     #[inline]
     pub(super) fn held(&self, place: usize) -> Amount {
-        self.open.as_ref().and_then(|open| open.held.get(place).copied()).unwrap_or(Amount::ZERO)
+        self.all_held().get(place).copied().unwrap_or(Amount::ZERO)
+    }
+
+    /// What is held on each cell; on those beyond its end, nothing.
+    #[inline]
+    pub(super) fn all_held(&self) -> &[Amount] {
+        self.open.as_ref().map_or(&[], |open| &open.held)
     }
 
     /// A cell to write: the one there is, the one of an ended window taken over, or a new one. A new
     /// cell is marked untouched and reads `fresh`.
+    #[inline]
     pub(super) fn claim(&mut self, tag: Tag, end: i32, now: i32, fresh: i64, hint: usize) -> usize {
-        if let Some(place) = self.place(tag, end, hint) {
-            return place;
-        }
+        let place = self.place(tag, end, hint);
+        place.unwrap_or_else(|| self.claim_new(tag, end, now, fresh))
+    }
+
+    fn claim_new(&mut self, tag: Tag, end: i32, now: i32, fresh: i64) -> usize {
         let ahead = self.rare.as_mut().and_then(|rare| {
             let at = rare.ahead.iter().position(|cell| cell.tag == tag && cell.end == end)?;
             Some(rare.ahead.swap_remove(at))
@@ -260,10 +281,7 @@ impl Account {
         };
         let ended = &mut open.holds[at];
         let hold = ended.as_ref()?;
-        for (place, amount) in &hold.lines {
-            let held = &mut open.held[*place as usize];
-            *held = held.saturating_sub(*amount);
-        }
+        hold.amounts.change(&mut open.held, Amount::saturating_sub);
         let remember = hold.remember;
         *ended = None;
         open.free.push(at as u32);
@@ -275,10 +293,7 @@ impl Account {
     pub(super) fn put_hold(&mut self, hold: Hold, spare: &mut Spare) -> usize {
         let open = self.open.get_or_insert_with(|| spare.take());
         open.held.resize(self.cells.len(), Amount::ZERO);
-        for (place, amount) in &hold.lines {
-            let held = &mut open.held[*place as usize];
-            *held = held.saturating_add(*amount);
-        }
+        hold.amounts.change(&mut open.held, Amount::saturating_add);
         open.live += 1;
         match open.free.pop() {
             Some(free) => {

@@ -8,12 +8,12 @@ use std::fmt;
 use compact_str::CompactString;
 use smallvec::SmallVec;
 
-use super::account::{Account, FOREVER, Tag, minute};
+use super::account::{Account, FOREVER, Tag};
 use crate::policy::{
-    Aggregation, Balance, CustomerId, EventId, Producer, RecordedEvent, Timestamp, Transaction,
-    Window,
+    Aggregation, Amount, Balance, CustomerId, EventId, Producer, RecordedEvent, Timestamp,
+    Transaction,
 };
-use crate::store::{CheckOperation, SettleLine};
+use crate::store::{CheckOperation, Line};
 
 /// Takes the place of the journal. Everything is called under the lock of the customer concerned, so
 /// the changes of one customer arrive in the order in which they were made.
@@ -89,10 +89,6 @@ pub(crate) struct WindowEnd(pub(crate) i32);
 
 impl WindowEnd {
     pub(crate) const NEVER: Self = Self(FOREVER);
-
-    pub(crate) fn of(window: &Window) -> Self {
-        Self(minute(window.end()))
-    }
 }
 
 /// A balance of a customer's own.
@@ -109,11 +105,16 @@ pub(crate) struct Recounted {
     pub(crate) counters: Vec<(CustomerId, CounterState)>,
 }
 
-/// The counters of these lines as they are now. One of which nothing is kept is left out.
-pub(super) fn counters(account: &Account, lines: &[SettleLine<'_>]) -> SmallVec<[CounterState; 2]> {
-    let own = lines.iter().filter(|line| !line.shares);
-    let state = |line: &SettleLine<'_>| {
-        let (tag, end) = (Tag::counter(line.counter), WindowEnd::of(&line.window));
+/// The counters of these lines as they are now, if they were given anything. One of which nothing is
+/// kept is left out.
+pub(super) fn counters(
+    account: &Account,
+    lines: &[Line],
+    given: &[Option<Amount>],
+) -> SmallVec<[CounterState; 2]> {
+    let own = lines.iter().filter(|line| !line.shares && line.own(given).is_some());
+    let state = |line: &Line| {
+        let (tag, end) = (Tag::counter(line.counter), WindowEnd(line.end));
         let latest = (line.aggregation == Aggregation::Latest)
             .then(|| account.value(tag.time(), end.0))
             .flatten();
@@ -130,12 +131,12 @@ pub(super) fn counters(account: &Account, lines: &[SettleLine<'_>]) -> SmallVec<
 
 /// Alerts with the windows that they are about.
 pub(super) fn ends_of(
-    alerts: &[(CompactString, u8, crate::policy::Amount)],
-    lines: &[SettleLine<'_>],
+    alerts: &[(CompactString, u8, Amount)],
+    lines: &[Line],
 ) -> Vec<(CompactString, WindowEnd, u8)> {
     let end = |limit: &str| {
         let line = lines.iter().find(|line| line.limit == limit);
-        line.map_or(WindowEnd::NEVER, |line| WindowEnd::of(&line.window))
+        line.map_or(WindowEnd::NEVER, |line| WindowEnd(line.end))
     };
     alerts.iter().map(|(limit, percent, _)| (limit.clone(), end(limit), *percent)).collect()
 }

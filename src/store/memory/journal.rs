@@ -16,6 +16,8 @@ pub(super) struct Journal {
     transactions: Ring<Transaction>,
     /// The time of the newest event that was let go: from there on the history is whole.
     forgotten: Option<Timestamp>,
+    /// The same of the newest transaction.
+    transactions_forgotten: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -72,6 +74,7 @@ impl Journal {
             places: Places::default(),
             transactions: Ring::new(transactions),
             forgotten: None,
+            transactions_forgotten: None,
         }
     }
 
@@ -91,7 +94,9 @@ impl Journal {
     pub(super) fn transact(&mut self, mut transaction: Transaction) -> u64 {
         // From 1 on, so that an opening balance has a place before the first.
         transaction.sequence = self.transactions.count + 1;
-        self.transactions.push(transaction);
+        if let Some(oldest) = self.transactions.push(transaction) {
+            self.transactions_forgotten = self.transactions_forgotten.max(Some(oldest.at));
+        }
         self.transactions.count
     }
 
@@ -153,10 +158,7 @@ impl Journal {
             .find(|transaction| transaction.id == *id && transaction.customer == *customer);
         let event = event?;
         // A charge that was let go cannot be told from none.
-        let oldest = self.transactions.kept.front();
-        let may_be_gone = self.transactions.count > self.transactions.kept.len() as u64
-            && oldest.is_none_or(|oldest| oldest.at >= event.at);
-        if charge.is_none() && may_be_gone {
+        if charge.is_none() && self.transactions_forgotten >= Some(event.at) {
             return None;
         }
         Some(Found { event: event.clone(), charge: charge.cloned() })

@@ -36,7 +36,7 @@ mod restore;
 mod shard;
 mod soonest;
 
-use account::{FOREVER, Tag, minute, minute_now};
+use account::{FOREVER, Tag, minute_now};
 use archive::{Archive, Opened};
 use journal::Journal;
 use names::Names;
@@ -429,7 +429,7 @@ impl Store for Memory {
         let shard = locked(self.shard(hash));
         let account = shard.known(customer, self.around(hash));
         let value =
-            account.and_then(|account| account.value(Tag::counter(counter), minute(window.end())));
+            account.and_then(|account| account.value(Tag::counter(counter), window.last_minute()));
         Box::pin(ready(Ok(value.unwrap_or(Amount::ZERO))))
     }
 

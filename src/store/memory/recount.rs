@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::sync::MutexGuard;
 
-use super::account::{Account, Cell, Tag, minute, minute_now};
+use super::account::{Account, Cell, Tag, minute_now};
 use super::archive::Recounted;
 use super::shard::Shard;
 use super::{Memory, SHARDS, hash, locked};
 use crate::Error;
 use crate::policy::{Aggregation, Amount, CustomerId, RecordedEvent, Timestamp, Window};
-use crate::store::{Recount, SettleLine};
+use crate::store::{Line, Recount};
 
 /// What kept events come to, counter by counter and window by window.
 #[derive(Debug, Default)]
@@ -108,16 +108,9 @@ impl Memory {
             let Some((_, shard)) = shards.iter_mut().find(|(known, _)| *known == at) else {
                 continue;
             };
-            let line = SettleLine {
-                counter,
-                shares: false,
-                aggregation: sum.aggregation,
-                amount: sum.amount,
-                window,
-                limit: "",
-                alerts: &[],
-            };
-            let state = shard.recount(&customer, &line, sum.at, change.now, self.around(hash));
+            let line = Line::new(counter, sum.aggregation, Amount::MAX, window);
+            let counted = (&line, sum.amount);
+            let state = shard.recount(&customer, counted, sum.at, change.now, self.around(hash));
             recounted.counters.extend(state.map(|state| (customer, state)));
         }
         if let Some(archive) = &self.archive {
@@ -140,7 +133,7 @@ fn reset(account: &mut Account, change: &Recount<'_>, now: i32, recounted: &mut 
     for cell in account.cells.iter_mut().filter(|cell| cell.end > now) {
         if let Some(window) = again(cell.tag) {
             emptied(cell.tag);
-            *cell = Cell { tag: cell.tag.untouched(), end: minute(window.end()), value: 0 };
+            *cell = Cell { tag: cell.tag.untouched(), end: window.last_minute(), value: 0 };
         }
     }
     if let Some(rare) = &mut account.rare {

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use compact_str::CompactString;
 use foldhash::HashSet;
-use smallvec::SmallVec;
 
 use super::account::{
-    Account, FOREVER, Hold, Spare, Spot, Tag, Terms, is_ahead, minute, minute_now,
+    Account, Cell, FOREVER, Held, Hold, Spare, Spot, Tag, Terms, is_ahead, minute_now,
 };
 use super::archive::{Archive, Counted, CounterState, counters, ends_of};
 use super::customers::Customers;
@@ -25,8 +24,8 @@ use crate::policy::{
     Transaction, TransactionKind, Verdict, judge_balance, judge_limit,
 };
 use crate::store::{
-    BalanceRef, CheckLine, CheckOperation, Checked, HoldKey, Judged, JudgedBalance, Moment, Origin,
-    Outcome, Place, SettleLine, SettleOperation, SettleOutcome, Settled,
+    BalanceRef, CheckOperation, Checked, HoldKey, Judged, JudgedBalance, Line, Moment, Origin,
+    Outcome, Place, SettleOperation, SettleOutcome, Settled,
 };
 
 #[derive(Debug)]
@@ -138,16 +137,16 @@ impl Shard {
 
         let account = slot.and_then(|slot| self.customers.get(slot));
         checked.outcome = Outcome::Allowed;
-        let mut hint = 0;
-        for line in operation.lines.iter_mut() {
-            judge(account, line, &mut hint);
-            if line.judged.verdict.refuses() {
+        let mut looking = Looking::at(account);
+        for (line, judged) in operation.lines.iter().zip(&mut *operation.judged) {
+            *judged = looking.judge(line, line.own(operation.asked));
+            if judged.verdict.refuses() {
                 checked.outcome = Outcome::Refused;
             }
         }
+        let Looking { next: hint, amounts, finds_all, .. } = looking;
         if let Some(ask) = operation.balance {
-            let balance =
-                numbered.and_then(|numbered| read_balance(account, numbered, hint as usize));
+            let balance = numbered.and_then(|numbered| read_balance(account, numbered, hint));
             let verdict = balance.as_ref().map_or(Verdict::Exceeded, |balance| {
                 let above = balance.current.saturating_sub(balance.minimum);
                 judge_balance(above, balance.held, ask.asked)
@@ -172,32 +171,17 @@ impl Shard {
             id: operation.id.clone(),
             serial,
             attempt: operation.attempt,
-            lines: SmallVec::new(),
+            amounts,
             expires: terms
                 .lifetime
                 .map(|lifetime| operation.now.monotonic().saturating_add(lifetime)),
             remember: terms.remember,
         };
-        if account.cells.is_empty() {
-            let balance = usize::from(operation.balance.is_some());
-            account.cells.reserve_exact(operation.lines.len() + balance);
+        if !finds_all {
+            hold.amounts = claim_cells(account, &operation, now);
         }
-        let mut hint = 0;
-        for line in operation.lines.iter_mut() {
-            let amount = line.holds();
-            if amount == Amount::ZERO {
-                continue;
-            }
-            line.judged.held = line.judged.held.saturating_add(amount);
-            if line.shares {
-                continue;
-            }
-            if line.place == NOWHERE {
-                let end = minute(line.window.end());
-                line.place = account.claim(Tag::counter(line.counter), end, now, 0, hint) as u32;
-            }
-            hint = line.place as usize + 1;
-            hold.lines.push((line.place, amount));
+        for (line, judged) in operation.lines.iter().zip(&mut *operation.judged) {
+            judged.held = judged.held.saturating_add(line.holds(line.own(operation.asked)));
         }
         if let (Some(ask), Some(numbered), Some(judged)) =
             (operation.balance, numbered, &mut checked.balance)
@@ -207,7 +191,7 @@ impl Shard {
             let fresh = balance.current.as_millionths();
             let place = account.claim(Tag::balance(numbered.number), FOREVER, now, fresh, hint);
             balance.held = balance.held.saturating_add(asked);
-            hold.lines.push((place as u32, asked));
+            hold.amounts.push(place as u32, asked);
         }
         let expires = hold.expires;
         let at = account.put_hold(hold, &mut self.spare);
@@ -274,17 +258,20 @@ impl Shard {
         // The counter's value, if the event moved it: for the lines that share it, too.
         let mut after = None;
         for line in operation.lines {
+            let Some(amount) = line.own(operation.given) else { continue };
             if !line.shares {
-                let end = minute(line.window.end());
-                first_end = first_end.min(end);
+                first_end = first_end.min(line.end);
                 let tag = Tag::counter(line.counter);
                 let counted = match account.cells.get_mut(hint) {
                     // Nearly always, the counter is where the one before lets expect it.
-                    Some(cell) if cell.is(tag, end) && line.aggregation.adds() => {
+                    Some(cell) if cell.is(tag, line.end) && line.aggregation.adds() => {
                         hint += 1;
-                        Some(cell.add(line.aggregation, line.amount))
+                        Some(cell.add(line.aggregation, amount))
                     }
-                    _ => count(account, line, end, operation.at, operation.now.wall(), &mut hint),
+                    _ => {
+                        let wall = operation.now.wall();
+                        count(account, (line, amount), operation.at, wall, &mut hint)
+                    }
                 };
                 settled.saturated |= counted.is_some_and(|(_, saturated)| saturated);
                 after = counted.map(|(value, _)| value);
@@ -322,7 +309,7 @@ impl Shard {
             sequence: 0,
         };
         if let Some(archive) = around.archive {
-            let counters = counters(account, operation.lines);
+            let counters = counters(account, operation.lines, operation.given);
             let alerts = ends_of(&settled.alerts, operation.lines);
             archive.counted(Counted { event, counters, transaction, alerts, mark });
         } else {
@@ -372,16 +359,15 @@ impl Shard {
     pub(super) fn recount(
         &mut self,
         customer: &CustomerId,
-        line: &SettleLine<'_>,
+        (line, amount): (&Line, Amount),
         at: Timestamp,
         now: Moment<'_>,
         around: Around<'_>,
     ) -> Option<CounterState> {
         let account = self.account(customer, around)?;
-        let end = minute(line.window.end());
-        count(account, line, end, at, now.wall(), &mut 0);
-        let state = counters(account, std::slice::from_ref(line)).pop();
-        self.expect(end);
+        count(account, (line, amount), at, now.wall(), &mut 0);
+        let state = counters(account, std::slice::from_ref(line), &[Some(amount)]).pop();
+        self.expect(line.end);
         state
     }
 
@@ -749,41 +735,93 @@ impl Shard {
     }
 }
 
-/// Where the counter of a line is that has none yet.
-const NOWHERE: u32 = u32::MAX;
+/// Looks at what is kept of a customer in the order of the lines, which is mostly that of the cells.
+struct Looking<'a> {
+    account: Option<&'a Account>,
+    cells: &'a [Cell],
+    held: &'a [Amount],
+    /// Where the next counter should be.
+    next: usize,
+    /// What a hold sets aside on the counters that there are.
+    amounts: Held,
+    /// Whether it has met them all so far.
+    finds_all: bool,
+}
 
-/// Judges one limit, and notes where its counter is. `hint` is where it should be.
-#[inline]
-fn judge(account: Option<&Account>, line: &mut CheckLine, hint: &mut u32) {
-    let tag = Tag::counter(line.counter);
-    let end = minute(line.window.end());
-    // A line that shares the counter of the one before finds it just before the hint.
-    let at = hint.saturating_sub(u32::from(line.shares));
-    let place = account.and_then(|account| account.place(tag, end, at as usize));
-    let (used, held) = match (account, place) {
-        (Some(account), Some(place)) => {
-            *hint = place as u32 + 1;
-            (Amount::from_millionths(account.cells[place].value), account.held(place))
+impl<'a> Looking<'a> {
+    fn at(account: Option<&'a Account>) -> Self {
+        let cells = account.map_or(&[][..], |account| &account.cells);
+        let held = account.map_or(&[][..], Account::all_held);
+        Self { account, cells, held, next: 0, amounts: Held::default(), finds_all: true }
+    }
+
+    /// Judges one limit.
+    #[inline]
+    fn judge(&mut self, line: &Line, asked: Option<Amount>) -> Judged {
+        let tag = Tag::counter(line.counter);
+        // A line that shares the counter of the one before finds it just before.
+        let at = self.next.saturating_sub(usize::from(line.shares));
+        let (place, cell) = match self.cells.get(at) {
+            Some(cell) if cell.is(tag, line.end) => (at, cell),
+            _ => match self.cells.iter().position(|cell| cell.is(tag, line.end)) {
+                Some(place) => (place, &self.cells[place]),
+                None => return self.judge_new(line, asked),
+            },
+        };
+        self.next = place + 1;
+        let used = Amount::from_millionths(cell.value);
+        let held = self.held.get(place).copied().unwrap_or(Amount::ZERO);
+        let holds = line.holds(asked);
+        if holds != Amount::ZERO && !line.shares {
+            self.amounts.push(place as u32, holds);
         }
-        (Some(account), None) => (account.value(tag, end).unwrap_or(Amount::ZERO), Amount::ZERO),
-        (None, _) => (Amount::ZERO, Amount::ZERO),
-    };
-    let verdict = judge_limit(line.aggregation, line.cap, used, held, line.asked);
-    line.place = place.map_or(NOWHERE, |place| place as u32);
-    line.judged = Judged { verdict, used, held };
+        let verdict = judge_limit(line.aggregation, line.cap, used, held, asked);
+        Judged { verdict, used, held }
+    }
+
+    /// Judges a limit on a counter of which nothing is kept in this window, or only ahead of it.
+    #[cold]
+    fn judge_new(&mut self, line: &Line, asked: Option<Amount>) -> Judged {
+        self.finds_all = false;
+        let tag = Tag::counter(line.counter);
+        let ahead = self.account.and_then(|account| account.value(tag, line.end));
+        let (used, held) = (ahead.unwrap_or(Amount::ZERO), Amount::ZERO);
+        let verdict = judge_limit(line.aggregation, line.cap, used, held, asked);
+        Judged { verdict, used, held }
+    }
+}
+
+/// Makes the cells that a hold needs. Answers what it sets aside on all of them.
+#[cold]
+fn claim_cells(account: &mut Account, operation: &CheckOperation<'_>, now: i32) -> Held {
+    if account.cells.is_empty() {
+        let balance = usize::from(operation.balance.is_some());
+        account.cells.reserve_exact(operation.lines.len() + balance);
+    }
+    let mut amounts = Held::default();
+    let mut hint = 0;
+    for line in operation.lines {
+        let amount = line.holds(line.own(operation.asked));
+        if amount == Amount::ZERO || line.shares {
+            continue;
+        }
+        let place = account.claim(Tag::counter(line.counter), line.end, now, 0, hint);
+        hint = place + 1;
+        amounts.push(place as u32, amount);
+    }
+    amounts
 }
 
 /// Moves one counter. Answers its value, and whether it did not fit; `None` for a window that has
 /// ended and of which nothing is kept, as nobody will ask for it again.
 fn count(
     account: &mut Account,
-    line: &SettleLine<'_>,
-    end: i32,
+    (line, amount): (&Line, Amount),
     at: Timestamp,
     wall: Timestamp,
     hint: &mut usize,
 ) -> Option<(Amount, bool)> {
-    let now = minute_now(wall);
+    let (now, end) = (minute_now(wall), line.end);
     let tag = Tag::counter(line.counter);
     if is_ahead(&line.window, wall) {
         if line.aggregation == Aggregation::Latest {
@@ -794,7 +832,7 @@ fn count(
             time.tag = time.tag.touched();
             time.value = at.as_nanos();
         }
-        return Some(account.claim_ahead(tag, end).add(line.aggregation, line.amount));
+        return Some(account.claim_ahead(tag, end).add(line.aggregation, amount));
     }
     if end <= now && account.place(tag, end, *hint).is_none() {
         return None;
@@ -811,10 +849,10 @@ fn count(
         time.tag = time.tag.touched();
         time.value = at.as_nanos();
     }
-    Some(account.cells[place].add(line.aggregation, line.amount))
+    Some(account.cells[place].add(line.aggregation, amount))
 }
 
-impl super::account::Cell {
+impl Cell {
     #[inline]
     pub(super) fn add(&mut self, aggregation: Aggregation, amount: Amount) -> (Amount, bool) {
         let before = Amount::from_millionths(self.value);
@@ -832,22 +870,22 @@ impl super::account::Cell {
     }
 }
 
-fn alert(account: &mut Account, line: &SettleLine<'_>, used: Amount, settled: &mut Settled) {
+fn alert(account: &mut Account, line: &Line, used: Amount, settled: &mut Settled) {
     if line.alerts.first().is_none_or(|(_, due)| used < *due) {
         return;
     }
-    let end = minute(line.window.end());
+    let end = line.end;
     let alerts = &mut account.rare.get_or_insert_default().alerts;
-    let told = alerts.iter().position(|(limit, at, _)| *at == end && limit == line.limit);
+    let told = alerts.iter().position(|(limit, at, _)| *at == end && *limit == line.limit);
     let told = told.unwrap_or_else(|| {
-        alerts.push((CompactString::new(line.limit), end, 0));
+        alerts.push((line.limit.clone(), end, 0));
         alerts.len() - 1
     });
     let told = &mut alerts[told].2;
-    for (percent, due) in line.alerts {
+    for (percent, due) in &*line.alerts {
         if used >= *due && *told & (1 << percent) == 0 {
             *told |= 1 << percent;
-            settled.alerts.push((CompactString::new(line.limit), *percent, used));
+            settled.alerts.push((line.limit.clone(), *percent, used));
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::policy::{
     Aggregation, Amount, Balance, NewBalance, Verdict, judge_balance, judge_limit,
 };
 use crate::store::{
-    BalanceAsk, CheckLine, CheckOperation, Checked, Judged, JudgedBalance, Outcome, Place,
+    BalanceAsk, CheckOperation, Checked, Judged, JudgedBalance, Line, Outcome, Place,
 };
 
 /// A check on its way.
@@ -22,11 +22,18 @@ pub(super) struct Asked {
     call: ScriptCall,
     caller: Caller,
     end: Instant,
-    lines: SmallVec<[CheckLine; 4]>,
+    lines: SmallVec<[AskedLine; 4]>,
     balance: Option<AskedBalance>,
     attempt: u64,
     holds: bool,
     opening: Option<Opening>,
+}
+
+struct AskedLine {
+    aggregation: Aggregation,
+    cap: Amount,
+    asked: Option<Amount>,
+    holds: Amount,
 }
 
 struct AskedBalance {
@@ -47,18 +54,17 @@ impl Asked {
             Some(lifetime) => call.arg(lifetime.as_micros() as u64),
             None => call.arg(""),
         };
-        call.arg(if operation.hold.is_some_and(|terms| terms.remember) { "1" } else { "" });
         let balance = operation.balance.map(|ask| AskedBalance::encode(ask, &mut call));
         if balance.is_none() {
-            call.arg("").arg("").arg("").arg("");
+            call.arg("");
         }
-        for line in operation.lines.iter() {
+        for line in operation.lines {
             let name = names.get(line.counter as usize)?;
-            call.arg(kind(line.aggregation))
+            let shares = line.shares && line.aggregation.adds();
+            call.arg(if shares { "S" } else { kind(line.aggregation) })
                 .arg(format!("{}.{name}", keys::end(&line.window)))
-                .arg(if line.shares { "1" } else { "" })
                 .arg(line.cap.as_millionths());
-            match line.asked.filter(|asked| asked.is_positive()) {
+            match line.own(operation.asked).filter(|asked| asked.is_positive()) {
                 Some(asked) => call.arg(asked.as_millionths()),
                 None => call.arg(""),
             };
@@ -72,7 +78,11 @@ impl Asked {
             call,
             caller: store.caller.clone(),
             end: store.caller.deadline(),
-            lines: operation.lines.iter().copied().collect(),
+            lines: operation
+                .lines
+                .iter()
+                .map(|line| AskedLine::of(line, operation.asked))
+                .collect(),
             balance,
             attempt: operation.attempt,
             holds: operation.hold.is_some(),
@@ -88,6 +98,14 @@ impl Asked {
             opening.leave();
         }
         Ok(checked)
+    }
+}
+
+impl AskedLine {
+    fn of(line: &Line, asked: &[Option<Amount>]) -> Self {
+        let asked = line.own(asked);
+        let Line { aggregation, cap, .. } = *line;
+        Self { aggregation, cap, asked, holds: line.holds(asked) }
     }
 }
 
@@ -108,7 +126,7 @@ impl AskedBalance {
 
 fn read(
     value: Value,
-    lines: &[CheckLine],
+    lines: &[AskedLine],
     balance: Option<AskedBalance>,
     attempt: u64,
     holds: bool,
@@ -137,7 +155,7 @@ fn read(
             "k" => Verdict::Within,
             _ => judge_limit(line.aggregation, line.cap, used, held, line.asked),
         };
-        let own = if placed { line.holds() } else { Amount::ZERO };
+        let own = if placed { line.holds } else { Amount::ZERO };
         checked.judged.push(Judged { verdict, used, held: held.saturating_add(own) });
     }
     if let Some(ask) = balance {

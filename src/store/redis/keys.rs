@@ -83,11 +83,9 @@ impl Keys {
     }
 }
 
-/// Counters, what is held on them, balances, and alerts that were told: a hash that lives as long as
+/// Counters, what is held on them, open holds, balances, and alerts that were told: a hash that lives as long as
 /// its last window, or for ever once it has a balance or a counter without windows.
 pub(super) const BOOKS: &str = "books";
-/// Open holds: a hash.
-pub(super) const HOLDS: &str = "holds";
 /// When open holds expire: a sorted set.
 pub(super) const DUE: &str = "due";
 /// Ids that are settled or released: a sorted set by when they are forgotten.
@@ -136,7 +134,7 @@ mod tests {
         let keys = Keys::new("limitry");
         for odd in ["ada", "{", "}", "{}", "a{b}c", "}{", "{17}", "ådä", "a\0b", " "] {
             let customer = CustomerId::new(odd).unwrap();
-            let tags: Vec<String> = [BOOKS, HOLDS, DUE, IDS, EXPIRED, MARKS]
+            let tags: Vec<String> = [BOOKS, DUE, IDS, EXPIRED, MARKS]
                 .iter()
                 .map(|what| {
                     let key = keys.of(what, &customer);

@@ -82,6 +82,16 @@
 //! definition changes begins anew, one that is removed ends. Limits that are added later count the
 //! events that are kept, and say since when that is all.
 //!
+//! # Memory
+//!
+//! The server's memory is its operator's to bound: with `maxmemory` and `noeviction` a server that is
+//! full takes nothing more, of customers known or new; checks are answered by the failure policy,
+//! settlements wait in the outbox, and nothing that was counted goes. There is no cap on customers as
+//! the memory store has one, so name as customers only those that an auth layer knows. A check that is
+//! refused keeps nothing; one customer takes half a kilobyte to a kilobyte and a half for each day on
+//! which they come, most of which goes as its key expires (see below), and for ever only with a
+//! balance or an all-time counter.
+//!
 //! # What is on the server
 //!
 //! All keys begin with the prefix ([`prefix`](RedisOptions::prefix), `limitry` unless set) and the
@@ -94,8 +104,8 @@
 //! | `{n}:shard` | hash | for ever | `version` of the definitions, `since` when it is kept, `gone`: the newest event that is not, `lost`: when the server last lost all, `days`: the first and last that are summed up |
 //! | `{n}:rollups:DAY:ID`, `{n}:rollups:DAY` | hash | [`keep_rollups_for`](RedisOptions::keep_rollups_for) and a day | *quarter*`.`*meter*: what the events of a customer, or of all of the shard, come to; `?` where they have to be counted |
 //! | `{n}:events` | stream | [`keep_events_for`](RedisOptions::keep_events_for) | `event`: JSON as the API has it, `at`: its time |
-//! | `{n}:books:ID` | hash | to the end of its last window; for ever with a balance or an all-time counter | `u`, `h`, `l`, `a` *window*`.`*counter*: used, held, time of the latest, alerts told; `b`, `g`, `m` *balance*: current, held, own terms |
-//! | `{n}:holds:ID`, `{n}:due:ID` | hash, sorted set | a week after the last hold | open holds, and when they expire |
+//! | `{n}:books:ID` | hash | to the end of its last window, and a week after the last hold; for ever with a balance or an all-time counter | `u`, `h`, `l`, `a` *window*`.`*counter*: used, held, time of the latest, alerts told; `b`, `g`, `m` *balance*: current, held, own terms; `o` *id*: an open hold |
+//! | `{n}:due:ID` | sorted set | a week after the last hold | when open holds expire |
 //! | `{n}:ids:ID` | sorted set | a day | ids that are settled or released |
 //! | `{n}:expired:ID` | sorted set | a week | ids of holds that expired |
 //! | `{n}:marks:ID` | hash | 400 days after it moved | how far each outbox was taken, and on which day |
@@ -241,7 +251,7 @@ impl Inner {
         version: &str,
         now: Moment<'_>,
     ) -> ScriptCall {
-        const OWN: [&str; 5] = [keys::BOOKS, keys::HOLDS, keys::DUE, keys::IDS, keys::EXPIRED];
+        const OWN: [&str; 4] = [keys::BOOKS, keys::DUE, keys::IDS, keys::EXPIRED];
         let keys = &self.shared.keys;
         let mut names = Vec::with_capacity(1 + OWN.len() + also.len());
         names.push(keys.shard(shard));

@@ -68,7 +68,19 @@ impl Sent {
             .arg(at.div_euclid(1_000))
             .arg(store.horizon())
             .arg(event)
-            .arg(store.keep_events);
+            .arg(store.keep_events)
+            .arg(store.keep_events_for.as_millis() as u64);
+        match operation.mark {
+            Some(mark) => {
+                call.arg(mark.producer.to_string()).arg(mark.sequence);
+                match mark.previous {
+                    Some(previous) => call.arg(previous),
+                    None => call.arg(""),
+                };
+                call.arg(KEEP_MARKS);
+            }
+            None => drop(call.arg("")),
+        }
         match operation.charge {
             Some((balance, amount)) => {
                 let kind = match amount.is_negative() {
@@ -80,34 +92,24 @@ impl Sent {
                     write_transaction(id, balance.name, kind, size, operation.at, (None, None));
                 let (initial, _) = super::terms(balance.default);
                 call.arg(balance.name).arg(amount.as_millionths()).arg(initial).arg(made);
+                call.arg(store.keep_transactions);
             }
-            None => drop(call.arg("").arg("").arg("").arg("")),
+            None => drop(call.arg("")),
         }
-        call.arg(store.keep_transactions).arg(store.keep_events_for.as_millis() as u64);
-        match operation.mark {
-            Some(mark) => {
-                call.arg(mark.producer.to_string()).arg(mark.sequence);
-                match mark.previous {
-                    Some(previous) => call.arg(previous),
-                    None => call.arg(""),
-                };
-            }
-            None => drop(call.arg("").arg("").arg("")),
-        }
-        call.arg(KEEP_MARKS);
         rolled.encode(operation, &mut call);
         for line in operation.lines {
-            let name = names.get(line.counter as usize)?;
-            let end = keys::end(&line.window);
-            call.arg(kind(line.aggregation))
-                .arg(format!("{end}.{name}"))
-                .arg(end)
-                .arg(if line.shares { "1" } else { "" })
-                .arg(line.amount.as_millionths())
-                .arg(line.limit)
-                .arg(line.alerts.len());
-            for (percent, due) in line.alerts {
-                call.arg(*percent).arg(due.as_millionths());
+            let Some(amount) = line.own(operation.given) else { continue };
+            if !line.shares {
+                let name = names.get(line.counter as usize)?;
+                call.arg(kind(line.aggregation))
+                    .arg(format!("{}.{name}", keys::end(&line.window)))
+                    .arg(amount.as_millionths());
+            }
+            if !line.alerts.is_empty() {
+                call.arg("a").arg(line.limit.as_str()).arg(line.alerts.len());
+                for (percent, due) in &*line.alerts {
+                    call.arg(*percent).arg(due.as_millionths());
+                }
             }
         }
         let ending = store.registry.ending();

@@ -38,7 +38,8 @@
 //! A commit that fails, because the disk is full or broken, is tried again until it succeeds, the
 //! same changes under the same ids. Until then new checks are answered
 //! [`Unavailable`](crate::ErrorKind::Unavailable), and no settlement is acknowledged: each waits,
-//! as long as its caller does.
+//! as long as its caller does. Another program that has the file open then is waited for, too: what
+//! the disk has lost can be told only by who has the file alone.
 //!
 //! 65,536 requests may run or wait to be written at a time. Each that is admitted has its place for
 //! the settlement from its check on; who finds none is answered
@@ -288,7 +289,8 @@ impl SqliteOptions {
             looked => looked,
         }?;
         let mut file = schema::open(&path, self.durability)?;
-        schema::compare(&file, &lock)?;
+        schema::compare(&mut file, &lock)?;
+        file::leave_log(&file, true)?;
         let ownerless = ownerless(&mut file, self.ownerless_holds)?;
         let books = Arc::new(Books::new(&path, self.ownerless_holds.are_kept()));
         books.queue.number_from(row::place(&file, "event")?, row::place(&file, "transaction")?);

@@ -1,6 +1,7 @@
 //! What was changed in memory and waits to be committed, and who waits for it.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -42,7 +43,7 @@ pub(super) enum Change {
 /// What is committed as one.
 #[derive(Debug, Default)]
 pub(super) struct Group {
-    pub(super) changes: Vec<Change>,
+    pub(super) changes: VecDeque<Change>,
     /// How many requests run whose settlement is not in the file once these changes are, where the
     /// file is to say so.
     pub(super) running: Option<usize>,
@@ -288,7 +289,11 @@ impl Queue {
         }
         self.asleep.store(false, Ordering::Relaxed);
         let length = waiting.changes.len().min(GROUP);
-        group.changes.extend(waiting.changes.drain(..length));
+        if length == waiting.changes.len() && group.changes.is_empty() {
+            mem::swap(&mut group.changes, &mut waiting.changes);
+        } else {
+            group.changes.extend(waiting.changes.drain(..length));
+        }
         group.running = self.to_note(&waiting, length);
         Some(())
     }

@@ -22,19 +22,24 @@ const STEPS: [&str; 2] = [include_str!("schema.sql"), include_str!("marks.sql")]
 /// Compares the file with what was noted of it, and leaves word that it is there.
 ///
 /// A backup is older than what was noted, by right: it says that it is one, until that is noted anew.
-pub(super) fn compare(file: &Connection, lock: &Lock) -> Result<(), OpenError> {
+/// Its groups are numbered after those, so that what it was put in the place of is older from then on.
+pub(super) fn compare(file: &mut Connection, lock: &Lock) -> Result<(), OpenError> {
     let group = row::state(file, "group")?.unwrap_or_default();
     let is_copy = row::state(file, COPIED)?.is_some();
     let noted = lock.noted().map_err(OpenError::Io)?;
     if noted.is_some_and(|noted| group < noted) && !is_copy {
         return Err(OpenError::Behind);
     }
-    // Not before the file is one without its log.
-    if is_copy || (noted.is_none() && checkpoint(file, "PASSIVE")?) {
-        lock.note(group).map_err(OpenError::Io)?;
-    }
     if is_copy {
-        file.execute("DELETE FROM state WHERE name = ?1", [COPIED])?;
+        let next = group.max(noted.unwrap_or_default()).saturating_add(1);
+        lock.note(next).map_err(OpenError::Io)?;
+        let step = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        step.execute("DELETE FROM state WHERE name = ?1", [COPIED])?;
+        step.execute("INSERT OR REPLACE INTO state (name, value) VALUES ('group', ?1)", [next])?;
+        step.commit()?;
+    } else if noted.is_none() && checkpoint(file, "PASSIVE")? {
+        // Not before the file is one without its log.
+        lock.note(group).map_err(OpenError::Io)?;
     }
     Ok(())
 }

@@ -138,6 +138,8 @@ impl Store for Sqlite {
     type Settle = Acknowledged;
     type Release = Ready<Result<(), Error>>;
 
+    const SETTLES_AT_CALL: bool = true;
+
     fn check(&self, operation: CheckOperation<'_>) -> Self::Check {
         if operation.hold.is_none() {
             return self.memory.check(operation);

@@ -1,8 +1,7 @@
 //! One group of changes as one transaction.
 
-use std::collections::HashMap;
-
 use compact_str::CompactString;
+use foldhash::HashMap;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::definition::Note;
@@ -65,6 +64,7 @@ struct Rows<'a> {
     newest_transaction: Option<u64>,
     add_event: CachedStatement<'a>,
     add_transaction: CachedStatement<'a>,
+    set_counter: CachedStatement<'a>,
     amounts: String,
     texts: String,
 }
@@ -79,9 +79,9 @@ impl<'a> Rows<'a> {
             file,
             names,
             keeps_holds,
-            counters: HashMap::new(),
-            balances: HashMap::new(),
-            marks: HashMap::new(),
+            counters: HashMap::default(),
+            balances: HashMap::default(),
+            marks: HashMap::default(),
             newest_event: None,
             newest_transaction: None,
             add_event: file.prepare_cached(
@@ -91,6 +91,11 @@ impl<'a> Rows<'a> {
             add_transaction: file.prepare_cached(
                 "INSERT INTO ledger (balance, sequence, id, amount, balance_after, at, \
                  description, reference) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?,
+            set_counter: file.prepare_cached(
+                "INSERT INTO usage (customer, counter, ends, starts, value, latest) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+                 ON CONFLICT DO UPDATE SET value = excluded.value, latest = excluded.latest",
             )?,
             amounts: String::new(),
             texts: String::new(),
@@ -212,7 +217,7 @@ impl<'a> Rows<'a> {
         let number = self.balance(customer, &balance.name, Amount::ZERO)?;
         self.write_balances()?;
         self.execute(
-            "UPDATE balance SET opening = opening + ?2 - current, current = ?2, unit = ?3, \
+            "UPDATE balance SET opening = opening + (?2 - current), current = ?2, unit = ?3, \
              minimum = ?4 WHERE id = ?1",
             params![number, balance.current, balance.unit.as_str(), balance.minimum],
         )
@@ -229,7 +234,7 @@ impl<'a> Rows<'a> {
         }
         for (customer, state) in &recounted.counters {
             let customer = self.customer(customer)?;
-            write_counter(self.file, customer, state)?;
+            self.write_counter(customer, state)?;
         }
         Ok(())
     }
@@ -304,9 +309,14 @@ impl<'a> Rows<'a> {
         // In the order of the table: neighbours share a page.
         counters.sort_unstable_by_key(|(key, _)| *key);
         for ((customer, ..), state) in counters {
-            write_counter(self.file, customer, state)?;
+            self.write_counter(customer, state)?;
         }
         Ok(())
+    }
+
+    fn write_counter(&mut self, customer: i64, state: &CounterState) -> rusqlite::Result<()> {
+        let CounterState { counter, start, end, value, latest } = state;
+        self.set_counter.execute(params![customer, counter, end, start, value, latest]).map(|_| ())
     }
 
     fn write_balances(&mut self) -> rusqlite::Result<()> {
@@ -385,14 +395,4 @@ impl<'a> Rows<'a> {
     fn execute(&self, sql: &str, parameters: impl rusqlite::Params) -> rusqlite::Result<()> {
         self.file.prepare_cached(sql)?.execute(parameters).map(|_| ())
     }
-}
-
-fn write_counter(file: &Connection, customer: i64, state: &CounterState) -> rusqlite::Result<()> {
-    let mut set = file.prepare_cached(
-        "INSERT INTO usage (customer, counter, ends, starts, value, latest) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
-         ON CONFLICT DO UPDATE SET value = excluded.value, latest = excluded.latest",
-    )?;
-    let CounterState { counter, start, end, value, latest } = state;
-    set.execute(params![customer, counter, end, start, value, latest]).map(|_| ())
 }

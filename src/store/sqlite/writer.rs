@@ -213,17 +213,16 @@ impl Drop for Ending {
 }
 
 /// Opens the file anew after a failure. What the log holds may be in memory alone by then, though it
-/// reads well: a sync that failed is not repeated by the operating system. So it is all written once
-/// more, into the file itself.
+/// reads well, and so may what was brought from it into the file: a sync that failed is not repeated
+/// by the operating system. So it is all written once more, into the file itself.
 fn reopen(path: &Path, durability: Durability, books: &Books) -> Result<Connection, OpenError> {
     // It is not made anew where somebody has moved it away.
     std::fs::metadata(path).map_err(OpenError::Io)?;
-    if let Durability::Relaxed { .. } = durability {
-        books.reader.close();
-        recover(path)?;
-    }
+    books.reader.close();
+    recover(path)?;
     let file = schema::open(path, durability)?;
-    if checkpoint(&file, "TRUNCATE")? { Ok(file) } else { Err(OpenError::InUse) }
+    leave_log(&file, true)?;
+    Ok(file)
 }
 
 /// Brings into the file what is whole in the log by its own sums, and not what was whole once: who

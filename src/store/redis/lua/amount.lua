@@ -1,10 +1,13 @@
--- Amounts are i64 millionths. Up to 15 digits they are numbers, of which sums are exact; beyond, they
+-- Amounts are i64 millionths. Below 9 * 10^15 they are numbers, of which sums are exact; beyond, they
 -- are decimal text and reckoned in two limbs of 10^9. Sums that do not fit are held at the largest.
 local EXACT = 9e15
 
 local function amount(text)
-  if text and #text < 16 then return tonumber(text) end
-  return text or nil
+  if not text then return nil end
+  if #text < 16 then return tonumber(text) end
+  local value = #text < 18 and tonumber(text)
+  if value and value < EXACT and value > -EXACT then return value end
+  return text
 end
 
 -- Functions within, which are made only when they are needed: this is rare.

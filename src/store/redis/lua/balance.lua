@@ -1,17 +1,17 @@
--- KEYS: also 7 transactions, 8 references. ARGV: 4 what to do (open, minimum, credit, debit), 5 balance, 6 and 7
+-- KEYS: also 6 transactions, 7 references. ARGV: 4 what to do (open, minimum, credit, debit), 5 balance, 6 and 7
 -- what the default begins at and its minimum, or empty, 8 amount, 9 reference or empty, 10 the
 -- transaction, 11 how many are kept, 12 the terms of a balance to open.
 -- Answers {what came of it, current, held, own terms, transaction}.
-local transactions, references = KEYS[7], KEYS[8]
+local transactions, references = KEYS[6], KEYS[7]
 local wall, now, server = clock()
 sweep(now)
 local what, name, given = ARGV[4], ARGV[5], amount(ARGV[8])
-local found = redis.call('HMGET', books, 'b' .. name, 'g' .. name, 'm' .. name, 'last')
+local found = call('HMGET', books, 'b' .. name, 'g' .. name, 'm' .. name, 'last')
 local current, held, terms = amount(found[1]), amount(found[2]) or 0, found[3]
 
 local function write(value)
-  redis.call('HSET', books, 'b' .. name, value, 'keep', 1)
-  redis.call('PERSIST', books)
+  call('HSET', books, 'b' .. name, value, 'keep', 1)
+  call('PERSIST', books)
 end
 
 if what == 'open' then
@@ -19,13 +19,13 @@ if what == 'open' then
   -- A charge may have come before the balance did; it is not forgiven.
   local sum = plus(current or 0, given)
   write(sum)
-  redis.call('HSET', books, 'm' .. name, ARGV[12])
+  call('HSET', books, 'm' .. name, ARGV[12])
   return {'n', sum, held, ARGV[12]}
 end
 if what == 'minimum' then
   if not terms then return {'m'} end
   terms = ARGV[8] .. string.match(terms, '^%S+(.*)$')
-  redis.call('HSET', books, 'm' .. name, terms)
+  call('HSET', books, 'm' .. name, terms)
   return {'n', current or 0, held, terms}
 end
 local minimum
@@ -36,7 +36,7 @@ local after
 if what == 'credit' then
   local over
   if ARGV[9] ~= '' then
-    local earlier = redis.call('HGET', references, ARGV[9])
+    local earlier = call('HGET', references, ARGV[9])
     if earlier then return {'d', current, held, terms, earlier} end
   end
   after, over = plus(current, given)
@@ -47,9 +47,9 @@ else
 end
 write(after)
 local sequence = string.format('%.0f', math.max(server, tonumber(found[4] or '0') + 1))
-redis.call('HSET', books, 'last', sequence)
+call('HSET', books, 'last', sequence)
 local transaction = sequence .. ' ' .. tostring_amount(after) .. ' ' .. ARGV[10]
-redis.call('RPUSH', transactions, transaction)
-redis.call('LTRIM', transactions, '-' .. ARGV[11], -1)
-if what == 'credit' and ARGV[9] ~= '' then redis.call('HSET', references, ARGV[9], transaction) end
+call('RPUSH', transactions, transaction)
+call('LTRIM', transactions, '-' .. ARGV[11], -1)
+if what == 'credit' and ARGV[9] ~= '' then call('HSET', references, ARGV[9], transaction) end
 return {'n', after, held, terms, transaction}

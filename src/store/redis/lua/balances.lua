@@ -2,7 +2,7 @@
 local wall, now = clock()
 sweep(now)
 local all, names, answer = {}, {}, {}
-local found = redis.call('HGETALL', books)
+local found = call('HGETALL', books)
 for at = 1, #found, 2 do
   local kind, name = string.match(found[at], '^([bgm])(.+)$')
   if kind and not (found[at] == 'keep' or found[at] == 'last') then

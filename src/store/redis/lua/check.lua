@@ -1,83 +1,87 @@
--- ARGV: 4 id, 5 attempt, 6 lifetime of the hold in microseconds or empty, 7 whether a caller gave
--- the id, 8 balance or empty, 9 what is asked of it or empty, 10 and 11 what the default balance
--- begins at and its minimum, or empty; then for each line: kind (s, m or l), window and counter,
--- whether it shares the counter of the line before, cap, what is asked or empty.
+-- ARGV: 4 id, 5 attempt, 6 lifetime of the hold in microseconds or empty, 7 balance or empty; with one,
+-- what is asked of it or empty, and what the default balance begins at and its minimum, or empty; then
+-- for each line: kind (s, m or l; S shares the counter of the line before), window and counter, cap,
+-- what is asked or empty.
 -- Answers {what came of it, used, held, ... , balance, held, own terms}.
-local version = redis.call('HGET', shard, 'version')
+local version = call('HGET', shard, 'version')
 if version ~= ARGV[1] then return {version and 's' or 'x'} end
 local wall, now = clock()
 sweep(now)
-local id, attempt, lifetime = ARGV[4], ARGV[5], ARGV[6]
+local id, attempt, lifetime, name = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local own = 'o' .. id
+local lines = name == '' and 8 or 11
+local most = #ARGV
+local fields, count = {own, 'keep', 'long'}, 3
+for at = lines, most, 4 do
+  local suffix = ARGV[at + 1]
+  fields[count + 1], fields[count + 2] = 'u' .. suffix, 'h' .. suffix
+  count = count + 2
+end
+if name ~= '' then
+  fields[count + 1], fields[count + 2], fields[count + 3] = 'b' .. name, 'g' .. name, 'm' .. name
+end
+local found = call('HMGET', books, unpack(fields))
 local placed = false
 if lifetime ~= '' then
-  local met = redis.call('ZMSCORE', ids, 'F' .. id, 'R' .. attempt .. ' ' .. id)
+  local met = call('ZMSCORE', ids, 'F' .. id, 'R' .. attempt .. ' ' .. id)
   if met[1] then return {'f'} end
   if met[2] then return {'r'} end
-  local open = hold_of(id)
-  if open then
-    local until_ = redis.call('ZSCORE', due, id)
-    if until_ and tonumber(until_) <= now then expire(id, now)
-    elseif open[1] == attempt then placed = true
+  if found[1] then
+    local ends = call('ZSCORE', due, id)
+    if ends and tonumber(ends) <= now then
+      expire(id, now)
+      found = call('HMGET', books, unpack(fields))
+    elseif string.match(found[1], '^%d+') == attempt then placed = true
     else return {'o'} end
   end
 end
 
-local fields = {'keep', 'long'}
-for at = 12, #ARGV, 5 do
-  fields[#fields + 1] = 'u' .. ARGV[at + 1]
-  fields[#fields + 1] = 'h' .. ARGV[at + 1]
-end
-local name = ARGV[8]
-if name ~= '' then
-  fields[#fields + 1], fields[#fields + 2], fields[#fields + 3] = 'b' .. name, 'g' .. name, 'm' .. name
-end
-local found = redis.call('HMGET', books, unpack(fields))
-local answer = {'a'}
+local answer, writes, hold = {'a'}, {own, ''}, attempt .. '|'
 local refused = false
-local writes, hold = {}, attempt .. '|' .. ARGV[7] .. '|'
-local fresh = false
-local place = 3
-for at = 12, #ARGV, 5 do
-  local kind, cap, asked = ARGV[at], amount(ARGV[at + 3]), ARGV[at + 4]
-  local used, held = amount(found[place]) or 0, amount(found[place + 1]) or 0
-  answer[place - 1], answer[place] = used, held
-  if asked ~= '' then
-    asked = amount(asked)
+local place, wrote = 4, 2
+for at = lines, most, 4 do
+  local kind, cap, given = ARGV[at], amount(ARGV[at + 2]), ARGV[at + 3]
+  local used, held = found[place], found[place + 1]
+  used, held = used and amount(used) or 0, held and amount(held) or 0
+  answer[place - 2], answer[place - 1] = used, held
+  if given ~= '' then
+    local asked = amount(given)
     if below(cap, asked) then refused = true
-    elseif kind == 's' then
+    elseif kind == 's' or kind == 'S' then
       if below(cap, plus(plus(used, held), asked)) then refused = true end
-      if ARGV[at + 2] == '' then
+      if kind == 's' then
         local field = fields[place + 1]
-        writes[#writes + 1], writes[#writes + 2] = field, found[place + 1] and plus(held, asked) or ARGV[at + 4]
-        hold = hold .. #field .. ':' .. field .. ARGV[at + 4] .. '|'
-        fresh = fresh or not found[place + 1]
+        writes[wrote + 1], writes[wrote + 2] = field, found[place + 1] and plus(held, asked) or given
+        wrote = wrote + 2
+        hold = hold .. field .. '|' .. given .. '|'
       end
     elseif kind == 'm' and below(cap, used) then refused = true end
-  elseif not below(kind == 's' and plus(used, held) or used, cap) then refused = true end
+  elseif not below((kind == 's' or kind == 'S') and plus(used, held) or used, cap) then refused = true end
   place = place + 2
 end
+hold = hold .. '#'
 if name ~= '' then
   local terms = found[place + 2]
   local current, held = amount(found[place]), amount(found[place + 1]) or 0
   local minimum
   if terms then
     current, minimum = current or 0, amount(string.match(terms, '^%S+'))
-  elseif ARGV[10] ~= '' then
-    current, minimum = current or amount(ARGV[10]), amount(ARGV[11])
+  elseif ARGV[9] ~= '' then
+    current, minimum = current or amount(ARGV[9]), amount(ARGV[10])
   end
   if minimum then
     local available = minus(minus(current, minimum), held)
-    if ARGV[9] ~= '' then
-      local asked = amount(ARGV[9])
+    local given = ARGV[8]
+    if given ~= '' then
+      local asked = amount(given)
       if below(available, asked) then refused = true end
       if below(0, asked) then
         local field = fields[place + 1]
-        writes[#writes + 1], writes[#writes + 2] = field, found[place + 1] and plus(held, asked) or ARGV[9]
-        hold = hold .. #field .. ':' .. field .. ARGV[9] .. '|'
-        fresh = fresh or not found[place + 1]
+        writes[wrote + 1], writes[wrote + 2] = field, found[place + 1] and plus(held, asked) or given
+        hold = hold .. given .. '|' .. field
       end
     elseif not below(0, available) then refused = true end
-    answer[place - 1], answer[place], answer[place + 1] = current, held, terms
+    answer[place - 2], answer[place - 1], answer[place] = current, held, terms
   else
     refused = true
   end
@@ -93,22 +97,15 @@ end
 if lifetime == '' then return answer end
 
 local millis = math.ceil(lifetime / 1000) + LATE
-redis.call('HSET', holds, id, hold)
-redis.call('ZADD', due, now + lifetime, id)
-if found[2] or millis > 2 * LATE then
-  if not found[2] then
-    writes[#writes + 1], writes[#writes + 2] = 'long', 1
-    fresh = true
-  end
-  outlive(holds, millis)
-  outlive(due, millis)
-else
-  -- Both live for a week longer than any hold in them.
-  redis.call('PEXPIRE', holds, millis + LATE)
-  redis.call('PEXPIRE', due, millis + LATE)
+writes[2] = hold
+local is_long = found[3]
+if millis > 2 * LATE and not is_long then
+  is_long = true
+  writes[#writes + 1], writes[#writes + 2] = 'long', 1
 end
-if #writes > 0 then
-  redis.call('HSET', books, unpack(writes))
-  if fresh and not found[1] then outlive(books, millis) end
-end
+call('HSET', books, unpack(writes))
+call('ZADD', due, now + lifetime, id)
+-- It lives for a week longer than any hold in it.
+if is_long then outlive(due, millis) else call('PEXPIRE', due, millis + LATE) end
+if not found[2] then outlive(books, millis) end
 return answer

@@ -4,8 +4,8 @@ end
 
 -- The time of the newest event that is not kept.
 local function note_gone(at)
-  local gone = amount(redis.call('HGET', shard, 'gone'))
-  if not gone or below(gone, at) then redis.call('HSET', shard, 'gone', tostring_amount(at)) end
+  local gone = amount(call('HGET', shard, 'gone'))
+  if not gone or below(gone, at) then call('HSET', shard, 'gone', tostring_amount(at)) end
 end
 
 -- Appends an event to a stream, under the server's time, and lets the oldest go.
@@ -14,19 +14,19 @@ local function append(stream, server, event, at, most, millis)
   local name = string.format('%.0f-0', server)
   local added = redis.pcall('XADD', stream, name, 'event', event, 'at', at)
   if added.err then
-    local newest = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+    local newest = call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
     name = string.format('%.0f-0', tonumber(string.match(newest[1], '^%d+')) + 1)
-    redis.call('XADD', stream, name, 'event', event, 'at', at)
+    call('XADD', stream, name, 'event', event, 'at', at)
   end
-  redis.call('PEXPIRE', stream, millis)
+  call('PEXPIRE', stream, millis)
   -- Some at a time, as each time takes several calls.
-  local over = redis.call('XLEN', stream) - most
+  local over = call('XLEN', stream) - most
   if over > most / 8 then
     local gone
-    for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+', 'COUNT', math.min(over, 256))) do
+    for _, entry in ipairs(call('XRANGE', stream, '-', '+', 'COUNT', math.min(over, 256))) do
       local old = amount(entry[2][4])
       if not gone or below(gone, old) then gone = old end
-      redis.call('XDEL', stream, entry[1])
+      call('XDEL', stream, entry[1])
     end
     note_gone(gone)
   end

@@ -1,21 +1,21 @@
 -- ARGV: 4 id, 5 attempt or empty for any, 6 how long ids are remembered in microseconds.
-local wall, now = clock()
+local wall, now, server = clock()
 sweep(now)
 local id, attempt = ARGV[4], ARGV[5]
-local hold = hold_of(id)
-if hold and (attempt == '' or hold[1] == attempt) then
+local hold = call('HGET', books, 'o' .. id)
+if hold and (attempt == '' or string.match(hold, '^%d+') == attempt) then
   let_go(id, hold)
-elseif (attempt == '' or attempt == '0') and redis.call('ZREM', expired, id) == 1 then
+elseif (attempt == '' or attempt == '0') and call('ZREM', expired, id) == 1 then
   -- It had a hold, which ended by itself.
-elseif redis.call('ZSCORE', ids, 'F' .. id) then
+elseif call('ZSCORE', ids, 'F' .. id) then
   return 'n'
 end
 -- The same check may arrive again, whatever became of its hold.
 local horizon = tonumber(ARGV[6])
 if attempt == '' then attempt = '0' end
-redis.call('ZADD', ids, wall + horizon, 'R' .. attempt .. ' ' .. id)
+call('ZADD', ids, wall + horizon, 'R' .. attempt .. ' ' .. id)
 -- For a settlement that does not know of which check it is.
-if attempt ~= '0' then redis.call('ZADD', ids, wall + horizon, 'R ' .. id) end
-redis.call('PEXPIRE', ids, math.ceil(horizon / 1000) + 90000000)
-forget(ids, wall)
+if attempt ~= '0' then call('ZADD', ids, wall + horizon, 'R ' .. id) end
+call('PEXPIRE', ids, math.ceil(horizon / 1000) + 90000000)
+forget(ids, wall, server)
 return 'r'

@@ -7,18 +7,17 @@ local millis = math.ceil(lifetime / 1000) + LATE
 local answer = {}
 local any = false
 for at = 6, #ARGV do
-  local until_ = redis.call('ZSCORE', due, ARGV[at])
+  local until_ = call('ZSCORE', due, ARGV[at])
   local lives = until_ and (ARGV[5] ~= '' or tonumber(until_) > now)
   if lives then
-    redis.call('ZADD', due, now + lifetime, ARGV[at])
+    call('ZADD', due, now + lifetime, ARGV[at])
     any = true
   end
   answer[#answer + 1] = lives and 1 or 0
 end
 if any then
-  if millis > 2 * LATE then redis.call('HSET', books, 'long', 1) end
-  outlive(holds, millis)
+  if millis > 2 * LATE then call('HSET', books, 'long', 1) end
   outlive(due, millis)
-  if redis.call('HEXISTS', books, 'keep') == 0 and redis.call('EXISTS', books) == 1 then outlive(books, millis) end
+  if call('HEXISTS', books, 'keep') == 0 and call('EXISTS', books) == 1 then outlive(books, millis) end
 end
 return answer
