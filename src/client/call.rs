@@ -1,3 +1,4 @@
+use std::fmt;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -9,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::retry::Safety;
 use crate::Error;
+use crate::policy::CustomerId;
 
 /// One call of the API, before it is sent.
 #[derive(Clone, Debug)]
@@ -87,6 +89,11 @@ impl Call {
         self.within = Some(within);
         self
     }
+}
+
+/// The key of something that a customer does under an id, which means another thing for each.
+pub(crate) fn key_of(customer: &CustomerId, id: impl fmt::Display) -> String {
+    format!("{}:{customer}{id}", customer.as_str().len())
 }
 
 /// The id as a header can carry it: itself, or its hash where it is long or has other characters.

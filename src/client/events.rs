@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::answer::{Answered, answered_customer, dimensions, given, senseless, unknown};
+use super::call::key_of;
 use super::pages::{asked, page};
 use super::{Call, Client, Pages};
 use crate::Error;
@@ -31,7 +32,7 @@ impl Events<'_> {
     }
 
     pub(crate) async fn record_told(self, event: &Told<'_>) -> Result<Recorded, Error> {
-        let call = Call::post(&["events", "record"]).under(event.id.to_string());
+        let call = Call::post(&["events", "record"]).under(key_of(event.customer, &event.id));
         let answer: RecordAnswer = self.0.http().fetch(call.json(&event.body())?).await?;
         let id = match answer.id {
             Some(id) => EventId::new(id).map_err(|error| unknown(senseless("id", error)))?,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use compact_str::CompactString;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params};
 
+use crate::client::call::key_of;
 use crate::policy::{Amount, CustomerId, EventId, Timestamp};
 use crate::{Error, ErrorKind};
 
@@ -55,7 +56,7 @@ impl Owed {
 
     /// The id of the debit that is next, or on its way.
     pub(super) fn debit_id(&self) -> String {
-        format!("debt:{}:{}", self.attempt, self.debt.id)
+        format!("debt:{}:{}", self.attempt, key_of(&self.debt.customer, &self.debt.id))
     }
 }
 

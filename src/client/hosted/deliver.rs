@@ -14,6 +14,7 @@ use super::record::record;
 use super::sent::Step;
 use super::{Inner, pay};
 use crate::backend::{Hold, Settlement};
+use crate::client::call::key_of;
 use crate::client::{ApiError, Repeat};
 use crate::policy::{CustomerId, Debit};
 use crate::{Error, ErrorKind, observe};
@@ -145,8 +146,8 @@ async fn debit(inner: &Arc<Inner>, settlement: &Settlement, end: Instant) -> Out
     let description = settlement.hold.check().ask().recorded_as();
     let debit =
         Debit::new(customer, balance, amount).description(description).reference(id.to_string());
-    let id_text = id.to_string();
-    let sent = inner.client.balances().debit_within(&id_text, &debit, left(end));
+    let key = key_of(customer, id);
+    let sent = inner.client.balances().debit_within(&key, &debit, left(end));
     let answer = timeout_at(end, sent).await.unwrap_or_else(|_| Err(late()));
     let changed = match answer {
         Ok(changed) => changed,

@@ -28,6 +28,25 @@ async fn many_events_go_in_one_call() {
     assert_eq!(all, 300.into());
 }
 
+/// The service knows ids, and not whose they are: the second debit of an id was once refused.
+#[tokio::test]
+async fn one_id_of_two_customers_is_charged_to_both() {
+    let service = Service::start().await;
+    service.books.create_balance("bob", NewBalance::new("credits").initial(100)).await.unwrap();
+    let hosted = service.hosted().await;
+    let books = Books::new(hosted.clone());
+    for customer in ["ann", "bob"] {
+        let permit = allowed(&books, paid(customer, 20).id("order-7")).await;
+        permit.settle(tokens(120)).await.unwrap();
+        assert_eq!(
+            (service.used(customer).await, service.credits(customer).await),
+            (120.into(), Amount::ZERO)
+        );
+    }
+    let owed: Vec<_> = hosted.debts().iter().map(|debt| debt.owed).collect();
+    assert_eq!(owed, [20.into(), 20.into()]);
+}
+
 /// A proxy loses every answer for a while; the service does each thing once.
 #[tokio::test]
 async fn what_is_not_known_to_be_done_is_done_once() {
