@@ -335,6 +335,24 @@ pub(super) fn each_event(
     Ok(())
 }
 
+fn alerts(file: &Connection, now: Timestamp) -> rusqlite::Result<Vec<KeptAlert>> {
+    let mut alerts = file.prepare(
+        "SELECT c.name, a.limit_id, a.ends, a.percent \
+         FROM alert a JOIN customer c ON c.id = a.customer WHERE a.ends > ?1 \
+         ORDER BY a.customer, a.limit_id, a.percent",
+    )?;
+    let alert = |row: &Row<'_>| {
+        let end: WindowEnd = row.get(2)?;
+        Ok(KeptAlert {
+            customer: row.get(0)?,
+            limit: row.get_ref(1)?.as_str()?.into(),
+            ends: (end != WindowEnd::NEVER).then(|| Timestamp::from_seconds(i64::from(end.0) * 60)),
+            percent: row.get(3)?,
+        })
+    };
+    alerts.query_map([now.as_seconds()], alert)?.collect()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -379,22 +397,4 @@ mod tests {
             assert!(newest < 2_000, "{newest}");
         }
     }
-}
-
-fn alerts(file: &Connection, now: Timestamp) -> rusqlite::Result<Vec<KeptAlert>> {
-    let mut alerts = file.prepare(
-        "SELECT c.name, a.limit_id, a.ends, a.percent \
-         FROM alert a JOIN customer c ON c.id = a.customer WHERE a.ends > ?1 \
-         ORDER BY a.customer, a.limit_id, a.percent",
-    )?;
-    let alert = |row: &Row<'_>| {
-        let end: WindowEnd = row.get(2)?;
-        Ok(KeptAlert {
-            customer: row.get(0)?,
-            limit: row.get_ref(1)?.as_str()?.into(),
-            ends: (end != WindowEnd::NEVER).then(|| Timestamp::from_seconds(i64::from(end.0) * 60)),
-            percent: row.get(3)?,
-        })
-    };
-    alerts.query_map([now.as_seconds()], alert)?.collect()
 }
