@@ -448,9 +448,7 @@ impl<B: Backend> Options<B> {
             Some(value) => {
                 let key = idempotency_key(value).ok_or(Refusal::InvalidIdempotencyKey)?;
                 // Layers of one request record events of their own.
-                // No key may read as the end of a type.
-                let of = event_type.replace('%', "%25").replace(':', "%3A");
-                let id = EventId::given(format!("{of}:{key}"))
+                let id = EventId::of_key(&event_type, key)
                     .map_err(|_| Refusal::InvalidIdempotencyKey)?;
                 (id, true, made.attempt())
             }

@@ -144,6 +144,17 @@ impl EventId {
         }
     }
 
+    /// The id of a use under the key of a client: no key reads as the end of another event type, and
+    /// none as what takes an event back.
+    pub(crate) fn of_key(event_type: &str, key: &str) -> Result<Self, IdError> {
+        let event_type = event_type.replace('%', "%25").replace(':', "%3A");
+        let id = format!("{event_type}:{key}");
+        match Self::given(&id) {
+            Err(IdError::Reserved) => Self::new(format!("%{id}")),
+            made => made,
+        }
+    }
+
     /// The id with these 128 bits.
     pub const fn from_uuid(bits: u128) -> Self {
         Self(Repr::Uuid(bits))

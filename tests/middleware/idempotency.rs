@@ -156,11 +156,18 @@ async fn a_key_used_before_an_outage_is_not_charged_in_it() {
 #[tokio::test]
 async fn a_key_is_of_its_own_event_type_alone() {
     let (books, calls) = (books(), Counter::default());
-    for (event_type, key) in [("chat", "large:k1"), ("chat:large", "k1"), ("chat%3Alarge", "k1")] {
+    for (event_type, key) in [
+        ("chat", "large:k1"),
+        ("chat:large", "k1"),
+        ("chat%3Alarge", "k1"),
+        ("void", "k1"),
+        ("%void", "k1"),
+    ] {
         for _ in 0..2 {
             let service = layer(&books).event_type(event_type).layer(hello(&calls));
-            service.oneshot(keyed(key)).await.unwrap();
+            let response = service.oneshot(keyed(key)).await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK, "{event_type}");
         }
     }
-    assert_eq!(standing(&books).await, Standing::charged(21, 3));
+    assert_eq!(standing(&books).await, Standing::charged(35, 5));
 }
