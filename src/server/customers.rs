@@ -32,6 +32,13 @@ pub(super) async fn create(
         let message = format!("customer {:?} exists; update it instead", new.external_id);
         return Err(Problem::conflict("customer_exists", message));
     }
+    // Each would be taken for the other.
+    for other in [named(&new.external_id), CustomerId::new(name(&id)).ok()].into_iter().flatten() {
+        if app.books.customer(&other).await?.is_some() {
+            let message = "the API names another customer so; give another externalId";
+            return Err(Problem::conflict("customer_exists", message));
+        }
+    }
     let external_id = new.external_id.clone();
     let defined = defined(&external_id, new.into())?;
     let customer = changed(&defined, None, app.now()).ok_or_else(Problem::internal)?;
@@ -137,14 +144,21 @@ pub(super) async fn project(State(app): State<Shared>) -> Result<Reply<ProjectBo
 /// The customer of that id: yours, or the API's own when there is one. Nobody needs to be created
 /// before they are metered.
 pub(super) async fn resolve(app: &App, id: &str) -> Result<CustomerId, Problem> {
-    let external = id.strip_prefix("cust_").and_then(|encoded| {
-        let bytes = URL_SAFE_NO_PAD.decode(encoded).ok()?;
-        CustomerId::new(String::from_utf8(bytes).ok()?).ok()
-    });
-    match external {
+    match named(id) {
         Some(external) if app.books.customer(&external).await?.is_some() => Ok(external),
         _ => customer(id),
     }
+}
+
+/// The API's own id of a customer.
+fn name(id: &CustomerId) -> String {
+    format!("cust_{}", URL_SAFE_NO_PAD.encode(id.as_str()))
+}
+
+/// Whom the API's own id names, if it is one.
+fn named(id: &str) -> Option<CustomerId> {
+    let bytes = URL_SAFE_NO_PAD.decode(id.strip_prefix("cust_")?).ok()?;
+    CustomerId::new(String::from_utf8(bytes).ok()?).ok()
 }
 
 async fn find(app: &App, id: &str) -> Result<Customer, Problem> {
@@ -205,7 +219,7 @@ fn body(app: &App, customer: &Customer) -> Result<CustomerBody, Problem> {
     let told = |key: &str| customer.attached().get(key).cloned();
     let time = |key: &str| told(key).and_then(|text| text.parse().ok()).unwrap_or(app.started);
     Ok(CustomerBody {
-        id: format!("cust_{}", URL_SAFE_NO_PAD.encode(id.as_str())),
+        id: name(id),
         project_id: app.project.clone(),
         external_id: id.to_string(),
         name: told(NAME),

@@ -50,6 +50,21 @@ async fn a_customer_is_metered_under_either_id() {
     assert_eq!(answer["limits"][0]["used"], 11);
 }
 
+/// An id that reads as the API's own of somebody else must not reach their books.
+#[tokio::test]
+async fn no_customer_is_made_whose_id_is_another_ones_in_the_api() {
+    let api = Api::start().await;
+    let named = |id: &str| json!({ "externalId": id });
+    let made = api.made("/v1/customers", named("ada")).await;
+    let taken = api.post("/v1/customers", named(made["id"].as_str().unwrap())).await;
+    assert_eq!(taken.error(), (409, "customer_exists".into()));
+    // The other way round: "cust_Ym9i" is what the API calls bob.
+    api.made("/v1/customers", named("cust_Ym9i")).await;
+    let taken = api.post("/v1/customers", named("bob")).await;
+    assert_eq!(taken.error(), (409, "customer_exists".into()));
+    api.made("/v1/customers", named("cust_1")).await;
+}
+
 #[tokio::test]
 async fn days_begin_in_the_customers_zone_and_months_on_the_billing_day() {
     let api = Api::start().await;
