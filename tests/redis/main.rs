@@ -18,6 +18,7 @@ mod restarts;
 mod rollups;
 mod rush;
 mod tls;
+mod voids;
 
 #[path = "../support/redis.rs"]
 mod redis;

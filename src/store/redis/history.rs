@@ -1,5 +1,7 @@
 //! Events that are kept: listed, found, and how far back they reach.
 
+use std::collections::HashSet;
+
 use redis::{Value, cmd};
 
 use super::Inner;
@@ -150,21 +152,24 @@ impl Inner {
         customer: &CustomerId,
         id: &EventId,
     ) -> Result<Option<Found>, Error> {
-        let mut found = None;
+        let (mut found, mut before) = (None, HashSet::new());
         let mut visit = |event: &RecordedEvent| {
-            if event.id == *id && event.customer == *customer {
+            if event.customer != *customer {
+            } else if event.id == *id {
                 found = Some(event.clone());
+            } else if found.is_none() {
+                before.insert(event.id.clone());
             }
         };
         let shard = shard_of(customer.as_str());
         self.events_of(shard, "-".to_owned(), &mut visit).await?;
         let Some(event) = found else { return Ok(None) };
         let kept = self.kept_transactions(customer).await?;
-        let is_full = kept.len() >= self.keep_transactions;
-        let is_older = kept.first().is_none_or(|oldest| oldest.at >= event.at);
-        let charge = kept.into_iter().rev().find(|transaction| transaction.id == *id);
-        // A charge that was let go cannot be told from none.
-        if charge.is_none() && is_full && is_older {
+        let charge = kept.iter().rev().find(|transaction| transaction.id == *id).cloned();
+        // A charge that was let go cannot be told from none, unless an earlier one is kept.
+        let is_whole = kept.len() < self.keep_transactions
+            || kept.iter().any(|transaction| before.contains(&transaction.id));
+        if charge.is_none() && !is_whole {
             return Ok(None);
         }
         Ok(Some(Found { event, charge }))
