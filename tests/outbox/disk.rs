@@ -6,6 +6,7 @@ use std::pin::Pin;
 use super::durable::{as_child, child, lines};
 use super::faulty::FOR_EVER;
 use super::*;
+use tower_limitry::CheckError;
 use tower_limitry::outbox::Durability;
 
 const SETTLEMENTS: usize = 8;
@@ -226,7 +227,18 @@ async fn a_long_log_that_the_disk_loses_is_written_again() {
     let (mut settled, mut longest) = (1, 0);
     while log() >= longest {
         longest = log();
-        settle(&outbox, "acct", &settled.to_string()).await;
+        let id = settled.to_string();
+        // Between the failure and its end checks are refused.
+        let permit = loop {
+            match Books::new(outbox.clone()).check(Check::of("acct").id(&id)).await {
+                Ok(permit) => break permit,
+                Err(CheckError::Failed(error)) if error.kind() == ErrorKind::Unavailable => {
+                    yield_now().await;
+                }
+                Err(other) => panic!("{other}"),
+            }
+        };
+        permit.settle(total(1)).await.unwrap();
         settled += 1;
         // With it was written what was lost, at the start of the log.
         assert!(settled < 10 * PAGES, "it never failed");
