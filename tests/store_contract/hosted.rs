@@ -119,11 +119,6 @@ const DIFFERENCES: &[Difference] = &[
             ),
             ("events::an_own_id_counts_once", "!books.record(event(5)).await.unwrap().recorded"),
             (
-                "events::an_event_under_the_id_of_a_settled_request_is_a_repeat",
-                // The id of a check at that time, whose repeat is in question.
-                "019ca945-0a00-7",
-            ),
-            (
                 "events::an_own_id_may_tell_its_time_itself",
                 "!books.record(event()).await.unwrap().recorded",
             ),
