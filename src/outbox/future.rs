@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::entry::{self, Entry, RequestKey};
 use super::handle::Inner;
-use super::places::Asked;
+use super::places::{Asked, Ending};
 use super::{Outbox, WhenFull, queue};
 use crate::backend::{Admin, Admission, Backend, Check, Delivery, Receipt, Settlement, Ticket};
 use crate::policy::{EventId, Timestamp};
@@ -28,13 +28,12 @@ impl<B: Backend> Backend for Outbox<B> {
 
     fn settle(&self, settlement: Settlement) -> Self::Finish {
         let places = &self.0.queue.places;
-        let had_place = match places.end(&RequestKey::from(entry::ticket(&settlement))) {
-            Some(had_place) => had_place,
-            None if entry::is_unsure(&settlement) => false,
+        let ending = places.end(&RequestKey::from(entry::ticket(&settlement)));
+        if ending.is_none() && !entry::is_unsure(&settlement) {
             // It was settled or released before.
-            None => return FinishFuture::done(Ok(())),
-        };
-        if had_place || places.take() {
+            return FinishFuture::done(Ok(()));
+        }
+        if ending.as_ref().is_some_and(Ending::had_place) || places.take() {
             self.append(&settlement)
         } else {
             self.drop_settlement(settlement)
@@ -51,7 +50,8 @@ impl<B: Backend> Backend for Outbox<B> {
 
     fn release(&self, ticket: Ticket) -> Self::Finish {
         let places = &self.0.queue.places;
-        if places.end(&RequestKey::from(&ticket)) == Some(true) {
+        let ending = places.end(&RequestKey::from(&ticket));
+        if ending.as_ref().is_some_and(Ending::had_place) {
             places.give_back();
         }
         FinishFuture(Finish::Released(self.0.backend.release(ticket)))

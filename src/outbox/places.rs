@@ -23,8 +23,8 @@ pub(super) struct Places {
 struct Inner {
     /// Entries that wait or were set aside, and places that are reserved for others.
     taken: Left,
-    /// Checks that are not answered yet.
-    asked: usize,
+    /// Checks that are not answered yet, and requests that end.
+    between: usize,
     /// Requests that run, and whether they have a place.
     running: HashMap<RequestKey, bool>,
 }
@@ -36,6 +36,13 @@ pub(super) struct Asked {
     has_place: bool,
 }
 
+/// A request that ends: until dropped, so that nobody takes it for ended before its entry is there.
+#[derive(Debug)]
+pub(super) struct Ending {
+    places: Arc<Places>,
+    had_place: bool,
+}
+
 impl Places {
     pub(super) fn new(entries: usize, bytes: u64) -> Self {
         Self { most: Left { entries, bytes }, inner: Mutex::default(), ended: Notify::new() }
@@ -44,17 +51,18 @@ impl Places {
     /// A check begins, with a place if there is one.
     pub(super) fn ask(self: &Arc<Self>) -> Asked {
         let mut inner = self.inner();
-        inner.asked += 1;
+        inner.between += 1;
         let has_place = inner.take(self.most);
         Asked { places: Arc::clone(self), has_place }
     }
 
-    /// The request has ended. Whether it had a place; `None` when it is not known.
-    pub(super) fn end(&self, request: &RequestKey) -> Option<bool> {
+    /// The request ends. `None` when it is not known.
+    pub(super) fn end(self: &Arc<Self>, request: &RequestKey) -> Option<Ending> {
         let mut inner = self.inner();
         let had_place = inner.running.remove(request)?;
-        self.ended(inner);
-        Some(had_place)
+        inner.between += 1;
+        drop(inner);
+        Some(Ending { places: Arc::clone(self), had_place })
     }
 
     /// Takes a place, if there is one.
@@ -90,7 +98,7 @@ impl Places {
     /// How many requests run, or are about to.
     pub(super) fn running(&self) -> usize {
         let inner = self.inner();
-        inner.running.len() + inner.asked
+        inner.running.len() + inner.between
     }
 
     /// Resolves when no request runs, and none is about to.
@@ -104,7 +112,10 @@ impl Places {
         }
     }
 
-    fn ended(&self, inner: MutexGuard<'_, Inner>) {
+    /// One check was answered, or one request has ended.
+    fn done(&self) {
+        let mut inner = self.inner();
+        inner.between -= 1;
         let is_idle = inner.is_idle();
         drop(inner);
         if is_idle {
@@ -130,7 +141,7 @@ impl Inner {
     }
 
     fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.asked == 0
+        self.running.is_empty() && self.between == 0
     }
 }
 
@@ -154,8 +165,18 @@ impl Drop for Asked {
         if self.has_place {
             self.places.give_back();
         }
-        let mut inner = self.places.inner();
-        inner.asked -= 1;
-        self.places.ended(inner);
+        self.places.done();
+    }
+}
+
+impl Ending {
+    pub(super) fn had_place(&self) -> bool {
+        self.had_place
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.places.done();
     }
 }

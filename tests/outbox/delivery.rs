@@ -388,6 +388,8 @@ mod metrics_told {
 }
 
 mod flushing {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
 
     #[tokio::test]
@@ -429,6 +431,27 @@ mod flushing {
         // The engine behind waits for its own holds, which a target with marks leaves alone.
         let ended = tokio::time::timeout(100 * MILLISECOND, ending).await;
         assert_eq!(target.taken(), pairs(&[("acct", "a")]), "{ended:?}");
+    }
+
+    /// Another thread may look just before the settlement is in the queue.
+    #[tokio::test]
+    async fn shutdown_waits_for_a_request_until_what_it_settles_is_there() {
+        let (folder, target) = (Folder::new(), target());
+        let outbox = open(soon(&target), &folder.file()).await;
+        target.always(Answer::Fail(ErrorKind::Unavailable));
+        let running = permit(&outbox, "acct", "a").await;
+        let ending = Arc::new(Mutex::new(Box::pin({
+            let outbox = outbox.clone();
+            async move { outbox.shutdown(100 * MILLISECOND).await }
+        })));
+        let meanwhile = Arc::clone(&ending);
+        target.before_queued(move || {
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(meanwhile.lock().unwrap().as_mut().poll(&mut context).is_pending());
+        });
+        running.settle(total(1)).await.unwrap();
+        let ended = std::future::poll_fn(|cx| ending.lock().unwrap().as_mut().poll(cx)).await;
+        assert_names(&ended.unwrap_err(), &["1 settlements are not delivered yet"]);
     }
 
     /// A check that was asked before shutting down may still be allowed after it.

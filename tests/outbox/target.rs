@@ -27,6 +27,8 @@ struct State {
     seen: Vec<Seen>,
     batches: Vec<usize>,
     answer: Option<Box<Script>>,
+    /// Runs once, before the next settlement is in the queue.
+    before_queued: Option<Box<dyn FnOnce() + Send>>,
 }
 
 type Script = dyn FnMut(&Delivery) -> Answer + Send;
@@ -63,6 +65,10 @@ impl Target {
 
     pub(crate) fn answer(&self, answer: impl FnMut(&Delivery) -> Answer + Send + 'static) {
         self.state().answer = Some(Box::new(answer));
+    }
+
+    pub(crate) fn before_queued(&self, hook: impl FnOnce() + Send + 'static) {
+        self.state().before_queued = Some(Box::new(hook));
     }
 
     pub(crate) fn always(&self, answer: Answer) {
@@ -178,6 +184,13 @@ impl Backend for Target {
             };
             batch.iter().map(settle).collect()
         })
+    }
+
+    fn queued(&self, _: &Settlement) {
+        let hook = self.state().before_queued.take();
+        if let Some(hook) = hook {
+            hook();
+        }
     }
 
     fn release(&self, ticket: Ticket) -> Self::Finish {
