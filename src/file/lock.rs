@@ -95,6 +95,7 @@ impl Lock {
     }
 
     /// There is no file any more.
+    #[cfg(feature = "sqlite")]
     pub(crate) fn forget(&self) -> io::Result<()> {
         if self.0.metadata()?.len() > 0 {
             self.0.set_len(0)?;
