@@ -153,13 +153,10 @@ impl Inner {
         id: &EventId,
     ) -> Result<Option<Found>, Error> {
         let (mut found, mut before) = (None, HashSet::new());
-        let mut visit = |event: &RecordedEvent| {
-            if event.customer != *customer {
-            } else if event.id == *id {
-                found = Some(event.clone());
-            } else if found.is_none() {
-                before.insert(event.id.clone());
-            }
+        let mut visit = |event: &RecordedEvent| match event.customer == *customer {
+            true if event.id == *id => found = Some(event.clone()),
+            true if found.is_none() => drop(before.insert(event.id.clone())),
+            _ => {}
         };
         let shard = shard_of(customer.as_str());
         self.events_of(shard, "-".to_owned(), &mut visit).await?;
