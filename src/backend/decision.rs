@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use compact_str::CompactString;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::{Check, Flight};
 #[cfg(feature = "client")]
@@ -28,23 +28,17 @@ pub(crate) struct Answer {
     pub(crate) at: Timestamp,
     pub(crate) allowed: bool,
     /// What each line of the frame said; none where nothing was looked at.
-    judged: Judgements,
+    pub(crate) judged: Judgements,
     pub(crate) balance: Option<BalanceState>,
 }
 
-pub(crate) type Judgements = SmallVec<[Judged; 6]>;
+type Judgements = SmallVec<[Judged; 6]>;
 
 impl Answer {
-    pub(crate) fn new(
-        frame: Arc<Frame>,
-        epoch: u64,
-        at: Timestamp,
-        judged: Judgements,
-        balance: Option<BalanceState>,
-    ) -> Self {
-        let allowed = !judged.iter().any(|judged| judged.verdict.refuses())
-            && !balance.as_ref().is_some_and(BalanceState::is_exceeded);
-        Self { frame, epoch, at, allowed, judged, balance }
+    /// What is still to be told.
+    pub(crate) fn awaited(frame: Arc<Frame>, epoch: u64, at: Timestamp) -> Self {
+        let judged = smallvec![Judged::default(); frame.lines.len()];
+        Self { frame, epoch, at, allowed: true, judged, balance: None }
     }
 
     /// Of what was decided elsewhere, over all lines of a plan in their order.
@@ -61,7 +55,10 @@ impl Answer {
             Line { index, ..line }
         });
         let lines = lines.collect();
-        Self::new(Arc::new(Frame::new(plan, lines)), 0, at, judged, balance)
+        let allowed = !judged.iter().any(|judged| judged.verdict.refuses())
+            && !balance.as_ref().is_some_and(BalanceState::is_exceeded);
+        let frame = Arc::new(Frame::new(plan, lines));
+        Self { frame, epoch: 0, at, allowed, judged, balance }
     }
 
     /// What each line said, to add to it.

@@ -21,13 +21,13 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify};
 
 use crate::backend::{
-    Admin, Admission, Answer, Ask, Backend, BalanceState, Check, Decision, Delivery, Hold,
-    Judgements, Receipt, Settlement, Ticket,
+    Admin, Admission, Answer, Ask, Backend, BalanceState, Check, Decision, Delivery, Hold, Receipt,
+    Settlement, Ticket,
 };
 use crate::clock::Steady;
 use crate::ids::Ids;
@@ -37,8 +37,8 @@ use crate::policy::{
     Calendar, CustomerId, EventId, NewBalance, RecordedEvent, Timestamp, Usage, Window,
 };
 use crate::store::{
-    BalanceAsk, BalanceRef, BoxFuture, CheckOperation, Checked, HoldKey, HoldTerms, Judged, Memory,
-    Moment, Origin, Outcome, SettleOperation, SettleOutcome, Settled, Store,
+    BalanceAsk, BalanceRef, BoxFuture, CheckOperation, Checked, HoldKey, HoldTerms, Memory, Moment,
+    Origin, Outcome, SettleOperation, SettleOutcome, Settled, Store,
 };
 use crate::{Error, ErrorKind, hook, observe};
 
@@ -160,21 +160,21 @@ impl<S: Store> Backend for Engine<S> {
 
     fn check(&self, check: Check) -> Self::Check {
         let opened = self.0.open().and_then(|epoch| Ok((epoch, self.0.validate(check)?)));
-        let (mut epoch, check) = match opened {
+        let (mut epoch, mut check) = match opened {
             Ok(opened) => opened,
             Err(error) => return CheckFuture::answered(Err(error)),
         };
         loop {
-            let mut resolved = self.0.resolve(&check, epoch, Scope::Matching);
+            let mut resolved = self.0.resolve(check, epoch, Scope::Matching);
             let mut future = self.0.ask(&mut resolved, true);
             match now(&mut future) {
-                Poll::Ready(Ok(checked)) if checked.outcome == Outcome::Stale => {}
-                Poll::Ready(answer) => {
-                    drop(check);
-                    return CheckFuture::answered(
-                        answer.and_then(|checked| resolved.admit(checked)),
-                    );
+                Poll::Ready(Ok(checked)) if checked.outcome == Outcome::Stale => {
+                    check = resolved.check;
                 }
+                Poll::Ready(Ok(mut checked)) => {
+                    return CheckFuture::answered(resolved.admit(&mut checked));
+                }
+                Poll::Ready(Err(error)) => return CheckFuture::answered(Err(error)),
                 Poll::Pending => {
                     let (engine, resolved) = (self.clone(), Some(resolved));
                     let sent =
@@ -251,35 +251,33 @@ impl<S: Store> Backend for Engine<S> {
 /// A check that was resolved, while its store answers.
 struct Resolved {
     check: Check,
-    epoch: u64,
-    at: Timestamp,
-    frame: Arc<Frame>,
     scope: Scope,
-    /// What each line of the frame said, once the store has answered.
-    judged: Judgements,
+    answer: Answer,
 }
 
 impl Resolved {
     /// What the store's answer means.
     fn decide(self, checked: &mut Checked) -> Decision {
-        let Self { check, epoch, at, frame, mut judged, .. } = self;
-        for (judged, told) in judged.iter_mut().zip(&checked.judged) {
+        let Self { check, mut answer, .. } = self;
+        answer.allowed = checked.outcome != Outcome::Refused;
+        // Of a store that did not write them in place.
+        for (judged, told) in answer.judged.iter_mut().zip(&checked.judged) {
             *judged = *told;
         }
         let name = check.ask().charge.as_ref().map(|charge| &charge.balance);
-        let balance = checked.balance.take().zip(name).map(|(judged, name)| BalanceState {
+        answer.balance = checked.balance.take().zip(name).map(|(judged, name)| BalanceState {
             name: name.clone(),
             balance: judged.balance,
             verdict: judged.verdict,
         });
-        check.answered(Answer::new(frame, epoch, at, judged, balance))
+        check.answered(answer)
     }
 
-    fn admit(mut self, mut checked: Checked) -> Result<Admission, Error> {
+    fn admit(mut self, checked: &mut Checked) -> Result<Admission, Error> {
         let conflict = |message| Err(Error::new(ErrorKind::Conflict, message));
         match checked.outcome {
             // Nothing was looked at.
-            Outcome::Finished => self.judged.clear(),
+            Outcome::Finished => self.answer.judged.clear(),
             Outcome::Open => {
                 return conflict("a request with the same id is running; wait for its answer");
             }
@@ -288,8 +286,8 @@ impl Resolved {
             }
             _ => {}
         }
-        let at = self.at;
-        let decision = self.decide(&mut checked);
+        let at = self.answer.at;
+        let decision = self.decide(checked);
         let hold = checked.place.map(|place| Hold {
             ticket: Ticket { check: decision.check(), place: Some(place) },
             at,
@@ -427,16 +425,16 @@ impl<S: Store> Inner<S> {
     }
 
     /// Works out what a check asks by the definitions of now.
-    fn resolve(&self, check: &Check, epoch: u64, scope: Scope) -> Resolved {
+    fn resolve(&self, check: Check, epoch: u64, scope: Scope) -> Resolved {
         let at = check.ask().at.unwrap_or_else(|| self.now());
         let frame = self.frame_for_check(check.ask(), scope, at);
-        let judged = smallvec![Judged::default(); frame.lines.len()];
-        Resolved { check: check.clone(), epoch, at, frame, scope, judged }
+        Resolved { check, scope, answer: Answer::awaited(frame, epoch, at) }
     }
 
     /// Sends a check to the store.
     fn ask(&self, resolved: &mut Resolved, hold: bool) -> S::Check {
-        let Resolved { check, epoch, at, frame, scope, judged } = resolved;
+        let Resolved { check, scope, answer } = resolved;
+        let Answer { frame, epoch, at, judged, .. } = answer;
         let ask = check.ask();
         let asked = match scope {
             Scope::Matching => frame.plan.amounts(&ask.expected),
@@ -671,16 +669,16 @@ impl<S: Store> Future for CheckFuture<S> {
                 sent.reload = None;
                 let resolved = sent.resolved.take().expect("CheckFuture polled after completion");
                 let epoch = sent.engine.0.open()?;
-                let resolved = sent.engine.0.resolve(&resolved.check, epoch, Scope::Matching);
+                let resolved = sent.engine.0.resolve(resolved.check, epoch, Scope::Matching);
                 let resolved = sent.resolved.insert(resolved);
                 sent.future = sent.engine.0.ask(resolved, true);
             }
-            let checked = ready!(Pin::new(&mut sent.future).poll(cx))?;
+            let mut checked = ready!(Pin::new(&mut sent.future).poll(cx))?;
             let resolved = sent.resolved.take().expect("CheckFuture polled after completion");
             if checked.outcome != Outcome::Stale {
-                return Poll::Ready(resolved.admit(checked));
+                return Poll::Ready(resolved.admit(&mut checked));
             }
-            let (engine, epoch) = (sent.engine.clone(), resolved.epoch);
+            let (engine, epoch) = (sent.engine.clone(), resolved.answer.epoch);
             sent.resolved = Some(resolved);
             if sent.patience.is_none() {
                 sent.patience = engine.0.store.patience();

@@ -71,8 +71,8 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// Empty books that keep the newest 10,000 events and 10,000 transactions, and take up to ten
-    /// million customers (about two gigabytes with five counters each).
+    /// Empty books that keep the newest 10,000 events with their charges and 10,000 other transactions,
+    /// and take up to ten million customers (about two gigabytes with five counters each).
     pub fn new() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
@@ -84,8 +84,9 @@ impl Memory {
         }
     }
 
-    /// Keeps so many of the newest events, and as many transactions, for lists, queries and limits
-    /// that are added later. Counters and balances are exact whatever this is.
+    /// Keeps so many of the newest events with what they were charged, and as many transactions
+    /// besides, for lists, queries and limits that are added later. Counters and balances are exact
+    /// whatever this is.
     #[must_use]
     pub fn keep_events(self, most: usize) -> Self {
         Self { journal: Mutex::new(Journal::new(most, most)), ..self }

@@ -14,14 +14,14 @@ use super::account::{
 use super::archive::{Archive, Counted, CounterState, counters, ends_of};
 use super::customers::Customers;
 use super::ids::{Fate, HORIZON, Ids, LATE};
-use super::journal::Journal;
+use super::journal::{Charged, Journal};
 use super::marks::Marks;
 use super::soonest::Soonest;
 use super::{full, locked};
 use crate::Error;
 use crate::policy::{
     Aggregation, Amount, Balance, CustomerId, EventId, NewBalance, RecordedEvent, Timestamp,
-    Transaction, TransactionKind, Verdict, judge_balance, judge_limit,
+    Verdict, judge_balance, judge_limit,
 };
 use crate::store::{
     BalanceRef, CheckOperation, Checked, HoldKey, Judged, JudgedBalance, Line, Moment, Origin,
@@ -280,24 +280,10 @@ impl Shard {
                 alert(account, line, after, &mut settled);
             }
         }
-        let transaction = charge.map(|(numbered, amount)| {
-            let (before, after) = take(account, numbered, amount, now, hint);
+        let charge = charge.map(|(numbered, amount)| {
+            let (before, balance_after) = take(account, numbered, amount, now, hint);
             settled.saturated |= before.checked_sub(amount).is_none();
-            Transaction {
-                id: operation.id.clone(),
-                customer: operation.customer.clone(),
-                balance: numbered.name(),
-                kind: match amount.is_negative() {
-                    true => TransactionKind::Credit,
-                    false => TransactionKind::Debit,
-                },
-                amount: amount.max(Amount::ZERO.saturating_sub(amount)),
-                balance_after: after,
-                description: None,
-                reference: None,
-                at: operation.at,
-                sequence: 0,
-            }
+            Charged { balance: numbered.name(), amount, balance_after, sequence: 0 }
         });
         let event = RecordedEvent {
             id: operation.id.clone(),
@@ -309,15 +295,12 @@ impl Shard {
             sequence: 0,
         };
         if let Some(archive) = around.archive {
+            let transaction = charge.map(|charge| charge.transaction(&event));
             let counters = counters(account, operation.lines, operation.given);
             let alerts = ends_of(&settled.alerts, operation.lines);
             archive.counted(Counted { event, counters, transaction, alerts, mark });
         } else {
-            let mut journal = locked(around.journal);
-            journal.record(event);
-            if let Some(transaction) = transaction {
-                journal.transact(transaction);
-            }
+            locked(around.journal).record(event, charge);
         }
         account.tidy(now, &mut self.spare);
         if account.is_empty() {
