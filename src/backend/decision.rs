@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use compact_str::CompactString;
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
 use super::{Check, Flight};
 #[cfg(feature = "client")]
@@ -32,15 +32,9 @@ pub(crate) struct Answer {
     pub(crate) balance: Option<BalanceState>,
 }
 
-type Judgements = SmallVec<[Judged; 6]>;
+pub(crate) type Judgements = SmallVec<[Judged; 6]>;
 
 impl Answer {
-    /// What is still to be told.
-    pub(crate) fn awaited(frame: Arc<Frame>, epoch: u64, at: Timestamp) -> Self {
-        let judged = smallvec![Judged::default(); frame.lines.len()];
-        Self { frame, epoch, at, allowed: true, judged, balance: None }
-    }
-
     /// Of what was decided elsewhere, over all lines of a plan in their order.
     #[cfg(feature = "client")]
     pub(crate) fn told(

@@ -25,7 +25,7 @@ pub use admin::{
 pub use books::Books;
 pub(crate) use check::{Ask, Charge, Flight};
 pub use check::{Check, DEFAULT_EVENT_TYPE};
-pub(crate) use decision::{Answer, whole_seconds};
+pub(crate) use decision::{Answer, Judgements, whole_seconds};
 pub use decision::{BalanceState, Decision, Denial, DenialKind, LimitState};
 pub use delivery::{Delivery, Receipt};
 pub use erased::{Erased, ErasedFinish};

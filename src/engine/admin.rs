@@ -339,15 +339,14 @@ impl<S: Store> Inner<S> {
     /// Decides and keeps nothing.
     async fn look(&self, mut check: Check, scope: Scope) -> Result<Decision, Error> {
         check.ask_mut().given = false;
-        let mut check = self.validate(check)?;
+        let check = self.validate(check)?;
         loop {
             let epoch = self.epoch.load(Ordering::Acquire);
-            let mut resolved = self.resolve(check, epoch, scope);
-            let mut checked = self.ask(&mut resolved, false).await?;
+            let mut resolved = self.resolve(&check, epoch, scope);
+            let mut checked = self.ask(&check, &mut resolved, false).await?;
             if checked.outcome != Outcome::Stale {
-                return Ok(resolved.decide(&mut checked));
+                return Ok(resolved.decide(check, &mut checked));
             }
-            check = resolved.check;
             self.reload(epoch).await?;
         }
     }

@@ -21,13 +21,13 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify};
 
 use crate::backend::{
-    Admin, Admission, Answer, Ask, Backend, BalanceState, Check, Decision, Delivery, Hold, Receipt,
-    Settlement, Ticket,
+    Admin, Admission, Answer, Ask, Backend, BalanceState, Check, Decision, Delivery, Hold,
+    Judgements, Receipt, Settlement, Ticket,
 };
 use crate::clock::Steady;
 use crate::ids::Ids;
@@ -37,8 +37,8 @@ use crate::policy::{
     Calendar, CustomerId, EventId, NewBalance, RecordedEvent, Timestamp, Usage, Window,
 };
 use crate::store::{
-    BalanceAsk, BalanceRef, BoxFuture, CheckOperation, Checked, HoldKey, HoldTerms, Memory, Moment,
-    Origin, Outcome, SettleOperation, SettleOutcome, Settled, Store,
+    BalanceAsk, BalanceRef, BoxFuture, CheckOperation, Checked, HoldKey, HoldTerms, Judged, Memory,
+    Moment, Origin, Outcome, SettleOperation, SettleOutcome, Settled, Store,
 };
 use crate::{Error, ErrorKind, hook, observe};
 
@@ -160,26 +160,24 @@ impl<S: Store> Backend for Engine<S> {
 
     fn check(&self, check: Check) -> Self::Check {
         let opened = self.0.open().and_then(|epoch| Ok((epoch, self.0.validate(check)?)));
-        let (mut epoch, mut check) = match opened {
+        let (mut epoch, check) = match opened {
             Ok(opened) => opened,
             Err(error) => return CheckFuture::answered(Err(error)),
         };
         loop {
-            let mut resolved = self.0.resolve(check, epoch, Scope::Matching);
-            let mut future = self.0.ask(&mut resolved, true);
+            let mut resolved = self.0.resolve(&check, epoch, Scope::Matching);
+            let mut future = self.0.ask(&check, &mut resolved, true);
             match now(&mut future) {
-                Poll::Ready(Ok(checked)) if checked.outcome == Outcome::Stale => {
-                    check = resolved.check;
-                }
+                Poll::Ready(Ok(checked)) if checked.outcome == Outcome::Stale => {}
                 Poll::Ready(Ok(mut checked)) => {
-                    return CheckFuture::answered(resolved.admit(&mut checked));
+                    return CheckFuture::answered(resolved.admit(check, &mut checked));
                 }
                 Poll::Ready(Err(error)) => return CheckFuture::answered(Err(error)),
                 Poll::Pending => {
-                    let (engine, resolved) = (self.clone(), Some(resolved));
-                    let sent =
-                        Box::new(Sent { engine, resolved, future, reload: None, patience: None });
-                    return CheckFuture(CheckState::Sent(sent));
+                    let (reload, patience) = (None, None);
+                    let engine = self.clone();
+                    let sent = Sent { engine, check, resolved, future, reload, patience };
+                    return CheckFuture(CheckState::Sent(Box::new(sent)));
                 }
             }
             epoch = match self.0.open() {
@@ -248,36 +246,44 @@ impl<S: Store> Backend for Engine<S> {
     }
 }
 
-/// A check that was resolved, while its store answers.
+/// What a check is held against, and what each line of it said, once the store has answered.
 struct Resolved {
-    check: Check,
+    epoch: u64,
+    at: Timestamp,
+    frame: Arc<Frame>,
     scope: Scope,
-    answer: Answer,
+    judged: Judgements,
 }
 
 impl Resolved {
     /// What the store's answer means.
-    fn decide(self, checked: &mut Checked) -> Decision {
-        let Self { check, mut answer, .. } = self;
-        answer.allowed = checked.outcome != Outcome::Refused;
+    fn decide(&mut self, check: Check, checked: &mut Checked) -> Decision {
         // Of a store that did not write them in place.
-        for (judged, told) in answer.judged.iter_mut().zip(&checked.judged) {
+        for (judged, told) in self.judged.iter_mut().zip(&checked.judged) {
             *judged = *told;
         }
-        let name = check.ask().charge.as_ref().map(|charge| &charge.balance);
-        answer.balance = checked.balance.take().zip(name).map(|(judged, name)| BalanceState {
-            name: name.clone(),
-            balance: judged.balance,
-            verdict: judged.verdict,
-        });
-        check.answered(answer)
+        check.answered(|ask| {
+            let balance = checked.balance.take().zip(ask.charge.as_ref());
+            Answer {
+                frame: Arc::clone(&self.frame),
+                epoch: self.epoch,
+                at: self.at,
+                allowed: checked.outcome != Outcome::Refused,
+                judged: Judgements::from_slice(&self.judged),
+                balance: balance.map(|(judged, charge)| BalanceState {
+                    name: charge.balance.clone(),
+                    balance: judged.balance,
+                    verdict: judged.verdict,
+                }),
+            }
+        })
     }
 
-    fn admit(mut self, checked: &mut Checked) -> Result<Admission, Error> {
+    fn admit(&mut self, check: Check, checked: &mut Checked) -> Result<Admission, Error> {
         let conflict = |message| Err(Error::new(ErrorKind::Conflict, message));
         match checked.outcome {
             // Nothing was looked at.
-            Outcome::Finished => self.answer.judged.clear(),
+            Outcome::Finished => self.judged.clear(),
             Outcome::Open => {
                 return conflict("a request with the same id is running; wait for its answer");
             }
@@ -286,11 +292,10 @@ impl Resolved {
             }
             _ => {}
         }
-        let at = self.answer.at;
-        let decision = self.decide(checked);
+        let decision = self.decide(check, checked);
         let hold = checked.place.map(|place| Hold {
             ticket: Ticket { check: decision.check(), place: Some(place) },
-            at,
+            at: self.at,
         });
         Ok(Admission { decision, hold })
     }
@@ -425,16 +430,16 @@ impl<S: Store> Inner<S> {
     }
 
     /// Works out what a check asks by the definitions of now.
-    fn resolve(&self, check: Check, epoch: u64, scope: Scope) -> Resolved {
+    fn resolve(&self, check: &Check, epoch: u64, scope: Scope) -> Resolved {
         let at = check.ask().at.unwrap_or_else(|| self.now());
         let frame = self.frame_for_check(check.ask(), scope, at);
-        Resolved { check, scope, answer: Answer::awaited(frame, epoch, at) }
+        let judged = smallvec![Judged::default(); frame.lines.len()];
+        Resolved { epoch, at, frame, scope, judged }
     }
 
     /// Sends a check to the store.
-    fn ask(&self, resolved: &mut Resolved, hold: bool) -> S::Check {
-        let Resolved { check, scope, answer } = resolved;
-        let Answer { frame, epoch, at, judged, .. } = answer;
+    fn ask(&self, check: &Check, resolved: &mut Resolved, hold: bool) -> S::Check {
+        let Resolved { epoch, at, frame, scope, judged } = resolved;
         let ask = check.ask();
         let asked = match scope {
             Scope::Matching => frame.plan.amounts(&ask.expected),
@@ -625,7 +630,8 @@ enum CheckState<S: Store> {
 /// A check that its store did not answer at once.
 struct Sent<S: Store> {
     engine: Engine<S>,
-    resolved: Option<Resolved>,
+    check: Check,
+    resolved: Resolved,
     future: S::Check,
     /// The definitions have changed, and are looked up.
     reload: Option<BoxFuture<'static, Result<(), Error>>>,
@@ -667,19 +673,15 @@ impl<S: Store> Future for CheckFuture<S> {
                     return Poll::Ready(Err(Error::new(ErrorKind::Unavailable, message)));
                 }
                 sent.reload = None;
-                let resolved = sent.resolved.take().expect("CheckFuture polled after completion");
                 let epoch = sent.engine.0.open()?;
-                let resolved = sent.engine.0.resolve(resolved.check, epoch, Scope::Matching);
-                let resolved = sent.resolved.insert(resolved);
-                sent.future = sent.engine.0.ask(resolved, true);
+                sent.resolved = sent.engine.0.resolve(&sent.check, epoch, Scope::Matching);
+                sent.future = sent.engine.0.ask(&sent.check, &mut sent.resolved, true);
             }
             let mut checked = ready!(Pin::new(&mut sent.future).poll(cx))?;
-            let resolved = sent.resolved.take().expect("CheckFuture polled after completion");
             if checked.outcome != Outcome::Stale {
-                return Poll::Ready(resolved.admit(&mut checked));
+                return Poll::Ready(sent.resolved.admit(sent.check.clone(), &mut checked));
             }
-            let (engine, epoch) = (sent.engine.clone(), resolved.answer.epoch);
-            sent.resolved = Some(resolved);
+            let (engine, epoch) = (sent.engine.clone(), sent.resolved.epoch);
             if sent.patience.is_none() {
                 sent.patience = engine.0.store.patience();
             }
