@@ -105,8 +105,10 @@ struct Recent {
     balance: Option<CompactString>,
     /// What comes before each amount that remains, such as `;t=1312, "req-day";r=`, and after the last.
     around: Vec<u8>,
-    /// Where in it the amounts go, those of limits and then that of the balance.
-    amounts: SmallVec<[usize; 8]>,
+    /// Where in it the amounts of limits go, and on which line of the frame each limit is.
+    limits: SmallVec<[(usize, usize); 8]>,
+    /// Where that of the balance goes.
+    balance_at: Option<usize>,
     policies: Option<HeaderValue>,
 }
 
@@ -133,13 +135,17 @@ impl Lists {
             }
         };
         states.clear();
-        let limits = decision.shown().map(|(limit, _)| limit.remaining());
-        let amounts = limits.chain(balance(decision).map(Balance::available));
         let mut from = 0;
-        for (amount, to) in amounts.zip(&recent.amounts) {
-            states.extend_from_slice(&recent.around[from..*to]);
+        let mut write = |amount: Amount, to: usize| {
+            states.extend_from_slice(&recent.around[from..to]);
             write_integer(states, whole(amount));
-            from = *to;
+            from = to;
+        };
+        for (to, line) in &recent.limits {
+            write(decision.remaining(*line), *to);
+        }
+        if let (Some(to), Some(balance)) = (recent.balance_at, balance(decision)) {
+            write(balance.available(), to);
         }
         states.extend_from_slice(&recent.around[from..]);
         if let Some(states) = list(states) {
@@ -162,11 +168,12 @@ impl Recent {
     #[cold]
     fn of(decision: &Decision) -> Self {
         let mut around = Vec::with_capacity(CAPACITY);
-        let mut amounts = SmallVec::new();
+        let mut limits = SmallVec::new();
         let mut policies = Vec::with_capacity(CAPACITY);
-        for (limit, shown) in decision.shown() {
+        for (line, limit) in decision.looked_at().enumerate() {
+            let Some(shown) = limit.shown() else { continue };
             around.extend_from_slice(shown.state.as_bytes());
-            amounts.push(around.len());
+            limits.push((around.len(), line));
             if let Some(seconds) = seconds_until_more(&limit, decision.at()) {
                 around.extend_from_slice(b";t=");
                 write_integer(&mut around, seconds);
@@ -178,19 +185,20 @@ impl Recent {
             policies.extend_from_slice(&shown.unit);
         }
         let balance = balance(decision).map(Balance::name);
-        let is_limit = |name: &str| decision.shown().any(|(limit, _)| limit.id() == name);
-        if let Some(name) = balance.filter(|name| is_quotable(name) && !is_limit(name)) {
+        let is_limit = |name: &str| decision.shown().any(|limit| limit.id() == name);
+        let balance_at = balance.filter(|name| is_quotable(name) && !is_limit(name)).map(|name| {
             around.extend_from_slice(SEPARATOR);
             write_quoted(&mut around, name);
             around.extend_from_slice(b";r=");
-            amounts.push(around.len());
-        }
+            around.len()
+        });
         Self {
             frame: Arc::downgrade(decision.frame()),
             second: decision.at().as_seconds(),
             balance: balance.map(CompactString::new),
             around,
-            amounts,
+            limits,
+            balance_at,
             policies: list(&policies),
         }
     }
@@ -288,7 +296,6 @@ fn write_one(
 /// The limit to show where only one can be: of those that refused the one with the longest wait,
 /// which is what `Retry-After` says, otherwise the one with the smallest part remaining.
 fn tightest(decision: &Decision) -> Option<LimitState<'_>> {
-    let limits = || decision.shown().map(|(limit, _)| limit);
     let wait = |limit: &LimitState<'_>| limit.nanos_until_more(decision.at()).unwrap_or(u64::MAX);
     let less = |one: &LimitState<'_>, other: &LimitState<'_>| {
         let part = |of: &LimitState<'_>, cap: &LimitState<'_>| {
@@ -296,8 +303,8 @@ fn tightest(decision: &Decision) -> Option<LimitState<'_>> {
         };
         part(one, other).cmp(&part(other, one))
     };
-    let refusing = limits().filter(LimitState::is_exceeded).max_by_key(wait);
-    refusing.or_else(|| limits().min_by(less))
+    let refusing = decision.shown().filter(LimitState::is_exceeded).max_by_key(wait);
+    refusing.or_else(|| decision.shown().min_by(less))
 }
 
 /// A field of these members, each written after a separator; `None` when there are none.
@@ -305,19 +312,18 @@ fn list(members: &[u8]) -> Option<HeaderValue> {
     HeaderValue::from_bytes(members.strip_prefix(SEPARATOR)?).ok()
 }
 
+/// Writes an integer of up to sixteen digits, more than any amount or time has.
 #[inline]
 fn write_integer(out: &mut Vec<u8>, integer: u64) {
     const EIGHT_DIGITS: u64 = 100_000_000;
-    if integer < EIGHT_DIGITS {
-        let digits = eight_digits(integer);
-        let zeros = (digits.trailing_zeros() / 8).min(7);
-        let text = (digits | ZEROS) >> (8 * zeros);
-        out.extend_from_slice(&text.to_le_bytes());
-        out.truncate(out.len() - zeros as usize);
-    } else {
-        write_integer(out, integer / EIGHT_DIGITS);
-        let text = eight_digits(integer % EIGHT_DIGITS) | ZEROS;
-        out.extend_from_slice(&text.to_le_bytes());
+    let (high, low) = (integer / EIGHT_DIGITS, integer % EIGHT_DIGITS);
+    let first = eight_digits(if high > 0 { high } else { low });
+    let zeros = (first.trailing_zeros() / 8).min(7);
+    let text = (first | ZEROS) >> (8 * zeros);
+    out.extend_from_slice(&text.to_le_bytes());
+    out.truncate(out.len() - zeros as usize);
+    if high > 0 {
+        out.extend_from_slice(&(eight_digits(low) | ZEROS).to_le_bytes());
     }
 }
 
@@ -645,8 +651,8 @@ mod tests {
 
     #[test]
     fn integers_are_written_at_every_length() {
-        let mut edges = vec![0, u64::MAX, 999_999_999_999_999];
-        edges.extend((0..20).flat_map(|power| [10_u64.pow(power), 10_u64.pow(power) - 1]));
+        let mut edges = vec![0, 999_999_999_999_999];
+        edges.extend((0..=16).flat_map(|power| [10_u64.pow(power) - 1, 10_u64.pow(power) / 10]));
         for integer in edges {
             let mut out = Vec::new();
             write_integer(&mut out, integer);
@@ -666,7 +672,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn integers_are_written_as_they_are(integer in any::<u64>(), shift in 0_u32..64) {
+        fn integers_are_written_as_they_are(integer in 0..10_u64.pow(16), shift in 0_u32..54) {
             let mut out = Vec::new();
             write_integer(&mut out, integer >> shift);
             prop_assert_eq!(out, (integer >> shift).to_string().into_bytes());

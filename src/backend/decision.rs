@@ -139,8 +139,16 @@ impl Decision {
     }
 
     /// The limits that customers may see, in the order of the plan.
-    pub(crate) fn shown(&self) -> impl Iterator<Item = (LimitState<'_>, &Shown)> {
-        self.looked_at().filter_map(|limit| Some((limit, limit.line.shown.as_ref()?)))
+    pub(crate) fn shown(&self) -> impl Iterator<Item = LimitState<'_>> {
+        self.looked_at().filter(|limit| limit.shown().is_some())
+    }
+
+    /// What is left on that line of the frame, as a limit's [`remaining`](LimitState::remaining).
+    #[inline]
+    pub(crate) fn remaining(&self, line: usize) -> Amount {
+        let Answer { frame, judged, .. } = self.answer();
+        let line = frame.lines.get(line).zip(judged.get(line));
+        line.map_or(Amount::ZERO, |(line, judged)| judged.remaining(line.cap))
     }
 
     /// The balance that was looked at.
@@ -365,8 +373,12 @@ impl<'a> LimitState<'a> {
 
     /// What is left: `limit - used - held`, never below 0.
     pub fn remaining(&self) -> Amount {
-        let left = self.limit().saturating_sub(self.used()).saturating_sub(self.held());
-        left.max(Amount::ZERO)
+        self.judged.remaining(self.limit())
+    }
+
+    /// What header fields say of it; `None` when it is private.
+    pub(crate) fn shown(&self) -> Option<&'a Shown> {
+        self.line.shown.as_ref()
     }
 
     /// In the answer of a check: this limit refused it. In a usage read: `used + held >= limit`.

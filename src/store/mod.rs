@@ -577,6 +577,14 @@ pub struct Judged {
     pub held: Amount,
 }
 
+impl Judged {
+    /// What is left under this cap, never below 0.
+    #[inline]
+    pub(crate) fn remaining(&self, cap: Amount) -> Amount {
+        cap.saturating_sub(self.used).saturating_sub(self.held).max(Amount::ZERO)
+    }
+}
+
 impl Default for Judged {
     fn default() -> Self {
         Self { verdict: Verdict::Within, used: Amount::ZERO, held: Amount::ZERO }

@@ -307,7 +307,9 @@ impl Account {
     /// Opens a hold and says where it is.
     pub(super) fn put_hold(&mut self, hold: Hold, spare: &mut Spare) -> usize {
         let open = self.open.get_or_insert_with(|| spare.take());
-        open.held.resize(self.cells.len(), Amount::ZERO);
+        if open.held.len() < self.cells.len() {
+            open.held.resize(self.cells.len(), Amount::ZERO);
+        }
         hold.amounts.change(&mut open.held, Amount::saturating_add);
         open.live += 1;
         match open.free.pop() {

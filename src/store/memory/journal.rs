@@ -113,9 +113,8 @@ impl Places {
             *self = Self::default();
         }
         let new = events.iter().skip(self.until.saturating_sub(first) as usize);
-        let places = new.map(|Kept { event, .. }| {
-            ((event.customer.clone(), event.id.clone()), event.sequence)
-        });
+        let places = new
+            .map(|Kept { event, .. }| ((event.customer.clone(), event.id.clone()), event.sequence));
         self.known.extend(places);
         self.until = events.count;
         self.known.get(&(customer.clone(), id.clone())).is_some_and(|place| *place >= first)
