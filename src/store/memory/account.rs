@@ -8,7 +8,7 @@ use std::time::Duration;
 use compact_str::CompactString;
 use smallvec::SmallVec;
 
-use crate::policy::{Amount, CustomerId, EventId, Timestamp, Window};
+use crate::policy::{Aggregation, Amount, CustomerId, EventId, Timestamp, Window};
 
 #[derive(Debug)]
 pub(super) struct Account {
@@ -32,6 +32,22 @@ impl Cell {
     #[inline]
     pub(super) fn is(&self, tag: Tag, end: i32) -> bool {
         self.tag.touched() == tag && self.end == end
+    }
+
+    #[inline]
+    pub(super) fn add(&mut self, aggregation: Aggregation, amount: Amount) -> (Amount, bool) {
+        let before = Amount::from_millionths(self.value);
+        let first = self.tag.is_untouched();
+        self.tag = self.tag.touched();
+        let (after, saturated) = match aggregation {
+            Aggregation::Sum | Aggregation::Count => {
+                (before.saturating_add(amount), before.checked_add(amount).is_none())
+            }
+            Aggregation::Max if !first => (before.max(amount), false),
+            Aggregation::Max | Aggregation::Latest => (amount, false),
+        };
+        self.value = after.as_millionths();
+        (after, saturated)
     }
 }
 

@@ -25,7 +25,10 @@ use crate::{Error, ErrorKind};
 
 mod account;
 pub(crate) mod archive;
+mod balance;
+mod check;
 mod customers;
+mod holds;
 mod ids;
 mod journal;
 mod marks;
@@ -33,14 +36,17 @@ mod names;
 pub(crate) mod recount;
 #[cfg(feature = "sqlite")]
 mod restore;
+mod settle;
 mod shard;
 mod soonest;
+mod sweep;
 
 use account::{FOREVER, Tag, minute_now};
 use archive::{Archive, Opened};
+use balance::{Numbered, has_balance, open_balance, read_balance};
 use journal::Journal;
 use names::Names;
-use shard::{Around, Numbered, Shard, has_balance, open_balance, read_balance};
+use shard::{Around, Shard};
 
 /// A power of two.
 const SHARDS: usize = 64;
