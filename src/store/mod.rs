@@ -676,7 +676,8 @@ impl<'a> Lanes<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A hold was placed under the id, at that place if it is known. Counts if the hold is open, or
-    /// expired and not yet settled.
+    /// expired and not yet settled: within a week for certain. When the check is older and nothing is
+    /// known of the id, that is [`SettleOutcome::TooOld`].
     Held(Option<Place>),
     /// A check, this attempt, was sent under the id and its answer never came. Counts whether or not the hold is
     /// there; a check that arrives later places nothing.
@@ -726,7 +727,8 @@ pub enum SettleOutcome {
     Repeat,
     /// Resolved under definitions that have changed; nothing was counted.
     Stale,
-    /// The event is older than the time for which ids are remembered; nothing was counted.
+    /// The event is older than the time for which ids are remembered, and nothing is known of it;
+    /// nothing was counted.
     TooOld,
     /// There is no place for another customer; nothing was counted.
     Full,
