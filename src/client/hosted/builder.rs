@@ -89,8 +89,8 @@ impl HostedBuilder {
         self
     }
 
-    /// How often the API may fail (a status of 500 and up) at one event that is sent alone, while it
-    /// takes others. The event is then set aside with its reason by the
+    /// How often the API may fail (a status of 500 and up) at one event that is sent alone, or at one
+    /// debit, while it takes others. The settlement is then set aside with its reason by the
     /// [`Outbox`](crate::outbox::Outbox), and what follows it goes on. One that has nothing beside it
     /// to tell its fault from the API's is set aside after a day. Ten times unless set, and at least
     /// once.
@@ -137,6 +137,7 @@ impl HostedBuilder {
             debts,
             sent,
             suspects: Suspects::default(),
+            undebited: Suspects::default(),
             on_debt: self.on_debt,
             paying: tokio::sync::Mutex::new(()),
             closed: AtomicBool::new(false),
