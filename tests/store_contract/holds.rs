@@ -74,7 +74,10 @@ pub(crate) async fn a_settlement_that_comes_too_late_is_counted_or_told(open: Op
             Ok(()) => counted = counted.checked_add(amount(10)).unwrap(),
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::TooOld);
-                assert_names(&error, &["older than ids are remembered", "without an id of its own"]);
+                assert_names(
+                    &error,
+                    &["older than ids are remembered", "without an id of its own"],
+                );
             }
         }
         assert_eq!(used(&books, "ada", "ever").await, counted);

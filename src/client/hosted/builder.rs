@@ -24,6 +24,7 @@ pub struct HostedBuilder {
     clock: Arc<dyn Clock>,
     terms: Terms,
     debts: Option<PathBuf>,
+    open_wait: Duration,
     on_debt: Option<Arc<OnDebt>>,
 }
 
@@ -50,6 +51,7 @@ impl HostedBuilder {
                 failures: 10,
             },
             debts: None,
+            open_wait: Duration::from_secs(5),
             on_debt: None,
         }
     }
@@ -79,6 +81,13 @@ impl HostedBuilder {
     /// process. With [`Repeat::AtMostOnce`](crate::client::Repeat::AtMostOnce) it also has what was sent.
     pub fn debts(mut self, path: impl Into<PathBuf>) -> Self {
         self.debts = Some(path.into());
+        self
+    }
+
+    /// Waits so long for another process that has the file of [debts](Self::debts) open, as in a
+    /// deployment where the new process starts before the old one has ended. Five seconds unless set.
+    pub fn open_wait(mut self, wait: Duration) -> Self {
+        self.open_wait = wait;
         self
     }
 
@@ -124,7 +133,7 @@ impl HostedBuilder {
     pub async fn open(self) -> Result<Hosted, Error> {
         let runtime = Handle::try_current()
             .map_err(|_| Error::invalid("runtime", "is missing; open the backend inside tokio"))?;
-        let debts = Debts::open(self.debts).await?;
+        let debts = Debts::open(self.debts, self.open_wait).await?;
         let sent = Sent::open(debts.file()).await?;
         let inner = Arc::new(Inner {
             client: self.client,
