@@ -156,10 +156,12 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         Box::pin(std::future::ready(Err(Error::new(ErrorKind::Invalid, message))))
     }
 
-    /// Adds to a balance; once for each reference, for ever.
+    /// Adds to a balance; once for each reference, for ever, and once for an id that is to be done
+    /// [once](BalanceChange::once).
     fn credit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Credited, Error>>;
 
-    /// Takes from a balance if it covers the amount above its holds: judged and taken in one step.
+    /// Takes from a balance if it covers the amount above its holds: judged and taken in one step. Of an
+    /// id that is to be done [once](BalanceChange::once) and was, answers what was taken then.
     fn debit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Debited, Error>>;
 
     /// Every balance of a customer, untouched defaults included, in the order of their names.
@@ -743,6 +745,9 @@ pub enum SettleOutcome {
 pub struct BalanceChange<'a> {
     /// The id of the transaction.
     pub id: &'a EventId,
+    /// The change may come again under that id, which is its customer's own: it is done once for as long
+    /// as the transaction is kept, or for a day. A repeat is answered with what was done then.
+    pub once: bool,
     /// Whose balance.
     pub customer: &'a CustomerId,
     /// Which.

@@ -23,6 +23,8 @@ mod memory;
 mod redis;
 #[cfg(all(feature = "client", feature = "server"))]
 mod remote;
+#[cfg(all(feature = "client", feature = "server"))]
+mod repeats;
 #[path = "../support/mod.rs"]
 mod support;
 mod voids;

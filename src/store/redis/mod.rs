@@ -112,6 +112,7 @@
 //! | `{n}:alerts` | sorted set | for ever | alerts that fell due, by the minute at which their window ends; those that ended go with the next one |
 //! | `{n}:transactions:ID` | list | for ever | the newest changes of balances |
 //! | `{n}:references:ID` | hash | for ever | payments that were credited |
+//! | `{n}:once:ID:CHANGE` | string | a day | a credit or debit under an idempotency key of the API |
 //!
 //! Amounts are whole millionths, exact over all 64 bits. A window is named by the minute at which it
 //! ends, `*` when it never does; a counter, and a meter, by a hash of what it counts, the same in every
