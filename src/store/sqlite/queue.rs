@@ -54,6 +54,20 @@ impl Group {
     pub(super) fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.running.is_none()
     }
+
+    /// By how much it moves the number of groups.
+    pub(super) fn moves(&self) -> i64 {
+        if self.is_empty() { 0 } else { self.changes.len().max(1) as i64 }
+    }
+
+    /// Whether its events tell of it alone: there is nothing else in it.
+    pub(super) fn is_events(&self) -> bool {
+        let is_event = |change: &Change| match change {
+            Change::Counted(counted) => counted.transaction.is_none(),
+            _ => false,
+        };
+        self.running.is_none() && self.changes.iter().all(is_event)
+    }
 }
 
 #[derive(Debug, Default)]

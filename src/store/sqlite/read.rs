@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Rows, Statement, params};
 use tokio::sync::mpsc;
 
 use super::row::{self, Kinds};
-use super::schema;
+use super::{position, schema};
 use crate::file::OpenError;
 use crate::policy::{Amount, CustomerId, EventId, Producer, RecordedEvent, Timestamp, Transaction};
 use crate::store::memory::archive::{CounterState, WindowEnd};
@@ -262,7 +262,7 @@ impl Reader {
 
     /// The place of the newest event; 0 when there is none.
     pub(super) fn newest(&self) -> rusqlite::Result<u64> {
-        self.with(|file| row::place(file, "event"))
+        self.with(position::event)
     }
 
     /// The events after that place, oldest first: those that came within the last moment.

@@ -5,6 +5,7 @@ use foldhash::HashMap;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::definition::Note;
+use super::position;
 use super::queue::{Change, Group};
 use super::row::{self, KindText};
 use crate::policy::{
@@ -47,7 +48,7 @@ pub(super) fn write(
     for change in &group.changes {
         rows.put(change)?;
     }
-    rows.finish(number, group.running)?;
+    rows.finish(group, number)?;
     step.commit()
 }
 
@@ -60,7 +61,6 @@ struct Rows<'a> {
     counters: HashMap<(i64, u32, WindowEnd), &'a CounterState>,
     balances: HashMap<i64, Amount>,
     marks: HashMap<(i64, Producer), u64>,
-    newest_event: Option<u64>,
     newest_transaction: Option<u64>,
     add_event: CachedStatement<'a>,
     add_transaction: CachedStatement<'a>,
@@ -82,7 +82,6 @@ impl<'a> Rows<'a> {
             counters: HashMap::default(),
             balances: HashMap::default(),
             marks: HashMap::default(),
-            newest_event: None,
             newest_transaction: None,
             add_event: file.prepare_cached(
                 "INSERT INTO event (sequence, id, customer, kind, at, amounts, texts) \
@@ -146,7 +145,6 @@ impl<'a> Rows<'a> {
             self.amounts,
             self.texts,
         ])?;
-        self.newest_event = Some(event.sequence);
         if self.keeps_holds {
             self.release(customer, &event.id)?;
         }
@@ -287,7 +285,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    fn finish(mut self, number: i64, running: Option<usize>) -> rusqlite::Result<()> {
+    fn finish(mut self, group: &Group, number: i64) -> rusqlite::Result<()> {
         self.write_counters()?;
         self.write_balances()?;
         for ((customer, producer), sequence) in self.marks.drain() {
@@ -305,11 +303,10 @@ impl<'a> Rows<'a> {
             ),
             None => Ok(()),
         };
-        let (event, transaction) = (self.newest_event, self.newest_transaction);
-        state("group", Some(number))?;
-        state("running", running.and_then(|running| i64::try_from(running).ok()))?;
-        state("event", event.and_then(|newest| i64::try_from(newest).ok()))?;
-        state("transaction", transaction.and_then(|newest| i64::try_from(newest).ok()))
+        state("running", group.running.and_then(|running| i64::try_from(running).ok()))?;
+        let transaction = self.newest_transaction;
+        state("transaction", transaction.and_then(|newest| i64::try_from(newest).ok()))?;
+        if group.is_events() { Ok(()) } else { position::note(self.file, number) }
     }
 
     fn write_counters(&mut self) -> rusqlite::Result<()> {
