@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::account::Spot;
-use super::ids::Fate;
+use super::ids::{AHEAD, Fate};
 use super::shard::{Around, Shard};
 use crate::policy::{CustomerId, EventId};
 use crate::store::{HoldKey, Moment, Place};
@@ -116,7 +116,9 @@ impl Shard {
             if still_due && account.end_hold(&id, None, None).is_some() {
                 let customer = account.id.clone();
                 around.released(&customer, &id);
-                self.expired.remember(&customer, &id, Fate::Expired, None, now);
+                // It was checked before that, by whatever clock.
+                let checked = now.wall().saturating_add(AHEAD);
+                self.expired.remember(&customer, &id, Fate::Expired, Some(checked), now);
                 let hash = super::hash_in_shard(&customer);
                 self.close(slot, now, Around { hash, ..around });
             }

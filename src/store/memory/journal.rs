@@ -14,6 +14,8 @@ pub(super) struct Journal {
     places: Places,
     /// Those that are no charges of events.
     transactions: Ring<Transaction>,
+    /// Which of those are done once, by their ids.
+    done: HashMap<(CustomerId, EventId), u64>,
     /// How many transactions there ever were.
     transacted: u64,
     /// The time of the newest event that was let go: from there on the history is whole.
@@ -90,6 +92,12 @@ impl<T> Ring<T> {
         }
     }
 
+    /// The one before which there were so many, if it is still kept.
+    fn get(&self, number: u64) -> Option<&T> {
+        let is_kept = number >= self.count - self.kept.len() as u64;
+        self.kept.get((number % self.most.max(1) as u64) as usize).filter(|_| is_kept)
+    }
+
     /// Oldest first.
     fn iter(&self) -> impl DoubleEndedIterator<Item = &T> {
         let (newer, older) = self.kept.split_at(self.oldest);
@@ -127,6 +135,7 @@ impl Journal {
             events: Ring::new(events),
             places: Places::default(),
             transactions: Ring::new(transactions),
+            done: HashMap::default(),
             transacted: 0,
             forgotten: None,
             transactions_forgotten: 0,
@@ -152,14 +161,27 @@ impl Journal {
         self.places.look(&self.events, customer, id)
     }
 
-    /// Answers the transaction's place in the order of arrival.
-    pub(super) fn transact(&mut self, mut transaction: Transaction) -> u64 {
+    /// Answers the transaction's place in the order of arrival. One that is done `once` is found by its
+    /// id.
+    pub(super) fn transact(&mut self, mut transaction: Transaction, once: bool) -> u64 {
         transaction.sequence = next(&mut self.transacted);
-        let Self { transactions, transactions_forgotten, .. } = self;
+        let Self { transactions, done, transactions_forgotten, .. } = self;
+        if once {
+            let key = (transaction.customer.clone(), transaction.id.clone());
+            done.insert(key, transactions.count);
+        }
         transactions.push(transaction, |oldest| {
             *transactions_forgotten = oldest.sequence.max(*transactions_forgotten);
+            if !done.is_empty() {
+                done.remove(&(oldest.customer.clone(), oldest.id.clone()));
+            }
         });
         self.transacted
+    }
+
+    /// What was done once under that id, while it is kept.
+    pub(super) fn done(&self, customer: &CustomerId, id: &EventId) -> Option<&Transaction> {
+        self.transactions.get(*self.done.get(&(customer.clone(), id.clone()))?)
     }
 
     pub(super) fn forgotten(&self) -> Option<Timestamp> {

@@ -258,7 +258,8 @@ impl Shard {
         match operation.origin {
             Origin::Fresh => {}
             Origin::Held(_) if !is_new && !self.expired.knows(customer, id, Fate::Expired) => {
-                return Err(SettleOutcome::Repeat);
+                let too_old = self.expired.may_have_forgotten(operation.at, operation.now.wall());
+                return Err(if too_old { SettleOutcome::TooOld } else { SettleOutcome::Repeat });
             }
             Origin::Held(_) | Origin::Unsure(_) if !around.reserve() => {
                 return Err(SettleOutcome::Unavailable);

@@ -211,6 +211,23 @@ impl Reader {
         })
     }
 
+    /// The change that was done once under that id.
+    pub(super) fn done(
+        &self,
+        customer: &CustomerId,
+        id: &EventId,
+    ) -> rusqlite::Result<Option<Transaction>> {
+        self.with(|file| {
+            let sql = format!(
+                "{} JOIN once o ON o.balance = l.balance AND o.sequence = l.sequence \
+                 WHERE o.id = ?2 AND o.customer = (SELECT id FROM customer WHERE name = ?1)",
+                row::LEDGER
+            );
+            let mut find = file.prepare_cached(&sql)?;
+            find.query_row(params![customer, id], row::transaction).optional()
+        })
+    }
+
     /// The ledger of a balance, oldest first, and what it held before.
     pub(super) fn ledger(
         &self,

@@ -17,7 +17,8 @@ pub(super) const FORMAT: Format =
 pub(super) const COPIED: &str = "copied";
 
 /// What brings a file from one version to the next, from nothing on.
-const STEPS: [&str; 2] = [include_str!("schema.sql"), include_str!("marks.sql")];
+const STEPS: [&str; 3] =
+    [include_str!("schema.sql"), include_str!("marks.sql"), include_str!("once.sql")];
 
 /// Compares the file with what was noted of it, and leaves word that it is there.
 ///

@@ -104,9 +104,16 @@ impl<'a> Rows<'a> {
     fn put(&mut self, change: &'a Change) -> rusqlite::Result<()> {
         match change {
             Change::Counted(counted) => self.count(counted),
-            Change::Transacted(transaction) => {
+            Change::Transacted(transaction, once) => {
                 let customer = self.customer(&transaction.customer)?;
-                self.transact(customer, transaction)
+                let balance = self.transact(customer, transaction)?;
+                match once {
+                    true => self.execute(
+                        "INSERT INTO once (customer, id, balance, sequence) VALUES (?1, ?2, ?3, ?4)",
+                        params![customer, transaction.id, balance, transaction.sequence],
+                    ),
+                    false => Ok(()),
+                }
             }
             Change::Opened(opened) => self.open(opened),
             Change::Recounted(recounted) => self.recount(recounted),
@@ -155,7 +162,7 @@ impl<'a> Rows<'a> {
             )?;
         }
         match &counted.transaction {
-            Some(transaction) => self.transact(customer, transaction),
+            Some(transaction) => self.transact(customer, transaction).map(drop),
             None => Ok(()),
         }
     }
@@ -186,7 +193,8 @@ impl<'a> Rows<'a> {
         self.execute("DELETE FROM hold WHERE id = ?1 AND customer = ?2", params![id, customer])
     }
 
-    fn transact(&mut self, customer: i64, transaction: &Transaction) -> rusqlite::Result<()> {
+    /// Answers the number of the balance.
+    fn transact(&mut self, customer: i64, transaction: &Transaction) -> rusqlite::Result<i64> {
         let amount = match transaction.kind {
             TransactionKind::Credit => transaction.amount,
             _ => Amount::ZERO.saturating_sub(transaction.amount),
@@ -205,7 +213,7 @@ impl<'a> Rows<'a> {
         ])?;
         self.newest_transaction = Some(transaction.sequence);
         self.balances.insert(balance, transaction.balance_after);
-        Ok(())
+        Ok(balance)
     }
 
     fn open(&mut self, opened: &Opened) -> rusqlite::Result<()> {
