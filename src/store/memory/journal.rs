@@ -14,8 +14,9 @@ pub(super) struct Journal {
     events: Ring<RecordedEvent>,
     places: Places,
     transactions: Ring<Transaction>,
-    /// Where those of them are that are done once, by their ids.
+    /// Where those of them are that are done once, by the ids for that, and in their order.
     done: HashMap<(CustomerId, EventId), u64>,
+    done_in_order: VecDeque<(u64, (CustomerId, EventId))>,
     /// The time of the newest event that was let go: from there on the history is whole.
     forgotten: Option<Timestamp>,
     /// The same of the newest transaction.
@@ -76,6 +77,7 @@ impl Journal {
             places: Places::default(),
             transactions: Ring::new(transactions),
             done: HashMap::default(),
+            done_in_order: VecDeque::new(),
             forgotten: None,
             transactions_forgotten: None,
         }
@@ -93,19 +95,26 @@ impl Journal {
         self.places.look(&self.events, customer, id)
     }
 
-    /// Answers the transaction's place in the order of arrival. One that is done `once` is found by its
+    /// Answers the transaction's place in the order of arrival. One that is done `once` is found by that
     /// id.
-    pub(super) fn transact(&mut self, mut transaction: Transaction, once: bool) -> u64 {
+    pub(super) fn transact(&mut self, mut transaction: Transaction, once: Option<&EventId>) -> u64 {
         // From 1 on, so that an opening balance has a place before the first.
         transaction.sequence = self.transactions.count + 1;
-        if once {
-            let key = (transaction.customer.clone(), transaction.id.clone());
-            self.done.insert(key, self.transactions.count);
+        if let Some(id) = once {
+            let (place, key) =
+                (self.transactions.count, (transaction.customer.clone(), id.clone()));
+            self.done.insert(key.clone(), place);
+            self.done_in_order.push_back((place, key));
         }
         if let Some(oldest) = self.transactions.push(transaction) {
             self.transactions_forgotten = self.transactions_forgotten.max(Some(oldest.at));
-            if !self.done.is_empty() {
-                self.done.remove(&(oldest.customer, oldest.id));
+        }
+        let first = self.transactions.count - self.transactions.kept.len() as u64;
+        while self.done_in_order.front().is_some_and(|(place, _)| *place < first) {
+            let Some((place, key)) = self.done_in_order.pop_front() else { break };
+            // It may have been done anew since.
+            if self.done.get(&key) == Some(&place) {
+                self.done.remove(&key);
             }
         }
         self.transactions.count

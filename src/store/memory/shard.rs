@@ -316,7 +316,7 @@ impl Shard {
             let mut journal = locked(around.journal);
             journal.record(event);
             if let Some(transaction) = transaction {
-                journal.transact(transaction, false);
+                journal.transact(transaction, None);
             }
         }
         account.tidy(now, &mut self.spare);
