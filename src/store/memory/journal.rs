@@ -1,5 +1,7 @@
 //! The newest events and transactions, for lists, queries and limits that are added later.
 
+use std::collections::VecDeque;
+
 use compact_str::CompactString;
 use foldhash::HashMap;
 
@@ -14,8 +16,9 @@ pub(super) struct Journal {
     places: Places,
     /// Those that are no charges of events.
     transactions: Ring<Transaction>,
-    /// Which of those are done once, by their ids.
+    /// Which of those are done once, by the ids for that, and in their order.
     done: HashMap<(CustomerId, EventId), u64>,
+    done_in_order: VecDeque<(u64, (CustomerId, EventId))>,
     /// How many transactions there ever were.
     transacted: u64,
     /// The time of the newest event that was let go: from there on the history is whole.
@@ -94,8 +97,13 @@ impl<T> Ring<T> {
 
     /// The one before which there were so many, if it is still kept.
     fn get(&self, number: u64) -> Option<&T> {
-        let is_kept = number >= self.count - self.kept.len() as u64;
-        self.kept.get((number % self.most.max(1) as u64) as usize).filter(|_| is_kept)
+        let place = (number % self.most.max(1) as u64) as usize;
+        self.kept.get(place).filter(|_| number >= self.first())
+    }
+
+    /// How many there were before the oldest that is kept.
+    fn first(&self) -> u64 {
+        self.count - self.kept.len() as u64
     }
 
     /// Oldest first.
@@ -115,7 +123,7 @@ struct Places {
 
 impl Places {
     fn look(&mut self, events: &Ring<Kept>, customer: &CustomerId, id: &EventId) -> bool {
-        let first = events.count - events.kept.len() as u64;
+        let first = events.first();
         // Half of them may be of events that are no longer kept.
         if self.known.len() > 2 * events.kept.len() {
             *self = Self::default();
@@ -136,6 +144,7 @@ impl Journal {
             places: Places::default(),
             transactions: Ring::new(transactions),
             done: HashMap::default(),
+            done_in_order: VecDeque::new(),
             transacted: 0,
             forgotten: None,
             transactions_forgotten: 0,
@@ -161,21 +170,28 @@ impl Journal {
         self.places.look(&self.events, customer, id)
     }
 
-    /// Answers the transaction's place in the order of arrival. One that is done `once` is found by its
+    /// Answers the transaction's place in the order of arrival. One that is done `once` is found by that
     /// id.
-    pub(super) fn transact(&mut self, mut transaction: Transaction, once: bool) -> u64 {
+    pub(super) fn transact(&mut self, mut transaction: Transaction, once: Option<&EventId>) -> u64 {
         transaction.sequence = next(&mut self.transacted);
-        let Self { transactions, done, transactions_forgotten, .. } = self;
-        if once {
-            let key = (transaction.customer.clone(), transaction.id.clone());
-            done.insert(key, transactions.count);
+        if let Some(id) = once {
+            let (number, key) =
+                (self.transactions.count, (transaction.customer.clone(), id.clone()));
+            self.done.insert(key.clone(), number);
+            self.done_in_order.push_back((number, key));
         }
+        let Self { transactions, transactions_forgotten, .. } = self;
         transactions.push(transaction, |oldest| {
             *transactions_forgotten = oldest.sequence.max(*transactions_forgotten);
-            if !done.is_empty() {
-                done.remove(&(oldest.customer.clone(), oldest.id.clone()));
-            }
         });
+        let first = self.transactions.first();
+        while self.done_in_order.front().is_some_and(|(number, _)| *number < first) {
+            let Some((number, key)) = self.done_in_order.pop_front() else { break };
+            // It may have been done anew since.
+            if self.done.get(&key) == Some(&number) {
+                self.done.remove(&key);
+            }
+        }
         self.transacted
     }
 

@@ -14,8 +14,8 @@ use std::time::Duration;
 use compact_str::CompactString;
 
 use super::{
-    BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Moment, Origin,
-    Recount, SettleOperation, SettleOutcome, Settled, Store,
+    BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Moment,
+    ONCE_FOR, Origin, Recount, SettleOperation, SettleOutcome, Settled, Store,
 };
 use crate::policy::{
     Amount, Balance, Credited, CustomerId, Debited, EventId, NewBalance, RecordedEvent, Timestamp,
@@ -210,12 +210,14 @@ impl Memory {
         shard.expire(change.now, around);
         let balance =
             read_balance(shard.known(change.customer, around), numbered, 0).ok_or_else(missing)?;
-        if change.once {
+        if let Some(id) = change.once {
             let done = match &self.archive {
-                Some(archive) => archive.done(change.customer, change.id),
-                None => Some(locked(&self.journal).done(change.customer, change.id).cloned()),
+                Some(archive) => archive.done(change.customer, id),
+                None => Some(locked(&self.journal).done(change.customer, id).cloned()),
             };
-            if let Some(earlier) = done.ok_or(SettleOutcome::Unavailable)? {
+            if let Some(earlier) = done.ok_or(SettleOutcome::Unavailable)?
+                && change.now.wall().duration_since(earlier.at) < ONCE_FOR
+            {
                 return Ok((balance, Made::Before(earlier)));
             }
         }
