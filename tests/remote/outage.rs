@@ -86,7 +86,8 @@ async fn open_lets_requests_run_and_records_each_once_when_the_server_is_back() 
             assert_eq!((status, checked), (StatusCode::OK, false), "{outage:?}");
             assert!(took < PATIENCE + SLACK, "{outage:?}: {took:?}");
         }
-        assert!(bench.outbox.stats().depth >= 3, "{outage:?}");
+        // The bodies were dropped unread: what they were is recorded by a task of its own.
+        eventually(async || (bench.outbox.stats().depth >= 3).then_some(())).await;
         bench.heal().await;
         let seen = used_held(&bench.host.books, &customer, "daily").await;
         assert_eq!(seen, (amount(4), amount(0)), "{outage:?}");
