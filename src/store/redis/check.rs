@@ -1,5 +1,7 @@
 //! A check as a call, and what its answer says.
 
+use std::fmt::Write;
+
 use redis::Value;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -7,11 +9,11 @@ use tokio::time::Instant;
 use super::link::{CallError, Caller};
 use super::registry::Opening;
 use super::reply::Reply;
-use super::script::{self, ScriptCall};
+use super::script::ScriptCall;
 use super::{Inner, keys};
 use crate::Error;
 use crate::policy::{
-    Aggregation, Amount, Balance, NewBalance, Verdict, judge_balance, judge_limit,
+    Aggregation, Amount, Balance, NewBalance, Room, Verdict, judge_balance, judge_limit, room,
 };
 use crate::store::{
     BalanceAsk, CheckOperation, Checked, Judged, JudgedBalance, Line, Outcome, Place,
@@ -46,26 +48,29 @@ impl Asked {
     /// `None` when the operation is out of date.
     pub(super) fn of(store: &Inner, operation: &CheckOperation<'_>) -> Option<Self> {
         let mut call =
-            store.begin(&script::CHECK, operation.customer, &[], operation.epoch, operation.now)?;
+            store.begin(&store.scripts.check, operation.customer, &[], operation.epoch, operation.now)?;
         let names = store.shared.names();
         let lifetime = operation.hold.map(|terms| store.lifetime(terms.lifetime));
-        call.arg(operation.id.to_string()).arg(operation.attempt);
+        let (id, attempt) = (operation.id.to_string(), operation.attempt);
+        call.arg(&id).arg(format!("R{attempt} {id}"));
         match lifetime {
             Some(lifetime) => call.arg(lifetime.as_micros() as u64),
             None => call.arg(""),
         };
+        call.arg(hold(operation, &names)?);
         let balance = operation.balance.map(|ask| AskedBalance::encode(ask, &mut call));
         if balance.is_none() {
             call.arg("");
         }
         for line in operation.lines {
-            let name = names.get(line.counter as usize)?;
-            let shares = line.shares && line.aggregation.adds();
-            call.arg(if shares { "S" } else { kind(line.aggregation) })
-                .arg(format!("{}.{name}", keys::end(&line.window)))
-                .arg(line.cap.as_millionths());
-            match line.own(operation.asked).filter(|asked| asked.is_positive()) {
-                Some(asked) => call.arg(asked.as_millionths()),
+            call.arg(keys::count(line, &names)?);
+            match room(line.aggregation, line.cap, line.own(operation.asked)) {
+                Room::Any => call.arg(""),
+                Room::AtMost(amount) => call.arg(amount.as_millionths()),
+                Room::None => call.arg("none"),
+            };
+            match held(line, operation.asked) {
+                Some(amount) => call.arg(amount.as_millionths()),
                 None => call.arg(""),
             };
         }
@@ -124,6 +129,29 @@ impl AskedBalance {
     }
 }
 
+/// What is set aside on a line; once where several share a counter.
+fn held(line: &Line, asked: &[Option<Amount>]) -> Option<Amount> {
+    Some(line.holds(line.own(asked))).filter(|amount| amount.is_positive() && !line.shares)
+}
+
+/// A hold, as the books have it: see `lua/customer.lua`.
+fn hold(operation: &CheckOperation<'_>, names: &[Box<str>]) -> Option<String> {
+    let mut text = format!("{}|", operation.attempt);
+    for line in operation.lines {
+        if let Some(amount) = held(line, operation.asked) {
+            let count = keys::count(line, names)?;
+            let _ = write!(text, "h{count}|{}|", amount.as_millionths());
+        }
+    }
+    text.push('#');
+    if let Some(BalanceAsk { balance, asked: Some(asked) }) = operation.balance
+        && asked.is_positive()
+    {
+        let _ = write!(text, "{}|g{}", asked.as_millionths(), balance.name);
+    }
+    Some(text)
+}
+
 fn read(
     value: Value,
     lines: &[AskedLine],
@@ -150,7 +178,8 @@ fn read(
     // What is answered is from before the hold, if one was placed now.
     let placed = holds && what == "a";
     for line in lines {
-        let (used, held) = (reply.amount()?, reply.amount()?);
+        let [used, held] = [reply.some_amount()?, reply.some_amount()?]
+            .map(|amount| amount.unwrap_or(Amount::ZERO));
         let verdict = match what.as_str() {
             "k" => Verdict::Within,
             _ => judge_limit(line.aggregation, line.cap, used, held, line.asked),
@@ -176,7 +205,7 @@ fn judge(
     if reply.is_over() {
         return Ok(JudgedBalance { verdict: Verdict::Exceeded, balance: None });
     }
-    let (current, held) = (reply.amount()?, reply.amount()?);
+    let (current, held) = (reply.amount()?, reply.some_amount()?.unwrap_or(Amount::ZERO));
     let terms = if reply.is_over() { None } else { reply.some_text()? };
     let (unit, minimum) = match (terms, &ask.default) {
         (Some(terms), _) => super::own_terms(&terms)?,

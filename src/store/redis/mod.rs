@@ -152,7 +152,7 @@ pub use store::Answered;
 
 use link::{CallError, Caller, Link};
 use registry::Registry;
-use script::{Script, ScriptCall};
+use script::{Script, ScriptCall, Scripts, Terms};
 use shared::Shared;
 
 /// Keeps the books on a Redis server, for all processes that open it.
@@ -168,10 +168,8 @@ struct Inner {
     shared: Shared,
     registry: Arc<Registry>,
     hold_for: Duration,
-    remember: Duration,
-    keep_events: usize,
-    keep_events_for: Duration,
-    keep_transactions: usize,
+    terms: Terms,
+    scripts: Arc<Scripts>,
     wait: Option<(u32, Duration)>,
     /// Time is the engine's, not the server's.
     is_timed: bool,
@@ -211,15 +209,10 @@ impl Inner {
         own.unwrap_or(self.hold_for).min(LONGEST)
     }
 
-    /// How long ids are remembered, in microseconds.
-    fn horizon(&self) -> u64 {
-        self.remember.as_micros() as u64
-    }
-
     /// Begins a script call by the definitions of that epoch; `None` when that is over.
     fn begin(
         &self,
-        script: &'static Script,
+        script: &Arc<Script>,
         customer: &CustomerId,
         also: &[String],
         epoch: u64,
@@ -234,7 +227,7 @@ impl Inner {
     /// Begins a script call that does not depend on definitions.
     fn begin_any(
         &self,
-        script: &'static Script,
+        script: &Arc<Script>,
         customer: &CustomerId,
         also: &[String],
         now: Moment<'_>,
@@ -245,7 +238,7 @@ impl Inner {
 
     fn begin_under(
         &self,
-        script: &'static Script,
+        script: &Arc<Script>,
         (customer, shard): (&CustomerId, u16),
         also: &[String],
         version: &str,
@@ -260,10 +253,10 @@ impl Inner {
         let mut call = script.call(&names);
         call.arg(version);
         if self.is_timed {
-            call.arg(now.wall().as_nanos().div_euclid(1_000));
-            call.arg(now.monotonic().as_micros() as u64);
+            let wall = now.wall().as_nanos().div_euclid(1_000);
+            call.arg(format!("{wall} {}", now.monotonic().as_micros()));
         } else {
-            call.arg("").arg("");
+            call.arg("");
         }
         call
     }
