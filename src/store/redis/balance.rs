@@ -28,7 +28,8 @@ impl Inner {
         at: Timestamp,
     ) -> Result<Balance, Error> {
         let now = Moment::new(at, std::time::Duration::ZERO);
-        let mut call = self.begin_any(&self.scripts.balance, customer, &self.changed(customer), now);
+        let mut call =
+            self.begin_any(&self.scripts.balance, customer, &self.changed(customer), now);
         let minimum = terms.minimum.unwrap_or(Amount::ZERO);
         call.arg("open").arg(terms.name.as_str()).arg("").arg("");
         call.arg(terms.initial.unwrap_or(Amount::ZERO).as_millionths());
@@ -56,7 +57,8 @@ impl Inner {
         minimum: Amount,
     ) -> Result<Option<Balance>, Error> {
         let now = Moment::new(Timestamp::UNIX_EPOCH, std::time::Duration::ZERO);
-        let mut call = self.begin_any(&self.scripts.balance, customer, &self.changed(customer), now);
+        let mut call =
+            self.begin_any(&self.scripts.balance, customer, &self.changed(customer), now);
         call.arg("minimum").arg(name).arg("").arg("").arg(minimum.as_millionths());
         call.arg("").arg("").arg("");
         let mut reply = Reply::of(call.run(&self.caller, self.caller.deadline()).await?)?;

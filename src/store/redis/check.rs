@@ -47,8 +47,12 @@ struct AskedBalance {
 impl Asked {
     /// `None` when the operation is out of date.
     pub(super) fn of(store: &Inner, operation: &CheckOperation<'_>) -> Option<Self> {
+        let script = match has_room(operation) {
+            true => &store.scripts.check,
+            false => &store.scripts.whole_check,
+        };
         let mut call =
-            store.begin(&store.scripts.check, operation.customer, &[], operation.epoch, operation.now)?;
+            store.begin(script, operation.customer, &[], operation.epoch, operation.now)?;
         let names = store.shared.names();
         let lifetime = operation.hold.map(|terms| store.lifetime(terms.lifetime));
         let (id, attempt) = (operation.id.to_string(), operation.attempt);
@@ -58,17 +62,25 @@ impl Asked {
             None => call.arg(""),
         };
         call.arg(hold(operation, &names)?);
+        let same = same(operation);
+        match same {
+            Some(amount) => call.arg(amount.as_millionths()),
+            None => call.arg(""),
+        };
         let balance = operation.balance.map(|ask| AskedBalance::encode(ask, &mut call));
         if balance.is_none() {
             call.arg("");
         }
         for line in operation.lines {
             call.arg(keys::count(line, &names)?);
-            match room(line.aggregation, line.cap, line.own(operation.asked)) {
-                Room::Any => call.arg(""),
+            match room_of(line, operation.asked) {
+                Room::Any => call.arg(ANY),
                 Room::AtMost(amount) => call.arg(amount.as_millionths()),
                 Room::None => call.arg("none"),
             };
+            if same.is_some() {
+                continue;
+            }
             match held(line, operation.asked) {
                 Some(amount) => call.arg(amount.as_millionths()),
                 None => call.arg(""),
@@ -127,6 +139,30 @@ impl AskedBalance {
         call.arg(initial).arg(minimum);
         Self { name: ask.balance.name.into(), default: default.cloned(), asked }
     }
+}
+
+/// Room for whatever is: more than an amount can be.
+const ANY: &str = "99999999999999999999";
+
+fn room_of(line: &Line, asked: &[Option<Amount>]) -> Room {
+    room(line.aggregation, line.cap, line.own(asked))
+}
+
+/// Whether there is room on every line for whoever has used nothing. The ordinary check takes that for
+/// granted.
+fn has_room(operation: &CheckOperation<'_>) -> bool {
+    operation.lines.iter().all(|line| match room_of(line, operation.asked) {
+        Room::Any => true,
+        Room::AtMost(amount) => !amount.is_negative(),
+        Room::None => false,
+    })
+}
+
+/// What is set aside on every line, where that is the same.
+fn same(operation: &CheckOperation<'_>) -> Option<Amount> {
+    let mut amounts = operation.lines.iter().map(|line| held(line, operation.asked));
+    let first = amounts.next()??;
+    amounts.all(|amount| amount == Some(first)).then_some(first)
 }
 
 /// What is set aside on a line; once where several share a counter.

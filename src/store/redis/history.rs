@@ -110,9 +110,8 @@ impl Inner {
         // A shard of which nothing was heard for so long has let all go.
         let kept_from = match self.is_timed {
             true => Timestamp::MIN,
-            false => {
-                Timestamp::from(std::time::SystemTime::now()).saturating_sub(self.terms.keep_events_for)
-            }
+            false => Timestamp::from(std::time::SystemTime::now())
+                .saturating_sub(self.terms.keep_events_for),
         };
         let mut newest = None;
         for about in reading {

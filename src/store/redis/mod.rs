@@ -105,7 +105,7 @@
 //! | `{n}:rollups:DAY:ID`, `{n}:rollups:DAY` | hash | [`keep_rollups_for`](RedisOptions::keep_rollups_for) and a day | *quarter*`.`*meter*: what the events of a customer, or of all of the shard, come to; `?` where they have to be counted |
 //! | `{n}:events` | stream | [`keep_events_for`](RedisOptions::keep_events_for) | `event`: JSON as the API has it, `at`: its time |
 //! | `{n}:books:ID` | hash | to the end of its last window, and a week after the last hold; for ever with a balance or an all-time counter | `u`, `h`, `l`, `a` *window*`.`*counter*: used, held, time of the latest, alerts told; `b`, `g`, `m` *balance*: current, held, own terms; `o` *id*: an open hold |
-//! | `{n}:due:ID` | sorted set | a week after the last hold | when open holds expire |
+//! | `{n}:due:ID` | sorted set | a week after the last hold, or two more | when open holds expire |
 //! | `{n}:ids:ID` | sorted set | a day | ids that are settled or released |
 //! | `{n}:expired:ID` | sorted set | a week | ids of holds that expired |
 //! | `{n}:marks:ID` | hash | 400 days after it moved | how far each outbox was taken, and on which day |

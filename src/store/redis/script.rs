@@ -15,6 +15,13 @@ const EVENT: &str = include_str!("lua/event.lua");
 const ROLLUP: &str = include_str!("lua/rollup.lua");
 const WINDOWS: &str = include_str!("lua/windows.lua");
 
+// The ordinary case of a script comes first, and is all that runs where nothing is out of the ordinary.
+const ORDINARY_CHECK: &str = include_str!("lua/ordinary_check.lua");
+const CHECK: &str = include_str!("lua/check.lua");
+const ORDINARY_SETTLE: &str = include_str!("lua/ordinary_settle.lua");
+const NOTHING_SETTLED: &str = "local settled\n";
+const SETTLE: &str = include_str!("lua/settle.lua");
+
 /// How long marks are kept after they were moved last, in days.
 const KEEP_MARKS: u32 = 400;
 
@@ -81,16 +88,10 @@ macro_rules! scripts {
 }
 
 scripts! {
-    check: [include_str!("lua/ordinary_check.lua"), AMOUNT, CUSTOMER, include_str!("lua/check.lua")],
-    settle: [
-        WINDOWS,
-        include_str!("lua/ordinary_settle.lua"),
-        AMOUNT,
-        CUSTOMER,
-        EVENT,
-        ROLLUP,
-        include_str!("lua/settle.lua")
-    ],
+    check: [ORDINARY_CHECK, AMOUNT, CUSTOMER, CHECK],
+    whole_check: [AMOUNT, CUSTOMER, CHECK],
+    settle: [ORDINARY_SETTLE, WINDOWS, AMOUNT, CUSTOMER, EVENT, ROLLUP, SETTLE],
+    whole_settle: [NOTHING_SETTLED, WINDOWS, AMOUNT, CUSTOMER, EVENT, ROLLUP, SETTLE],
     release: [AMOUNT, CUSTOMER, include_str!("lua/release.lua")],
     renew: [AMOUNT, CUSTOMER, include_str!("lua/renew.lua")],
     balance: [AMOUNT, CUSTOMER, EVENT, include_str!("lua/balance.lua")],

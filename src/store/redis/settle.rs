@@ -38,7 +38,11 @@ impl Sent {
         if operation.lines.iter().any(|line| !line.alerts.is_empty()) {
             also.push(keys.alerts(shard));
         }
-        let mut call = store.begin(&store.scripts.settle, customer, &also, epoch, now)?;
+        let script = match operation.origin {
+            Origin::Held(Some(_)) => &store.scripts.settle,
+            _ => &store.scripts.whole_settle,
+        };
+        let mut call = store.begin(script, customer, &also, epoch, now)?;
         // After its version was read: see there.
         let rolled = store.shared.rolled();
         let names = store.shared.names();
@@ -89,12 +93,16 @@ impl Sent {
             None => drop(call.arg("")),
         }
         rolled.encode(operation, &mut call);
+        let mut told = None;
         for line in operation.lines {
             let Some(amount) = line.own(operation.given) else { continue };
             if !line.shares {
-                call.arg(kind(line.aggregation))
-                    .arg(keys::count(line, &names)?)
-                    .arg(amount.as_millionths());
+                let what = (kind(line.aggregation), amount);
+                if told != Some(what) {
+                    call.arg(what.0).arg(amount.as_millionths());
+                    told = Some(what);
+                }
+                call.arg(keys::count(line, &names)?);
             }
             if !line.alerts.is_empty() {
                 call.arg("a").arg(line.limit.as_str()).arg(line.alerts.len());

@@ -1,19 +1,20 @@
 -- ARGV: 3 id, 4 R, the attempt and the id, as ids are told that it was released, 5 lifetime of the hold
--- in microseconds or empty, 6 the hold, 7 balance or empty; with one, what is asked of it or empty, and
--- what the default balance begins at and its minimum, or empty; then for each line: window and counter,
--- the room (the most that may be used and held before, none where nothing passes, empty where all does),
--- what is to be held or empty.
--- Answers {what came of it, used, held, ... , balance, held, own terms}, and maybe more that says nothing.
+-- in microseconds or empty, 6 the hold, 7 what it sets aside on every line, or empty where that is not the
+-- same, 8 balance or empty; with one, what is asked of it or empty, and what the default balance begins at
+-- and its minimum, or empty; then for each line: window and counter, and its room: the most that may be
+-- used and held before, or none; and where that is not the same, what is set aside on it or empty.
+-- Answers {what came of it, used, held, ... , balance, held, own terms}.
 local version = call('HGET', shard, 'version')
 if version ~= ARGV[1] then return {version and 's' or 'x'} end
 local wall, now = clock()
 sweep(now)
-local id, lifetime, hold, name = ARGV[3], ARGV[5], ARGV[6], ARGV[7]
+local id, lifetime, hold, name = ARGV[3], ARGV[5], ARGV[6], ARGV[8]
 local own = 'o' .. id
-local lines = name == '' and 8 or 11
+local lines = name == '' and 9 or 12
 local most = #ARGV
+local step = ARGV[7] == '' and 3 or 2
 local fields, count = {own, 'keep', 'long'}, 3
-for at = lines, most, 3 do
+for at = lines, most, step do
   local suffix = ARGV[at]
   fields[count + 1], fields[count + 2] = 'u' .. suffix, 'h' .. suffix
   count = count + 2
@@ -40,16 +41,16 @@ end
 local answer, writes = {'a'}, {own, hold}
 local refused = false
 local place, wrote = 4, 2
-for at = lines, most, 3 do
-  local room, given = ARGV[at + 1], ARGV[at + 2]
+for at = lines, most, step do
+  local room, given = ARGV[at + 1], step == 2 and ARGV[7] or ARGV[at + 2]
   local used, held = found[place], found[place + 1]
   used, held = used and amount(used) or 0, held and amount(held) or 0
   answer[place - 2], answer[place - 1] = used, held
-  if room == 'none' or (room ~= '' and below(amount(room), plus(used, held))) then refused = true end
   if given ~= '' then
     writes[wrote + 1], writes[wrote + 2] = fields[place + 1], found[place + 1] and plus(held, amount(given)) or given
     wrote = wrote + 2
   end
+  if room == 'none' or below(amount(room), plus(used, held)) then refused = true end
   place = place + 2
 end
 if name ~= '' then
@@ -58,12 +59,12 @@ if name ~= '' then
   local minimum
   if terms then
     current, minimum = current or 0, amount(string.match(terms, '^%S+'))
-  elseif ARGV[9] ~= '' then
-    current, minimum = current or amount(ARGV[9]), amount(ARGV[10])
+  elseif ARGV[10] ~= '' then
+    current, minimum = current or amount(ARGV[10]), amount(ARGV[11])
   end
   if minimum then
     local available = minus(minus(current, minimum), held)
-    local given = ARGV[8]
+    local given = ARGV[9]
     if given ~= '' then
       local asked = amount(given)
       if below(available, asked) then refused = true end

@@ -1,11 +1,12 @@
 -- The ordinary settlement, ahead of the whole one below and the same law, with no more made than it
--- needs: a function takes as long as a command. It is of a hold that is there, on sums that were begun
+-- needs: a function takes as long as a command, and a number as long as several texts. It is of a hold that is there, on sums that were begun
 -- and numbers can tell. Whatever else it is breaks out of it before anything is written.
+local settled
 repeat
   local call, KEYS, ARGV = redis.call, KEYS, ARGV
   local shard, books, ids, events = KEYS[1], KEYS[2], KEYS[4], KEYS[6]
   local id, attempt, at, producer = ARGV[3], ARGV[5], ARGV[6], ARGV[8]
-  if ARGV[4] ~= 'H' or attempt == '' or KEEP_EVENTS == 0 or call('HGET', shard, 'version') ~= ARGV[1] then break end
+  if KEEP_EVENTS == 0 or call('HGET', shard, 'version') ~= ARGV[1] then break end
   local time = call('TIME')
   local seconds, micros = time[1], time[2]
   -- As text, which commands take at once.
@@ -28,17 +29,19 @@ repeat
   local ordinary = true
   place = lines
   while place <= most do
-    local kind = ARGV[place]
-    if kind == 's' then
-      local suffix = ARGV[place + 1]
-      fields[count + 1], fields[count + 2] = 'u' .. suffix, 'h' .. suffix
-      count = count + 2
-      place = place + 3
-    elseif kind == 'a' then
-      place = place + 3 + 2 * ARGV[place + 2]
-    else
+    local suffix = ARGV[place]
+    if suffix == 's' then
+      place, suffix = place + 2, ARGV[place + 2]
+    elseif suffix == 'a' then
+      place, suffix = place + 3 + 2 * ARGV[place + 2], nil
+    elseif #suffix == 1 then
       ordinary = false
       break
+    end
+    if suffix then
+      fields[count + 1], fields[count + 2] = 'u' .. suffix, 'h' .. suffix
+      count = count + 2
+      place = place + 1
     end
   end
   if not ordinary then break end
@@ -54,22 +57,30 @@ repeat
   -- What the hold would be if nobody else held anything, and what goes with it then.
   local alone, gone, going = attempt .. '|', {own, nil, nil, nil}, 1
   local writes, wrote = {nil, nil, nil, nil}, 0
-  local known, fresh, suffix, after = 2, false, nil, nil
+  local known, fresh, suffix, given, text, after = 2, false, nil, nil, nil, nil
   place = lines
   while place <= most and ordinary do
     if ARGV[place] == 's' then
-      local used, held, given = found[known], found[known + 1], ARGV[place + 2]
-      suffix = ARGV[place + 1]
+      text = ARGV[place + 1]
+      given = text + 0
+      if #text > 15 then ordinary = false end
+      place = place + 2
+    end
+    if ARGV[place] ~= 'a' then
+      local used, held = found[known], found[known + 1]
+      suffix = ARGV[place]
       if not used then
         -- Nothing is counted of a window that has ended; a counter without windows has the books stay.
         local ends = string.match(suffix, '^[^.]+')
         if ends == '*' or ends * 6e7 <= wall then ordinary = false end
-        used, fresh = 0, true
+        fresh, after = true, given
+        writes[wrote + 1], writes[wrote + 2] = fields[known], text
+      else
+        -- What is given is small: beyond this, one of the two before it is, too.
+        after = used + given
+        if after > 8e15 or after < -8e15 then ordinary = false end
+        writes[wrote + 1], writes[wrote + 2] = fields[known], string.format('%d', after)
       end
-      used = used + 0
-      after = used + given
-      if used > 9e15 or used < -9e15 or after > 9e15 or after < -9e15 or #given > 15 then ordinary = false end
-      writes[wrote + 1], writes[wrote + 2] = fields[known], string.format('%d', after)
       wrote = wrote + 2
       if held then
         local field = fields[known + 1]
@@ -78,7 +89,7 @@ repeat
         gone[going] = field
       end
       known = known + 2
-      place = place + 3
+      place = place + 1
     else
       local alerts = ARGV[place + 2] + 0
       if after >= ARGV[place + 4] + 0 then
@@ -137,8 +148,12 @@ repeat
   if redis.pcall('XADD', events, stamp .. '-0', 'event', ARGV[7], 'at', at).err then break end
   call('PEXPIRE', events, KEEP_EVENTS_FOR)
   local from = wall
-  if #at > 16 and at / 1000 > wall then from = at / 1000 end
-  call('ZADD', ids, from + HORIZON, finished)
+  -- Times of this age have nineteen digits, and the first of them tell which is later.
+  if #at ~= 19 or at > stamp or wall ~= server then
+    local began = (string.match(at, '^(.+)...$') or 0) + 0
+    if began > wall then from = began end
+  end
+  call('ZADD', ids, string.format('%d', from + HORIZON), finished)
   call('PEXPIRE', ids, KEEP_IDS)
   if server % 16 < 1 then
     local over = call('ZRANGEBYSCORE', ids, '-inf', wall - 1, 'LIMIT', '0', '64')
@@ -146,14 +161,18 @@ repeat
   end
   if producer ~= '' then
     call('HSET', KEYS[9], producer, ARGV[9] .. ' ' .. math.floor(wall / 8.64e10))
-    call('PEXPIRE', KEYS[9], KEEP_MARKS)
+    call('PEXPIRE', KEYS[9], KEEP_MARKS * 86400000)
   end
+  local begun = nil
   for place = sums + 1, lines - 1, 3 do
     local field, given = ARGV[place + 1], ARGV[place + 2]
+    local number = given + 0
     for key = 7, 8 do
       local sum = redis.pcall('HINCRBY', KEYS[key], field, given)
-      if type(sum) == 'table' then call('HSET', KEYS[key], field, '?')
-      elseif sum == given + 0 then begin_quarter(KEYS[key], KEYS[8], ARGV[sums], wall, shard) end
+      if sum == number then
+        begun = begun or {}
+        begun[key] = true
+      elseif type(sum) == 'table' then call('HSET', KEYS[key], field, '?') end
     end
   end
   -- First what is written, so that the books never go in between, and with them how long they live.
@@ -163,7 +182,7 @@ repeat
   if entry and call('RPUSH', KEYS[next_key], entry) > KEEP_TRANSACTIONS then
     call('LTRIM', KEYS[next_key], '-' .. KEEP_TRANSACTIONS, -1)
   end
-  if fresh then end_windows(books, wall, false) end
-  return 'n'
+  if not fresh and not begun then return 'n' end
+  settled = {wall = wall, fresh = fresh, begun = begun or {}, ends = ARGV[sums]}
 until true
 

@@ -3,8 +3,9 @@
 -- fresh, G given), 5 attempt or empty, 6 time of the event in nanoseconds, 7 the event, 8 producer or
 -- empty; with one, its sequence, and the place before it or empty; then balance or empty; with one, the
 -- charge, what the default begins at or empty, and the transaction; then what is summed up (see
--- rollup.lua); then for each counter: kind (s, m or l), window and counter, amount; and behind a counter for
--- each limit on it that alerts: a, the limit, how many alerts, and for each percentage and amount.
+-- rollup.lua); then for each counter: kind (s, m or l) and amount, both only where they are not those of
+-- the counter before, and window and counter; and behind a counter for each limit on it that alerts: a,
+-- the limit, how many alerts, and for each percentage and amount.
 -- Answers {what came of it, whether a sum did not fit, limit, percentage, used, ...}, or n for n and nothing
 -- more.
 local version = call('HGET', shard, 'version')
@@ -49,12 +50,13 @@ while ARGV[place] and string.find(ARGV[place], '^[%u?]') do place = place + 3 en
 local lines, most = place, #ARGV
 local may_hold = origin == 'H' or origin == 'U'
 local wanted, count = {own}, 1
+local kind
 while place <= most do
-  local kind = ARGV[place]
-  if kind == 'a' then
+  if ARGV[place] == 'a' then
     place = place + 3 + 2 * tonumber(ARGV[place + 2])
   else
-    local suffix = ARGV[place + 1]
+    if #ARGV[place] == 1 then kind, place = ARGV[place], place + 2 end
+    local suffix = ARGV[place]
     wanted[count + 1] = 'u' .. suffix
     count = count + 1
     if kind == 'l' then
@@ -64,7 +66,7 @@ while place <= most do
       wanted[count + 1] = 'h' .. suffix
       count = count + 1
     end
-    place = place + 3
+    place = place + 1
   end
 end
 if name ~= '' then
@@ -128,11 +130,10 @@ end
 local minute = math.floor(wall / 6e7)
 local stays, fresh = false, false
 local answer = {'n', ''}
-local after, suffix
+local after, suffix, given
 place, count = lines, 1
 while place <= most do
-  local kind = ARGV[place]
-  if kind == 'a' then
+  if ARGV[place] == 'a' then
     local limit, alerts = ARGV[place + 1], tonumber(ARGV[place + 2])
     if after and not below(after, amount(ARGV[place + 4])) then
       local ends = string.match(suffix, '^[^.]+')
@@ -156,8 +157,8 @@ while place <= most do
     end
     place = place + 3 + 2 * alerts
   else
-    local given = amount(ARGV[place + 2])
-    suffix, after = ARGV[place + 1], nil
+    if #ARGV[place] == 1 then kind, given, place = ARGV[place], amount(ARGV[place + 1]), place + 2 end
+    suffix, after = ARGV[place], nil
     count = count + 1
     local used = found[count]
     used = used and amount(used)
@@ -187,7 +188,7 @@ while place <= most do
       end
     end
     if after then write('u' .. suffix, after) end
-    place = place + 3
+    place = place + 1
   end
 end
 

@@ -1,5 +1,3 @@
--- Both use nothing of what is around them: a function that does takes several times as long to make.
-
 -- Lets go of windows that have ended, and has the books live until the last one ends, or for ever.
 local function end_windows(books, wall, stays)
   local call, minute, last = redis.call, math.floor(wall / 6e7), 0
@@ -34,5 +32,13 @@ local function begin_quarter(sums, all, ends, wall, shard)
   first, last = tonumber(first or day), tonumber(last or day)
   local days = math.min(first, day) .. ' ' .. math.max(last, day)
   call('HSET', shard, 'days', days)
+end
+
+if settled then
+  for key = 7, 8 do
+    if settled.begun[key] then begin_quarter(KEYS[key], KEYS[8], settled.ends, settled.wall, KEYS[1]) end
+  end
+  if settled.fresh then end_windows(KEYS[2], settled.wall, false) end
+  return 'n'
 end
 
