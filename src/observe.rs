@@ -255,6 +255,21 @@ pub(crate) fn webhook_dropped() {
     tracing::error!(target: "tower_limitry", "there is no room for a webhook; it is dropped");
 }
 
+/// So many that were given up are forgotten, as they are too many. Told once.
+#[cfg(feature = "webhooks")]
+pub(crate) fn webhooks_forgotten(count: usize, is_first: bool) {
+    #[cfg(feature = "metrics")]
+    counter!("limitry.webhooks_forgotten").increment(count as u64);
+    #[cfg(feature = "tracing")]
+    if is_first {
+        tracing::error!(
+            target: "tower_limitry",
+            "too many webhooks were given up; from here on the oldest are forgotten"
+        );
+    }
+    let _ = (count, is_first);
+}
+
 /// An endpoint was told, or not. A URL may hold a secret; its host is told on.
 #[cfg(feature = "webhooks")]
 pub(crate) fn webhook_attempt(id: &str, host: &str, result: &'static str) {

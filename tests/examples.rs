@@ -461,6 +461,50 @@ mod over_a_server {
         }
     }
 
+    /// As in a deployment, where the new program starts before the old one has ended.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_program_waits_for_the_one_before_it_to_let_go_of_its_files() {
+        let server = server("");
+        let path = crate::file::fresh().display().to_string();
+        let (own, limitry) = (variables(&server), variables(&server));
+        let books = vec![("LIMITRY_BACKEND", format!("sqlite:{path}"))];
+        let dialect = ("LIMITRY_DIALECT", "limitry".to_owned());
+        for (mut variables, file) in [
+            (books, format!("{path}-lock")),
+            (own.to_vec(), format!("{}-lock", own[2].1)),
+            (limitry.iter().cloned().chain([dialect]).collect(), format!("{}.debts", limitry[2].1)),
+        ] {
+            let start = |variables: &[(&str, String)]| {
+                let variables: Vec<_> =
+                    variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+                Program::start_with("quickstart", &variables)
+            };
+            let before = start(&variables);
+            assert_eq!(chat(&before, CHAT, "acct_1", 20, 80).status, 200);
+            variables.push(("LIMITRY_OPEN_WAIT", "60".to_owned()));
+            std::thread::scope(|scope| {
+                let after = scope.spawn(|| start(&variables));
+                until(|| is_open_elsewhere(&file, before.id()) || after.is_finished());
+                drop(before);
+                let after = after.join().unwrap();
+                assert_eq!(chat(&after, CHAT, "acct_1", 20, 80).status, 200);
+            });
+        }
+    }
+
+    /// Whether any process but that one has the file open.
+    #[cfg(target_os = "linux")]
+    fn is_open_elsewhere(file: &str, but: u32) -> bool {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let others = processes.filter(|process| *process.file_name() != *but.to_string());
+        let handles =
+            others.filter_map(|process| std::fs::read_dir(process.path().join("fd")).ok());
+        let opened =
+            handles.flatten().flatten().filter_map(|handle| handle.path().read_link().ok());
+        opened.into_iter().any(|path| path == std::path::Path::new(file))
+    }
+
     #[test]
     fn a_program_says_what_its_server_lacks_and_what_is_wrong_with_its_variables() {
         let server = server("");
@@ -480,6 +524,10 @@ mod over_a_server {
         assert!(told.contains("LIMITRY_API_KEY"), "{told}");
         let told = run(&[("LIMITRY_DIALECT", "klingon")]);
         assert!(told.contains("LIMITRY_DIALECT"), "{told}");
+        for nonsense in ["soon", "-1", "1.5", "3601"] {
+            let told = run(&[("LIMITRY_OPEN_WAIT", nonsense)]);
+            assert!(told.contains("LIMITRY_OPEN_WAIT") && told.contains("0 to 3600"), "{told}");
+        }
         let told = run(&[("LIMITRY_BACKEND", "http://books.example/v1")]);
         assert!(told.contains("https"), "{told}");
     }

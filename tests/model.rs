@@ -731,7 +731,7 @@ impl Trial {
         let (customer, id) = (running.of.customer, running.id);
         let forgotten = running.expires.is_some_and(|at| self.model.monotonic >= at + LATE);
         let finished = id.map_or(Some(false), |id| self.model.is_finished(customer, id));
-        if forgotten || finished.is_none() {
+        if forgotten && id.is_some() || finished.is_none() {
             return running.permit.release().await.unwrap();
         }
         let usage = Use { n, model, ..running.of.clone() }.usage();
@@ -741,6 +741,10 @@ impl Trial {
         let unpriced = running.charge && price(n).is_none();
         let missing = (lacks || unpriced) && !running.permit.was_settled();
         let kind = running.permit.settle(usage).await.map_err(|error| error.kind()).err();
+        // Whether its hold is still known that ended so long ago is left open; but it is told.
+        if forgotten && kind == Some(ErrorKind::TooOld) {
+            return;
+        }
         assert_eq!(kind, missing.then_some(ErrorKind::Invalid));
         if finished == Some(true) {
             return;

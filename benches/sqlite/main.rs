@@ -62,10 +62,7 @@ fn main() {
             }
         }
     }
-    let alone = folder.join("raw.db");
-    remove(&alone);
-    let (p50, p99) = raw::commit_alone(&alone, time);
-    println!("\none bare synced commit: p50 {p50:.0} us, p99 {p99:.0} us");
+    alone(&folder, &runtime, time);
 
     for (name, path) in [("memory", None), ("a file written at full speed", Some("usage.db"))] {
         let path = path.map(|name| folder.join(name));
@@ -83,6 +80,48 @@ fn main() {
     println!("reopening {events} events, to the first check: {:?}", began.elapsed());
     drop(books);
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// A caller whom nobody waits with, beside one bare commit, both for customers whom the file knows: in
+/// turns, so that the disk is the same.
+fn alone(folder: &Path, runtime: &tokio::runtime::Runtime, time: Duration) {
+    const TURNS: u32 = 10;
+    let (path, raw) = (folder.join("usage.db"), folder.join("raw.db"));
+    remove(&path);
+    remove(&raw);
+    let books = open(&path, Case::ONE);
+    runtime.block_on(record(&books, CUSTOMERS));
+    let mut bare = raw::Alone::open(&raw);
+    let (mut ours, mut next) = (Vec::new(), 0);
+    for _ in 0..TURNS {
+        let turn = runtime.spawn(settle_alone(books.clone(), next, time / TURNS));
+        let waits = runtime.block_on(turn).unwrap();
+        next += waits.len() as u64;
+        ours.extend(waits);
+        bare.commit(time / TURNS);
+    }
+    let (ours, bare) = (percentiles(ours), percentiles(bare.waits));
+    println!(
+        "\na caller alone: p50 {:.0} us, p99 {:.0} us; one bare synced commit: p50 {:.0} us, p99 {:.0} us; {:.2} of it",
+        ours.0,
+        ours.1,
+        bare.0,
+        bare.1,
+        ours.0 / bare.0,
+    );
+}
+
+/// How long each settlement waits, one behind the other.
+async fn settle_alone(books: Books, mut next: u64, time: Duration) -> Vec<u64> {
+    let (began, mut waits) = (Instant::now(), Vec::new());
+    while began.elapsed() < time {
+        let permit = books.check(check(next * 104_729, Case::ONE)).await.unwrap();
+        let asked = Instant::now();
+        permit.settle(usage(next)).await.unwrap();
+        waits.push(asked.elapsed().as_nanos() as u64);
+        next += 1;
+    }
+    waits
 }
 
 #[derive(Clone, Copy)]
@@ -175,14 +214,19 @@ async fn settle(path: &Path, case: Case, tasks: u64, time: Duration) -> Run {
     }
     let rate = waits.len() as f64 / began.elapsed().as_secs_f64();
     let events = waits.len() as u64;
+    let groups = commits(path);
     drop(books);
     let file = rusqlite::Connection::open(path).unwrap();
-    let groups: u64 = file
-        .query_row("SELECT value FROM state WHERE name = 'group'", [], |row| row.get::<_, i64>(0))
-        .unwrap() as u64;
     file.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
     let (p50, p99) = percentiles(waits);
     Run { rate, p50, p99, group: (events / groups).max(1), events }
+}
+
+/// How many commits there were to a file that is in use. SQLite counts them at the beginning of the
+/// index of its log (<https://sqlite.org/walformat.html>, section 2.1: `iChange`).
+fn commits(path: &Path) -> u64 {
+    let index = std::fs::read(format!("{}-shm", path.display())).unwrap();
+    u32::from_ne_bytes(index[8..12].try_into().unwrap()).into()
 }
 
 /// In microseconds.
@@ -234,7 +278,10 @@ async fn check_latency(path: Option<&Path>, time: Duration) -> (f64, f64) {
 }
 
 async fn fill(path: &Path, events: u64) {
-    let books = open(path, Case { durability: Case::RELAXED.durability, ..Case::ONE });
+    record(&open(path, Case { durability: Case::RELAXED.durability, ..Case::ONE }), events).await;
+}
+
+async fn record(books: &Books, events: u64) {
     for first in (0..events).step_by(1_000) {
         let events = (first..first + 1_000).map(|number| {
             let customer = format!("acct_{:06}", number % CUSTOMERS);

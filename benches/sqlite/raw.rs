@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 
-use crate::{CUSTOMERS, Case, DIMENSIONS, percentiles};
+use crate::{CUSTOMERS, Case, DIMENSIONS};
 
 fn open(path: &Path) -> Connection {
     let file = Connection::open(path).unwrap();
@@ -32,16 +32,26 @@ pub(crate) fn insert(path: &Path, case: Case, group: u64, time: Duration) -> f64
 }
 
 /// One row in one commit: how long it takes.
-pub(crate) fn commit_alone(path: &Path, time: Duration) -> (f64, f64) {
-    let mut file = open(path);
-    let began = Instant::now();
-    let mut waits = Vec::new();
-    while began.elapsed() < time {
-        let asked = Instant::now();
-        write(&mut file, Case::ONE, waits.len() as u64, 1);
-        waits.push(asked.elapsed().as_nanos() as u64);
+pub(crate) struct Alone {
+    file: Connection,
+    pub(crate) waits: Vec<u64>,
+}
+
+impl Alone {
+    pub(crate) fn open(path: &Path) -> Self {
+        let mut file = open(path);
+        write(&mut file, Case::ONE, 0, CUSTOMERS);
+        Self { file, waits: Vec::new() }
     }
-    percentiles(waits)
+
+    pub(crate) fn commit(&mut self, time: Duration) {
+        let began = Instant::now();
+        while began.elapsed() < time {
+            let asked = Instant::now();
+            write(&mut self.file, Case::ONE, CUSTOMERS + self.waits.len() as u64, 1);
+            self.waits.push(asked.elapsed().as_nanos() as u64);
+        }
+    }
 }
 
 fn write(file: &mut Connection, case: Case, first: u64, group: u64) {

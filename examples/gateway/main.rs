@@ -16,6 +16,7 @@
 //! | `MINUTE_TOKEN_LIMIT` | none | tokens a minute for each customer |
 //! | `CREDITS` | none | prepaid credits that each customer begins with; a token costs one |
 //! | `LIMITRY_BACKEND` | `memory:` | where the books are: `sqlite:PATH`, or `redis://HOST` for several gateways |
+//! | `LIMITRY_OPEN_WAIT` | 0 | how many seconds to wait for another process that has the file of the books open |
 //! | `INCLUDE_USAGE` | 0 | 1 asks streams of OpenAI's dialect for their usage |
 //! | `UPSTREAM_HTTP2` | 0 | 1 speaks HTTP/2 to an `http:` upstream; `https:` ones choose |
 //! | `CONNECT_TIMEOUT` | 10 | seconds to wait for a connection to the upstream |

@@ -14,6 +14,7 @@
 //! | `LIMITRY_CONNECTIONS` | 10000, or what the system allows | how many connections there may be at once |
 //! | `LIMITRY_IDLE_SECONDS` | 75 | how long a connection may go without a request |
 //! | `LIMITRY_BACKEND` | `memory:` | where the books are; `sqlite:PATH` keeps them in a file, and any number of servers share `redis://HOST` or `redis-cluster://HOST,HOST` |
+//! | `LIMITRY_OPEN_WAIT` | 0 | how many seconds to wait for another process that has the file of the books open |
 //! | `LIMITRY_DEFINITIONS` | | a TOML file of meters, limits, customers and default balances, read again on SIGHUP, but for the balances |
 //! | `LIMITRY_PROJECT` | `proj_default` | the id of the project |
 //! | `LIMITRY_WEBHOOK_URL` | | an https URL that is told when usage reaches a limit's alert thresholds |
@@ -59,7 +60,8 @@ async fn run() -> Result<(), BoxError> {
     let listen = variable("LISTEN")?.unwrap_or_else(|| "127.0.0.1:8080".into());
     let backend = variable("LIMITRY_BACKEND")?.unwrap_or_else(|| "memory:".into());
     let webhooks = webhooks()?;
-    let mut engine = Engine::builder();
+    let open_wait = Duration::from_secs(number("LIMITRY_OPEN_WAIT")?.unwrap_or(0));
+    let mut engine = Engine::builder().open_wait(open_wait);
     if let Some(webhooks) = &webhooks {
         engine = engine.on_alert(webhooks.hook()).alert_again_after_restart();
     }

@@ -209,7 +209,8 @@ impl Check {
     }
 
     /// Ends the hold by itself after this time unless it is renewed. In this process a hold needs no
-    /// such end: it goes with its [`Permit`](crate::Permit).
+    /// such end: it goes with its [`Permit`](crate::Permit). A use that is settled after its hold has
+    /// ended counts all the same, for a week; then it is told to be too old.
     pub fn hold_for(mut self, lifetime: Duration) -> Self {
         self.ask_mut().lifetime = Some(lifetime);
         self

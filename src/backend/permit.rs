@@ -63,6 +63,8 @@ impl<B: Backend> Permit<B> {
     ///
     /// [`ErrorKind::Invalid`] for usage that holds no number, lacks a value that was estimated, or
     /// cannot be priced: it was recorded as far as it goes, and the estimate was charged for the rest.
+    /// [`ErrorKind::TooOld`] when the check is more than a week old and its hold ended by itself so
+    /// long ago that the books no longer know whether it was settled: nothing was counted now.
     /// Otherwise what the backend says.
     pub fn settle(
         mut self,

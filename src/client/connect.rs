@@ -13,6 +13,7 @@ use crate::{Books, Error, ErrorKind, observe};
 const BACKEND: &str = "LIMITRY_BACKEND";
 const OUTBOX: &str = "LIMITRY_OUTBOX";
 const DIALECT: &str = "LIMITRY_DIALECT";
+const OPEN_WAIT: &str = "LIMITRY_OPEN_WAIT";
 
 /// Where settlements wait for a server, unless [`OUTBOX`] says otherwise.
 const DEFAULT_OUTBOX: &str = "limitry.outbox";
@@ -48,6 +49,7 @@ impl EngineBuilder {
     /// | `LIMITRY_API_KEY` | | a key of that server |
     /// | `LIMITRY_PROJECT` | | the project, for a personal access token |
     /// | `LIMITRY_OUTBOX` | `limitry.outbox` | the file in which settlements wait until the server has them; each process has its own |
+    /// | `LIMITRY_OPEN_WAIT` | what [`open_wait`](Self::open_wait) says, or 0 | how many seconds to wait, at most 3600, for another process that has a file open: that of the books, or that of the outbox |
     /// | `LIMITRY_DIALECT` | `own`, but for api.limitry.com `limitry` | how to speak with it: as with a server of this crate ([`Remote`]), or by the calls that Limitry documents ([`Hosted`]) |
     ///
     /// Over HTTP the definitions are the server's. Meters and limits that it does not have under
@@ -65,10 +67,22 @@ impl EngineBuilder {
     /// definitions that make no sense; [`ErrorKind::NotFound`] for a default balance that the server
     /// does not have; [`ErrorKind::Conflict`] and [`ErrorKind::Unavailable`] for an outbox or books
     /// that cannot be opened.
-    pub async fn open_from_env(self) -> Result<Books, Error> {
+    pub async fn open_from_env(mut self) -> Result<Books, Error> {
         let url = variable(BACKEND)?.unwrap_or_else(|| "memory:".into());
-        if !is_http(&url) {
+        if let Some(text) = variable(OPEN_WAIT)? {
+            let seconds = text.parse().ok().filter(|seconds| *seconds <= 3_600);
+            let problem = "is no time to wait; give whole seconds, 0 to 3600";
+            let seconds = seconds.ok_or_else(|| Error::invalid(OPEN_WAIT, problem))?;
+            self.open_wait = Duration::from_secs(seconds);
+        }
+        let open_wait = self.open_wait;
+        if !is_http(&url) && open_wait.is_zero() {
             return Ok(self.open(&url)?);
+        } else if !is_http(&url) {
+            // The runtime has other things to do meanwhile.
+            let opened = tokio::task::spawn_blocking(move || self.open(&url)).await;
+            let ended = |_| Error::new(ErrorKind::Unavailable, "the runtime ended while it opened");
+            return Ok(opened.map_err(ended)??);
         }
         let is_own = match variable(DIALECT)?.as_deref() {
             None => !is_hosted(&url),
@@ -78,9 +92,11 @@ impl EngineBuilder {
         };
         let client = Client::builder_from_env()?.base_url(url).build()?;
         if !is_own {
-            return hosted(client, Named { meters: self.meters, limits: self.limits }).await;
+            let wanted = Named { meters: self.meters, limits: self.limits };
+            return hosted(client, wanted, open_wait).await;
         }
-        let outbox = Outbox::builder(Remote::builder(&client).open()?).open(path()).await?;
+        let outbox = Outbox::builder(Remote::builder(&client).open()?).open_wait(open_wait);
+        let outbox = outbox.open(path()).await?;
         let books = Books::new(outbox).erased();
         let wanted = Wanted { meters: self.meters, limits: self.limits, balances: self.balances };
         match wanted.make(&books).await {
@@ -95,11 +111,16 @@ impl EngineBuilder {
 }
 
 /// Books in the hosted service.
-async fn hosted(client: Client, wanted: Named) -> Result<Books, Error> {
+async fn hosted(client: Client, wanted: Named, open_wait: Duration) -> Result<Books, Error> {
     let mut debts = path().into_os_string();
     debts.push(".debts");
-    let hosted = Hosted::builder(&client).debts(debts).open().await?;
-    let books = Books::new(Outbox::builder(hosted).open(path()).await?).erased();
+    let mut hosted = Hosted::builder(&client).debts(debts);
+    if !open_wait.is_zero() {
+        hosted = hosted.open_wait(open_wait);
+    }
+    let hosted = hosted.open().await?;
+    let outbox = Outbox::builder(hosted).open_wait(open_wait).open(path()).await?;
+    let books = Books::new(outbox).erased();
     match wanted.make(&client).await {
         Err(error) if error.is_transient() => {
             observe::failure("undefined", &error);

@@ -603,7 +603,10 @@ impl<S: Store> Inner<S> {
     fn change(&self, change: &Change) -> Result<(CustomerId, EventId), Error> {
         let customer = required(change.customer.clone())?;
         match change.amount {
-            Ok(amount) if amount.is_positive() => Ok((customer, self.ids.make(self.now()))),
+            Ok(amount) if amount.is_positive() => {
+                let id = change.once.clone().unwrap_or_else(|| self.ids.make(self.now()));
+                Ok((customer, id))
+            }
             Ok(amount) => {
                 Err(Error::invalid("amount", format_args!("is {amount}; give more than 0")))
             }
@@ -619,6 +622,7 @@ impl<S: Store> Inner<S> {
     ) -> BalanceChange<'a> {
         BalanceChange {
             id,
+            once: change.once.is_some(),
             customer,
             balance: self.balance(&change.balance),
             amount: change.amount.unwrap_or(Amount::ZERO),

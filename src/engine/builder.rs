@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Clock, Engine, SystemClock};
 use crate::Error;
@@ -22,6 +23,7 @@ pub struct EngineBuilder {
     pub(super) on_alert: Option<Arc<OnAlert>>,
     pub(super) alerts_again: bool,
     pub(super) memory: Memory,
+    pub(crate) open_wait: Duration,
 }
 
 pub(super) type OnEvent = dyn Fn(&RecordedEvent) + Send + Sync;
@@ -39,6 +41,7 @@ impl EngineBuilder {
             on_alert: None,
             alerts_again: false,
             memory: Memory::new(),
+            open_wait: Duration::ZERO,
         }
     }
 
@@ -102,6 +105,13 @@ impl EngineBuilder {
     /// The memory store with other bounds than the defaults.
     pub fn memory(mut self, memory: Memory) -> Self {
         self.memory = memory;
+        self
+    }
+
+    /// Waits so long for another process that has the file open which [`open`](Self::open) names, as in
+    /// a deployment where the new process starts before the old one has ended. Not at all unless set.
+    pub fn open_wait(mut self, wait: Duration) -> Self {
+        self.open_wait = wait;
         self
     }
 
@@ -205,7 +215,7 @@ impl EngineBuilder {
             #[cfg(feature = "sqlite")]
             ("sqlite", path) if !path.is_empty() => {
                 let options = crate::store::Sqlite::options().memory(self.memory);
-                let store = options.open(path).map_err(of_store)?;
+                let store = options.open_wait(self.open_wait).open(path).map_err(of_store)?;
                 Ok(Self { memory: Memory::new(), ..self }.build_on(store)?.erased())
             }
             #[cfg(feature = "redis")]

@@ -598,7 +598,7 @@ impl From<SettleOutcome> for Error {
             SettleOutcome::TooOld => Self::new(
                 ErrorKind::TooOld,
                 "the event is older than ids are remembered, so a repeat could not be told; \
-                 record it without an id of its own",
+                 if it was not counted before, record it without an id of its own",
             ),
             SettleOutcome::Unavailable => Self::new(
                 ErrorKind::Unavailable,

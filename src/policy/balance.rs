@@ -132,6 +132,8 @@ pub(crate) struct Change {
     pub(crate) amount: Result<Amount, AmountError>,
     pub(crate) description: Option<Box<str>>,
     pub(crate) reference: Option<Box<str>>,
+    /// The id under which it may come again, and is done once.
+    pub(crate) once: Option<super::EventId>,
 }
 
 impl Change {
@@ -146,6 +148,7 @@ impl Change {
             amount: amount.to_amount(),
             description: None,
             reference: None,
+            once: None,
         }
     }
 }

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::customers::resolve;
 use super::page::{Asked, ListQuery, page};
 use super::problem::{Answer, Problem, Reply, created, ok};
-use super::replay::once;
+use super::replay::{Once, once};
 use super::request::{Id, Json, Posted, named};
 use super::{App, Shared, is_not_found};
 use crate::backend::{PageRequest, TransactionQuery};
@@ -73,10 +73,11 @@ pub(super) async fn credit(
 ) -> Result<Answer, Problem> {
     bounded(&asked)?;
     let customer = resolve(&app, &asked.customer_id).await?;
-    let shared = app.clone();
+    let (shared, id) = (app.clone(), key.as_ref().map(Once::id));
     once(&app, key, async move {
         let amount = asked.amount.0;
         let mut credit = Credit::new(&customer, &asked.name, amount);
+        credit.change.once = id;
         credit = credit.description(asked.description);
         if let Some(reference) = asked.reference {
             credit = credit.reference(reference);
@@ -99,10 +100,11 @@ pub(super) async fn debit(
 ) -> Result<Answer, Problem> {
     bounded(&asked)?;
     let customer = resolve(&app, &asked.customer_id).await?;
-    let shared = app.clone();
+    let (shared, id) = (app.clone(), key.as_ref().map(Once::id));
     once(&app, key, async move {
         let amount = asked.amount.0;
         let mut debit = Debit::new(&customer, &asked.name, amount).description(asked.description);
+        debit.change.once = id;
         if let Some(reference) = asked.reference {
             debit = debit.reference(reference);
         }

@@ -4,10 +4,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use tokio::time::Instant;
+use uuid::Builder;
 
 use super::Shared;
 use super::problem::{Answer, Problem, Reply};
+use crate::policy::EventId;
 
 /// How long answers are kept for those who ask again, and how many.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -20,6 +23,21 @@ pub(super) struct Once {
     pub(super) path: String,
     /// SHA-256 of the body.
     pub(super) print: [u8; 32],
+}
+
+impl Once {
+    /// An id for the books, by which they know the call when this process does not, or no longer: of
+    /// the same key, path and body the same.
+    pub(super) fn id(&self) -> EventId {
+        let hash = Sha256::new()
+            .chain_update(Sha256::digest(&self.key))
+            .chain_update(Sha256::digest(&self.path))
+            .chain_update(self.print)
+            .finalize();
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&hash[..16]);
+        EventId::from_uuid(Builder::from_custom_bytes(bytes).into_uuid().as_u128())
+    }
 }
 
 /// Answers by idempotency key.

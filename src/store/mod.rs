@@ -156,10 +156,12 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         Box::pin(std::future::ready(Err(Error::new(ErrorKind::Invalid, message))))
     }
 
-    /// Adds to a balance; once for each reference, for ever.
+    /// Adds to a balance; once for each reference, for ever, and once for an id that is to be done
+    /// [once](BalanceChange::once).
     fn credit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Credited, Error>>;
 
-    /// Takes from a balance if it covers the amount above its holds: judged and taken in one step.
+    /// Takes from a balance if it covers the amount above its holds: judged and taken in one step. Of an
+    /// id that is to be done [once](BalanceChange::once) and was, answers what was taken then.
     fn debit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Debited, Error>>;
 
     /// Every balance of a customer, untouched defaults included, in the order of their names.
@@ -676,7 +678,8 @@ impl<'a> Lanes<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A hold was placed under the id, at that place if it is known. Counts if the hold is open, or
-    /// expired and not yet settled.
+    /// expired and not yet settled: within a week for certain. When the check is older and nothing is
+    /// known of the id, that is [`SettleOutcome::TooOld`].
     Held(Option<Place>),
     /// A check, this attempt, was sent under the id and its answer never came. Counts whether or not the hold is
     /// there; a check that arrives later places nothing.
@@ -726,7 +729,8 @@ pub enum SettleOutcome {
     Repeat,
     /// Resolved under definitions that have changed; nothing was counted.
     Stale,
-    /// The event is older than the time for which ids are remembered; nothing was counted.
+    /// The event is older than the time for which ids are remembered, and nothing is known of it;
+    /// nothing was counted.
     TooOld,
     /// There is no place for another customer; nothing was counted.
     Full,
@@ -741,6 +745,9 @@ pub enum SettleOutcome {
 pub struct BalanceChange<'a> {
     /// The id of the transaction.
     pub id: &'a EventId,
+    /// The change may come again under that id, which is its customer's own: it is done once for as long
+    /// as the transaction is kept, or for a day. A repeat is answered with what was done then.
+    pub once: bool,
     /// Whose balance.
     pub customer: &'a CustomerId,
     /// Which.

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 
 use super::courier::Courier;
 use super::file::{File, unopened};
-use super::queue::{Endpoint, Queue};
+use super::queue::{Bounds, Endpoint, Queue};
 use super::secret::Secrets;
 use super::sender::{Sender, url};
 use super::{Inner, Webhooks};
@@ -26,6 +26,7 @@ pub struct WebhooksBuilder {
     endpoints: Vec<(String, String)>,
     allows_private: bool,
     most: usize,
+    most_given_up: usize,
     timeout: Duration,
     roots: Vec<u8>,
     clock: Arc<dyn Clock>,
@@ -47,6 +48,7 @@ impl WebhooksBuilder {
             endpoints: Vec::new(),
             allows_private: false,
             most: 100_000,
+            most_given_up: 10_000,
             timeout: Duration::from_secs(15),
             roots: Vec::new(),
             clock: Arc::new(SystemClock::default()),
@@ -65,6 +67,13 @@ impl WebhooksBuilder {
     /// crossing that finds no room is dropped and counted; what waits is kept.
     pub fn capacity(mut self, deliveries: usize) -> Self {
         self.most = deliveries;
+        self
+    }
+
+    /// The most deliveries that are kept after they were given up, of all endpoints together. 10,000
+    /// unless set, about five megabytes. Beyond that the oldest are forgotten, and counted.
+    pub fn keep_given_up(mut self, deliveries: usize) -> Self {
+        self.most_given_up = deliveries;
         self
     }
 
@@ -133,7 +142,8 @@ impl WebhooksBuilder {
             let disabled = AtomicBool::new(disabled);
             endpoints.push(Endpoint { url, secrets, number, disabled });
         }
-        let queue = Queue::new(file, self.clock, endpoints, self.most).map_err(unopened)?;
+        let bounds = Bounds { waiting: self.most, given_up: self.most_given_up };
+        let queue = Queue::new(file, self.clock, endpoints, bounds).map_err(unopened)?;
         let queue = Arc::new(queue);
         let mut couriers = Vec::new();
         for at in 0..queue.endpoints.len() {

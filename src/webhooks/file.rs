@@ -132,13 +132,7 @@ impl File {
     /// The delivery is over.
     pub(super) fn delivered(&mut self, endpoint: i64, crossing: i64) -> Result<()> {
         let step = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        step.prepare_cached("DELETE FROM delivery WHERE endpoint = ? AND crossing = ?")?
-            .execute([endpoint, crossing])?;
-        step.prepare_cached(
-            "UPDATE crossing SET body = '' WHERE number = ?1
-             AND NOT EXISTS (SELECT 1 FROM delivery WHERE crossing = ?1)",
-        )?
-        .execute([crossing])?;
+        end(&step, endpoint, crossing)?;
         step.commit()
     }
 
@@ -181,6 +175,24 @@ impl File {
         )
     }
 
+    /// Forgets so many of those that were given up, the oldest crossings first. Answers how many those
+    /// were.
+    pub(super) fn forget(&mut self, many: usize) -> Result<usize> {
+        let step = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let oldest: Vec<(i64, i64)> = step
+            .prepare_cached(
+                "SELECT endpoint, crossing FROM delivery WHERE due IS NULL
+                 ORDER BY crossing LIMIT ?",
+            )?
+            .query_map([many], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_>>()?;
+        for (endpoint, crossing) in &oldest {
+            end(&step, *endpoint, *crossing)?;
+        }
+        step.commit()?;
+        Ok(oldest.len())
+    }
+
     /// How many deliveries wait, and how many were given up.
     pub(super) fn counts(&self) -> Result<(usize, usize)> {
         let sql = "SELECT count(due), count(*) - count(due) FROM delivery";
@@ -220,6 +232,18 @@ impl File {
     pub(super) fn fail(&self, fails: bool) -> Result<()> {
         self.0.pragma_update(None, "query_only", fails)
     }
+}
+
+/// Removes a delivery, and what it says once nobody else is to hear of it.
+fn end(step: &Connection, endpoint: i64, crossing: i64) -> Result<()> {
+    step.prepare_cached("DELETE FROM delivery WHERE endpoint = ? AND crossing = ?")?
+        .execute([endpoint, crossing])?;
+    step.prepare_cached(
+        "UPDATE crossing SET body = '' WHERE number = ?1
+         AND NOT EXISTS (SELECT 1 FROM delivery WHERE crossing = ?1)",
+    )?
+    .execute([crossing])?;
+    Ok(())
 }
 
 fn prepare(file: &mut Connection, producer: &str) -> Result<()> {

@@ -51,7 +51,7 @@
 //! - Success is a status 2xx, within 15 seconds. All else is tried again after 5 seconds, 5 and 30
 //!   minutes, 2, 5, 10, 14, 20 and 24 hours, each with up to a tenth more at random, and later where
 //!   `Retry-After` asks for it, within a day. After ten attempts a message is given up and kept
-//!   ([`Webhooks::retry_given_up`]).
+//!   ([`Webhooks::retry_given_up`]), so many at most ([`WebhooksBuilder::keep_given_up`]).
 //! - 410 disables the endpoint: nothing waits for it any more, also after a restart, until it is
 //!   [enabled](Webhooks::enable).
 //! - Redirects are not followed, proxies of the environment not used, and bodies of answers not
@@ -65,7 +65,8 @@
 //!
 //! [`Webhooks::stats`], and with the feature `metrics`: the gauge `limitry.webhooks_waiting` and the
 //! counters `limitry.webhook_attempts` (by `result`: `delivered`, `failed`, `given_up`, `gone`),
-//! `limitry.webhooks_dropped` and `limitry.webhooks_write_errors`.
+//! `limitry.webhooks_dropped`, `limitry.webhooks_forgotten` (given up, and then too many) and
+//! `limitry.webhooks_write_errors`.
 //!
 //! # The file
 //!
@@ -133,6 +134,8 @@ pub struct WebhooksStats {
     pub waiting: usize,
     /// How many were given up after the last attempt, and are kept.
     pub given_up: usize,
+    /// How many that were given up were forgotten because they were too many, since this was started.
+    pub forgotten: u64,
     /// How many endpoints have answered 410 and hear nothing.
     pub disabled: usize,
     /// How many crossings were dropped because there was no room, since this was started.

@@ -28,12 +28,20 @@ pub(super) struct Queue {
     clock: Arc<dyn Clock>,
     producer: String,
     pub(super) endpoints: Vec<Endpoint>,
-    most: usize,
+    bounds: Bounds,
     dropped: AtomicU64,
+    forgotten: AtomicU64,
     /// There may be something to send.
     pub(super) changed: Notify,
     /// Something came to an end.
     pub(super) landed: Notify,
+}
+
+/// How many deliveries there may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) waiting: usize,
+    pub(super) given_up: usize,
 }
 
 #[derive(Debug)]
@@ -49,6 +57,8 @@ struct State {
     file: File,
     /// How many deliveries wait in the file.
     waiting: usize,
+    /// How many were given up.
+    given_up: usize,
     /// What could not be written yet, the oldest first.
     unwritten: VecDeque<Message>,
     /// Deliveries that are on their way: endpoint and crossing.
@@ -76,26 +86,30 @@ impl Queue {
         file: File,
         clock: Arc<dyn Clock>,
         endpoints: Vec<Endpoint>,
-        most: usize,
+        bounds: Bounds,
     ) -> rusqlite::Result<Self> {
-        let (producer, (waiting, _)) = (file.producer()?, file.counts()?);
+        let (producer, (waiting, given_up)) = (file.producer()?, file.counts()?);
         let state = State {
             file,
             waiting,
+            given_up,
             unwritten: VecDeque::new(),
             taken: Vec::new(),
             pruned: Timestamp::MIN,
         };
-        Ok(Self {
+        let queue = Self {
             state: Mutex::new(state),
             clock,
             producer,
             endpoints,
-            most,
+            bounds,
             dropped: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
             changed: Notify::new(),
             landed: Notify::new(),
-        })
+        };
+        queue.forget(&mut queue.state())?;
+        Ok(queue)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -121,7 +135,7 @@ impl Queue {
         };
         let mut state = self.state();
         let ahead = state.waiting + state.unwritten.len() * self.endpoints.len();
-        if ahead + self.endpoints.len() > self.most {
+        if ahead + self.endpoints.len() > self.bounds.waiting {
             drop(state);
             return self.drop_one();
         }
@@ -134,6 +148,18 @@ impl Queue {
     fn drop_one(&self) {
         self.dropped.fetch_add(1, Ordering::Relaxed);
         observe::webhook_dropped();
+    }
+
+    /// Forgets the oldest of those that were given up, if they are too many.
+    fn forget(&self, state: &mut State) -> rusqlite::Result<()> {
+        let many = state.given_up.saturating_sub(self.bounds.given_up);
+        if many > 0 {
+            let forgotten = state.file.forget(many)?;
+            state.given_up = state.given_up.saturating_sub(forgotten);
+            let before = self.forgotten.fetch_add(forgotten as u64, Ordering::Relaxed);
+            observe::webhooks_forgotten(forgotten, before == 0);
+        }
+        Ok(())
     }
 
     /// Writes what is not yet written, as far as the file takes it.
@@ -166,7 +192,8 @@ impl Queue {
             state.pruned = now;
             let given: Vec<_> = self.endpoints.iter().map(|endpoint| endpoint.number).collect();
             state.file.prune(&given, now, now.saturating_sub(KEPT_FOR_FORMER))?;
-            state.waiting = state.file.counts()?.0;
+            state.count()?;
+            self.forget(&mut state)?;
         }
         if endpoint.disabled.load(Ordering::Relaxed) {
             return Ok(if state.unwritten.is_empty() { Next::Nothing } else { Next::Later });
@@ -206,6 +233,7 @@ impl Queue {
             again += state.file.try_again(endpoint.number, self.now())?;
         }
         state.waiting += again;
+        state.given_up = state.given_up.saturating_sub(again);
         drop(state);
         self.changed.notify_waiters();
         Ok(again)
@@ -219,6 +247,7 @@ impl Queue {
             given_up,
             disabled: self.endpoints.len() - self.listening().len(),
             dropped: self.dropped.load(Ordering::Relaxed),
+            forgotten: self.forgotten.load(Ordering::Relaxed),
             is_failing: !state.unwritten.is_empty(),
         })
     }
@@ -242,7 +271,12 @@ impl Taken {
         state.file.failed(self.endpoint, self.due.crossing, failures, due)?;
         if due.is_none() {
             state.waiting = state.waiting.saturating_sub(1);
+            state.given_up += 1;
             observe::webhooks_waiting(state.waiting);
+            // This one is written down. The others are forgotten with the next one if not now.
+            if let Err(error) = self.queue.forget(&mut state) {
+                observe::webhooks_not_written(&error);
+            }
         }
         Ok(())
     }
@@ -252,8 +286,15 @@ impl Taken {
         let mut state = self.queue.state();
         state.file.disable(self.endpoint)?;
         endpoint.disabled.store(true, Ordering::Relaxed);
-        state.waiting = state.file.counts()?.0;
+        state.count()?;
         observe::webhooks_waiting(state.waiting);
+        Ok(())
+    }
+}
+
+impl State {
+    fn count(&mut self) -> rusqlite::Result<()> {
+        (self.waiting, self.given_up) = self.file.counts()?;
         Ok(())
     }
 }
@@ -295,7 +336,9 @@ mod tests {
             number,
             disabled: AtomicBool::new(false),
         };
-        Arc::new(Queue::new(file, Arc::new(SystemClock::default()), vec![endpoint], most).unwrap())
+        let clock = Arc::new(SystemClock::default());
+        let bounds = Bounds { waiting: most, given_up: most };
+        Arc::new(Queue::new(file, clock, vec![endpoint], bounds).unwrap())
     }
 
     #[test]

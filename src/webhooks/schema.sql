@@ -34,4 +34,5 @@ CREATE TABLE delivery (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX delivery_due ON delivery (endpoint, due) WHERE due IS NOT NULL;
+CREATE INDEX delivery_given_up ON delivery (crossing) WHERE due IS NULL;
 CREATE INDEX delivery_of ON delivery (crossing);

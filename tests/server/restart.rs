@@ -125,6 +125,44 @@ async fn a_repeat_after_a_restart_counts_nothing_more() {
     assert_eq!(api.get(&balance).await.json()["currentBalance"], 27);
 }
 
+#[tokio::test]
+async fn a_change_of_a_balance_is_done_once_under_its_key_over_a_restart() {
+    let (path, clock) = (fresh(), ManualClock::at(NOW));
+    let api = Api::over(open(&path, &clock), |server| server).await;
+    let new = json!({ "customerId": "acct_42", "name": "credits", "initialBalance": 20 });
+    let balance = api.made("/v1/balances", new).await;
+    let change = |amount: u64| json!({ "customerId": "acct_42", "name": "credits", "amount": amount, "description": "" });
+    let changes = [
+        ("/v1/balances/debit", change(7)),
+        ("/v1/balances/credit", change(5)),
+        ("/v1/x/balances/debit", change(3)),
+        ("/v1/x/balances/credit", change(2)),
+    ];
+    let mut before = Vec::new();
+    for (path, body) in &changes {
+        before.push(api.post_once("key", path, body.clone()).await.json());
+    }
+    api.books.shutdown(Duration::from_secs(30)).await.unwrap();
+    drop(api);
+
+    clock.advance(Duration::from_secs(3_600));
+    let api = Api::over(open_again(&path, &clock).await, |server| server).await;
+    for ((path, body), before) in changes.iter().zip(&before) {
+        let again = api.post_once("key", path, body.clone()).await.json();
+        for told in ["success", "applied", "transaction"] {
+            assert_eq!(again[told], before[told], "{told} of {path}");
+        }
+    }
+    let balance = format!("/v1/balances/{}", balance["id"].as_str().unwrap());
+    assert_eq!(api.get(&balance).await.json()["currentBalance"], 17);
+    let listed = api.get(&format!("{balance}/transactions")).await.json();
+    let id = before[0]["transaction"]["id"].as_str().unwrap();
+    assert_eq!(listed["data"].as_array().unwrap().len(), 5, "and the opening: {listed}");
+    assert_eq!(id.parse::<uuid::Uuid>().unwrap().to_string(), id, "an id as all others");
+    let other = api.post_once("another key", changes[0].0, changes[0].1.clone()).await.json();
+    assert_ne!(other["transaction"]["id"], id);
+}
+
 /// Once the server before has let go of the file.
 async fn open_again(path: &std::path::Path, clock: &ManualClock) -> Books {
     let opened = async {

@@ -64,6 +64,36 @@ async fn old_events_are_let_go_and_what_they_came_to_stays() {
     assert_eq!(used(&books, "ada", "ever").await, amount(31));
 }
 
+/// The file goes on numbering, so that an older one in its place is still seen to be older.
+#[tokio::test]
+async fn what_follows_events_that_were_all_let_go_comes_after_them() {
+    let (clock, path) = (noon(), file::fresh());
+    let open = || Sqlite::options().keep_events_for(7 * DAY).open(&path);
+    let books = hundred_a_day(&clock).build_on(open().unwrap()).unwrap().erased();
+    for tokens in [1, 2, 4] {
+        books.record(chat("ada", tokens, "2026-03-01T11:00:00Z")).await.unwrap();
+    }
+    drop(books);
+    let older = std::fs::read(&path).unwrap();
+    clock.advance(8 * DAY);
+    let books = hundred_a_day(&clock).build_on(open().unwrap()).unwrap().erased();
+    assert!(books.check(Check::of("ada")).await.is_ok());
+    until_kept(&books, 0).await;
+    drop(books);
+    let books = hundred_a_day(&clock).build_on(open().unwrap()).unwrap().erased();
+    books.record(chat("ada", 8, "2026-03-09T12:00:00Z")).await.unwrap();
+    drop(books);
+    assert_eq!(asked::<u32>(&path, "SELECT sequence FROM event"), 4);
+
+    let newer = std::fs::read(&path).unwrap();
+    std::fs::write(&path, older).unwrap();
+    let error = open().unwrap_err();
+    assert!(error.to_string().contains("an older copy is in its place"), "{error}");
+    std::fs::write(&path, newer).unwrap();
+    let books = hundred_a_day(&clock).build_on(open().unwrap()).unwrap().erased();
+    assert_eq!(used(&books, "ada", "daily").await, amount(8));
+}
+
 #[tokio::test]
 async fn a_backup_is_taken_while_the_books_are_in_use() {
     let (clock, path, copy) = (noon(), file::fresh(), file::fresh());

@@ -42,6 +42,33 @@ async fn what_was_changed_by_hand_is_found() {
     assert_names(&found[2], &["total_tokens", "\"ada\"", "says 3.000001, should say 3"]);
 }
 
+/// Sums that do not fit are held at the largest amount, by the books and by who verifies them: that is
+/// no difference, and no error either.
+#[tokio::test]
+async fn what_goes_beyond_the_largest_amount_is_reckoned_as_the_books_do() {
+    let path = file::fresh();
+    let most = "9000000000000";
+    let builder = tokens(&noon())
+        .limit(Limit::all_time("ever", "tokens", 1))
+        .default_balance(NewBalance::new("credits").initial(5));
+    let books = builder.build_on(Sqlite::open(&path).unwrap()).unwrap().erased();
+    let charged = || Check::of("ada").charge("credits", |usage| usage.value("total_tokens"));
+    let all = [admitted(&books, charged()).await, admitted(&books, charged()).await];
+    for (permit, next) in all.into_iter().zip([1, 2]) {
+        permit.settle(total(amount(most))).await.unwrap();
+        assert_eq!(verify(&path, time(NOON)).unwrap().found, [], "after {next}");
+    }
+    let compared = verify(&path, time(NOON)).unwrap();
+    assert_eq!((compared.checked, compared.found), (2, vec![]));
+    let least = current(&books, "ada", "credits").await;
+    assert_eq!(least, tower_limitry::Amount::MIN);
+    // From there it goes on.
+    books.credit(Credit::new("ada", "credits", 7)).await.unwrap();
+    let void = books.events(Default::default()).await.unwrap().items[0].id().clone();
+    books.void("ada", &void).await.unwrap();
+    assert_eq!(verify(&path, time(NOON)).unwrap().found, []);
+}
+
 #[test]
 fn what_is_no_file_of_ours_is_not_verified() {
     let path = file::fresh();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tower_limitry::policy::{CustomerId, EventId};
-use tower_limitry::{Check, ErrorKind, NewBalance};
+use tower_limitry::{Check, ErrorKind, Limit, NewBalance};
 
 use crate::support::*;
 
@@ -45,6 +45,43 @@ pub(crate) async fn settling_after_the_end_still_records_once(open: Open) {
     assert_eq!(current(&books, "ada", "credits").await, amount(430));
     let events = books.events(Default::default()).await.unwrap().items;
     assert_eq!(events.iter().map(|event| event.id()).collect::<Vec<_>>(), [&id]);
+}
+
+/// An id whose hold ended is remembered for a week. Of one that nobody knows any more it cannot be told
+/// whether it was settled: it is not counted, and not called done either.
+pub(crate) async fn a_settlement_that_comes_too_late_is_counted_or_told(open: Open) {
+    let clock = noon();
+    let books = open(tokens(&clock).limit(Limit::all_time("ever", "tokens", 100)));
+    let (late, too_late) = (
+        admitted(&books, ask("ada", 1).hold_for(MINUTE)).await,
+        admitted(&books, ask("ada", 10).id("order-1").hold_for(MINUTE)).await,
+    );
+    let forgotten = admitted(&books, ask("ada", 10).hold_for(MINUTE)).await;
+    clock.advance(2 * MINUTE);
+    assert_eq!(used_held(&books, "ada", "ever").await, (amount(0), amount(0)));
+    clock.advance(7 * DAY - HOUR);
+    late.settle(total(1)).await.unwrap();
+    assert_eq!(used(&books, "ada", "ever").await, amount(1));
+
+    clock.advance(2 * DAY);
+    // One that ends now, as the ids of ended holds are let go by and by.
+    let _ended = admitted(&books, ask("ada", 1).hold_for(MINUTE)).await;
+    clock.advance(2 * MINUTE);
+    assert_eq!(used_held(&books, "ada", "ever").await, (amount(1), amount(0)));
+    let mut counted = amount(1);
+    for permit in [too_late, forgotten] {
+        match permit.settle(total(10)).await {
+            Ok(()) => counted = counted.checked_add(amount(10)).unwrap(),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::TooOld);
+                assert_names(
+                    &error,
+                    &["older than ids are remembered", "without an id of its own"],
+                );
+            }
+        }
+        assert_eq!(used(&books, "ada", "ever").await, counted);
+    }
 }
 
 pub(crate) async fn releasing_after_the_end_changes_nothing(open: Open) {

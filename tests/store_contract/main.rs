@@ -23,6 +23,8 @@ mod memory;
 mod redis;
 #[cfg(all(feature = "client", feature = "server"))]
 mod remote;
+#[cfg(all(feature = "client", feature = "server"))]
+mod repeats;
 #[path = "../support/mod.rs"]
 mod support;
 mod voids;
@@ -179,6 +181,7 @@ macro_rules! store_suite {
                     a_hold_without_an_end_lives_as_long_as_its_request,
                     a_hold_ends_by_itself_when_it_is_told_to,
                     settling_after_the_end_still_records_once,
+                    a_settlement_that_comes_too_late_is_counted_or_told,
                     releasing_after_the_end_changes_nothing,
                     a_hold_that_is_renewed_lives_on,
                     a_hold_may_be_told_to_live_for_ever,

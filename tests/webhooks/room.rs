@@ -1,5 +1,7 @@
 //! Bounds, and what is refused from the start.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use tower_limitry::ErrorKind;
 use tower_limitry::engine::ManualClock;
@@ -35,6 +37,49 @@ async fn a_crossing_without_room_is_dropped_and_counted_and_what_waits_is_kept()
     use_up(&books, "acct_9", 80).await;
     webhooks.flush(STUCK).await.unwrap();
     assert_eq!(webhooks.stats().unwrap().dropped, 2, "there is room again");
+}
+
+/// An endpoint that is dead for good: what is kept for it is bounded, and the newest stay.
+#[tokio::test]
+async fn of_those_that_were_given_up_the_oldest_are_forgotten_and_counted() {
+    let (folder, clock) = (Folder::new(), ManualClock::at(NOON));
+    let endpoint = Endpoint::answering(|_| StatusCode::BAD_GATEWAY).await;
+    let hooks = |most| hooks(&folder, &clock, &[&endpoint]).keep_given_up(most);
+    let webhooks = hooks(3).start().unwrap();
+    let books = alerting(&clock, &webhooks);
+    for customer in 0..5 {
+        use_up(&books, &format!("acct_{customer}"), 80).await;
+        for attempt in 1..=10 {
+            endpoint.hears(10 * customer + attempt).await;
+            webhooks.flush(STUCK).await.unwrap();
+            clock.advance(Duration::from_secs(30 * 3_600));
+        }
+    }
+    let stats = webhooks.stats().unwrap();
+    assert_eq!((stats.waiting, stats.given_up, stats.forgotten), (0, 3, 2));
+    drop((books, webhooks));
+
+    let webhooks = again(|| hooks(2)).await;
+    let stats = webhooks.stats().unwrap();
+    assert_eq!((stats.waiting, stats.given_up, stats.forgotten), (0, 2, 1), "also of before");
+    endpoint.answer(|_| StatusCode::OK);
+    assert_eq!(webhooks.retry_given_up().unwrap(), 2);
+    let mut told: Vec<String> = endpoint.hears(52).await[50..]
+        .iter()
+        .map(|heard| heard.json()["data"]["customerId"].to_string())
+        .collect();
+    told.sort();
+    assert_eq!(told, ["\"acct_3\"", "\"acct_4\""]);
+    webhooks.flush(STUCK).await.unwrap();
+    drop(webhooks);
+    // What customers used is not kept either. Those before let go of the file by and by.
+    until(|| {
+        let file = rusqlite::Connection::open(folder.file()).unwrap();
+        file.busy_timeout(Duration::ZERO).unwrap();
+        let kept = "SELECT count(*) FROM crossing WHERE body <> ''";
+        file.query_row(kept, [], |row| row.get(0)) == Ok(0)
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -82,7 +82,7 @@ impl Balances<'_> {
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for an unknown balance,
     /// [`ErrorKind::TimedOut`](crate::ErrorKind::TimedOut) when it may have been added.
     pub async fn credit(self, credit: &Credit) -> Result<Changed, Error> {
-        self.change("credit", &credit.change, self.0.fresh_id()).await
+        self.change("credit", &credit.change, self.id_of(&credit.change)).await
     }
 
     /// Takes from a balance, if it covers the amount: that it does not is an answer.
@@ -92,7 +92,7 @@ impl Balances<'_> {
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for an unknown balance,
     /// [`ErrorKind::TimedOut`](crate::ErrorKind::TimedOut) when it may have been taken.
     pub async fn debit(self, debit: &Debit) -> Result<Changed, Error> {
-        self.change("debit", &debit.change, self.0.fresh_id()).await
+        self.change("debit", &debit.change, self.id_of(&debit.change)).await
     }
 
     /// The same under an id of yours, by which a server that knows ids takes it once.
@@ -114,6 +114,10 @@ impl Balances<'_> {
     ) -> Result<Changed, Error> {
         let call = changes("debit", &debit.change, id.to_owned())?.within(within);
         self.0.ask::<ChangedAnswer>(call).await
+    }
+
+    fn id_of(&self, change: &Change) -> String {
+        change.once.as_ref().map_or_else(|| self.0.fresh_id(), ToString::to_string)
     }
 
     async fn change(self, kind: &str, change: &Change, id: String) -> Result<Changed, Error> {

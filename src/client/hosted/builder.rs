@@ -24,6 +24,7 @@ pub struct HostedBuilder {
     clock: Arc<dyn Clock>,
     terms: Terms,
     debts: Option<PathBuf>,
+    open_wait: Duration,
     on_debt: Option<Arc<OnDebt>>,
 }
 
@@ -50,6 +51,7 @@ impl HostedBuilder {
                 failures: 10,
             },
             debts: None,
+            open_wait: Duration::from_secs(5),
             on_debt: None,
         }
     }
@@ -82,6 +84,13 @@ impl HostedBuilder {
         self
     }
 
+    /// Waits so long for another process that has the file of [debts](Self::debts) open, as in a
+    /// deployment where the new process starts before the old one has ended. Five seconds unless set.
+    pub fn open_wait(mut self, wait: Duration) -> Self {
+        self.open_wait = wait;
+        self
+    }
+
     /// How long to wait before what is owed is tried again. A minute unless set; a credit through this
     /// backend, and a check that finds something on the balance, do not wait.
     pub fn collect_every(mut self, wait: Duration) -> Self {
@@ -89,8 +98,8 @@ impl HostedBuilder {
         self
     }
 
-    /// How often the API may fail (a status of 500 and up) at one event that is sent alone, while it
-    /// takes others. The event is then set aside with its reason by the
+    /// How often the API may fail (a status of 500 and up) at one event that is sent alone, or at one
+    /// debit, while it takes others. The settlement is then set aside with its reason by the
     /// [`Outbox`](crate::outbox::Outbox), and what follows it goes on. One that has nothing beside it
     /// to tell its fault from the API's is set aside after a day. Ten times unless set, and at least
     /// once.
@@ -124,7 +133,7 @@ impl HostedBuilder {
     pub async fn open(self) -> Result<Hosted, Error> {
         let runtime = Handle::try_current()
             .map_err(|_| Error::invalid("runtime", "is missing; open the backend inside tokio"))?;
-        let debts = Debts::open(self.debts).await?;
+        let debts = Debts::open(self.debts, self.open_wait).await?;
         let sent = Sent::open(debts.file()).await?;
         let inner = Arc::new(Inner {
             client: self.client,
@@ -137,6 +146,7 @@ impl HostedBuilder {
             debts,
             sent,
             suspects: Suspects::default(),
+            undebited: Suspects::default(),
             on_debt: self.on_debt,
             paying: tokio::sync::Mutex::new(()),
             closed: AtomicBool::new(false),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use compact_str::CompactString;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params};
@@ -68,9 +69,9 @@ pub(super) struct Debts {
 }
 
 impl Debts {
-    pub(super) async fn open(path: Option<PathBuf>) -> Result<Self, Error> {
+    pub(super) async fn open(path: Option<PathBuf>, wait: Duration) -> Result<Self, Error> {
         let Some(path) = path else { return Ok(Self { all: Arc::default(), file: None }) };
-        let opened = tokio::task::spawn_blocking(move || open(&path));
+        let opened = tokio::task::spawn_blocking(move || open(&path, wait));
         let (connection, all) = opened.await.map_err(|_| failed_task())??;
         Ok(Self { all: Arc::new(Mutex::new(all)), file: Some(Arc::new(Mutex::new(connection))) })
     }
@@ -173,11 +174,13 @@ fn is_of(owed: &Owed, customer: &CustomerId, balance: &str) -> bool {
 const APPLICATION: i32 = 0x4C74_7964;
 const VERSION: i32 = 1;
 
-fn open(path: &Path) -> Result<(Connection, Vec<Owed>), Error> {
+fn open(path: &Path, wait: Duration) -> Result<(Connection, Vec<Owed>), Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(unopened)?;
+    const LONGEST: Duration = Duration::from_secs(24 * 3_600);
+    connection.busy_timeout(wait.min(LONGEST)).map_err(unopened)?;
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
     // In this order: the lock is taken by the first read, and stays.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(unopened)?;

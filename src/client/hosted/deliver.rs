@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::debts::{Debt, Owed};
-use super::record::record;
+use super::record::{has_failed_at, record};
 use super::sent::Step;
 use super::{Inner, pay};
 use crate::backend::{Hold, Settlement};
@@ -156,9 +156,13 @@ async fn debit(inner: &Arc<Inner>, settlement: &Settlement, end: Instant) -> Out
                 // One that stays counts as "perhaps done" once more, which it is not.
                 let _ = inner.sent.note([(hold, None)]).await;
             }
-            return Err(declared(inner, error));
+            return Err(match !once && has_failed_at(&error) {
+                true => failed_at(inner, hold, error),
+                false => declared(inner, error),
+            });
         }
     };
+    inner.undebited.taken([hold].into_iter());
     if !changed.success {
         let debt = Debt {
             customer: customer.clone(),
@@ -181,6 +185,21 @@ async fn debit(inner: &Arc<Inner>, settlement: &Settlement, end: Instant) -> Out
         let _ = timeout_at(end, pay::pay(inner, customer, &balance.into())).await;
     }
     Ok(())
+}
+
+/// The API failed at a debit. It is set aside once that was so often enough.
+fn failed_at(inner: &Inner, hold: &Hold, error: Error) -> Error {
+    let now = inner.clock.monotonic();
+    match inner.undebited.failed_alone(hold, false, inner.terms.failures, now) {
+        None => declared(inner, error),
+        Some(failures) => {
+            let said = ApiError::of(&error).map_or_else(String::new, ToString::to_string);
+            let message = format!(
+                "the API failed at the debit, {failures} times while it took others; whether it was taken is not known, and the event is not recorded: {said}"
+            );
+            Error::new(ErrorKind::Conflict, message).with_source(error)
+        }
+    }
 }
 
 pub(super) fn is_once(inner: &Inner) -> bool {

@@ -89,6 +89,7 @@ async fn attempts(settling: Settling, settlement: Settlement) -> Result<(), Erro
                 let now = inner.clock.monotonic();
                 inner.ledger().forget(&settlement.hold.ticket, now);
                 inner.suspects.forget(&settlement.hold);
+                inner.undebited.forget(&settlement.hold);
             }
             return outcome;
         }

@@ -45,7 +45,9 @@
 //! - What ran or waited for longer than the service remembers ids may be refused as too old; the outbox
 //!   sets it aside.
 //! - **An event at which the service fails** would fail all that go with it. So fewer and fewer go in one
-//!   call, until it is alone; it is set aside after some attempts ([`HostedBuilder::give_up_after`]).
+//!   call, until it is alone; it is set aside after some attempts ([`HostedBuilder::give_up_after`]). So is
+//!   a settlement at whose debit the service fails, which holds up its customer until then: whether it was
+//!   debited is not known, and its event is not recorded. Replayed from the outbox, it goes under the same ids.
 //!
 //! The key must be allowed to read limits, meters and balances besides.
 //!
@@ -119,7 +121,10 @@ struct Inner {
     ledger: Mutex<Ledger>,
     debts: Debts,
     sent: Sent,
+    /// Events at which the API fails.
     suspects: Suspects,
+    /// Settlements at whose debits it does.
+    undebited: Suspects,
     on_debt: Option<Arc<OnDebt>>,
     /// One pays debts at a time.
     paying: tokio::sync::Mutex<()>,

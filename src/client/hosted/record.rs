@@ -80,7 +80,7 @@ fn halves(part: &[usize]) -> [Vec<usize>; 2] {
 }
 
 /// Whether the call arrived, and something behind that address failed at it.
-fn has_failed_at(error: &Error) -> bool {
+pub(super) fn has_failed_at(error: &Error) -> bool {
     error.is_unknown() && ApiError::of(error).is_some_and(|api| api.status() >= 500)
 }
 

@@ -1,6 +1,7 @@
 //! Events at which the API fails, again and again. One such event would fail all that are sent with
 //! it: fewer and fewer go in one call, until it is alone. From then on it goes by itself, after all
-//! others. No I/O and no clock; time is passed in.
+//! others. Debits at which it fails are counted likewise; they always go alone. No I/O and no clock; time
+//! is passed in.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

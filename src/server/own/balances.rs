@@ -1,10 +1,10 @@
 use axum::extract::State;
 
 use crate::backend::{Backend, Page, PageRequest, TransactionQuery};
-use crate::policy::{Balance, Credit, CustomerId, Debit, Debited, NewBalance};
+use crate::policy::{Balance, Credit, CustomerId, Debit, Debited, NewBalance, Transaction};
 use crate::server::Shared;
 use crate::server::problem::{Answer, Problem, Reply, ok};
-use crate::server::replay::once;
+use crate::server::replay::{Once, once};
 use crate::server::request::{Json, Posted, customer};
 use crate::wire::{
     BalanceForm, BalanceTerms, ChangeForm, ChangedForm, CustomerName, ItemsBody, MinimumForm,
@@ -70,11 +70,15 @@ pub(super) async fn credit(
     let mut credit = Credit::new(&body.customer_id, &body.name, body.amount.0);
     credit.change.description = body.description.map(Into::into);
     credit.change.reference = body.reference.map(Into::into);
+    let id = key.as_ref().map(Once::id);
+    credit.change.once.clone_from(&id);
     let books = app.books.clone();
     once(&app, key, async move {
         let credited = books.credit(credit).await?;
+        // Also the same call of before, of which this process does not know.
+        let is_its_own = |made: &Transaction| id.as_ref() == Some(made.id());
         ok(ChangedForm {
-            applied: credited.applied,
+            applied: credited.applied || credited.transaction.as_ref().is_some_and(is_its_own),
             transaction: credited.transaction.as_ref().map(Into::into),
             balance: (&credited.balance).into(),
         })
@@ -89,6 +93,7 @@ pub(super) async fn debit(
     let mut debit = Debit::new(&body.customer_id, &body.name, body.amount.0);
     debit.change.description = body.description.map(Into::into);
     debit.change.reference = body.reference.map(Into::into);
+    debit.change.once = key.as_ref().map(Once::id);
     let books = app.books.clone();
     once(&app, key, async move {
         let debited = books.debit(debit).await?;

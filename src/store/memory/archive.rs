@@ -24,8 +24,9 @@ pub(crate) trait Archive: fmt::Debug + Send + Sync {
     /// A use was counted.
     fn counted(&self, counted: Counted);
 
-    /// A balance was credited or debited. Answers the transaction's place in the order of arrival.
-    fn transacted(&self, transaction: Transaction) -> u64;
+    /// A balance was credited or debited. Answers the transaction's place in the order of arrival. One
+    /// that is done `once` is found again by its id.
+    fn transacted(&self, transaction: Transaction, once: bool) -> u64;
 
     /// A customer was given a balance, or it other terms.
     fn opened(&self, opened: Opened);
@@ -56,6 +57,9 @@ pub(crate) trait Archive: fmt::Debug + Send + Sync {
 
     /// Whether a payment was credited; `None` when that cannot be read.
     fn is_credited(&self, customer: &CustomerId, balance: &str, reference: &str) -> Option<bool>;
+
+    /// What was done once under the id, if anything; `None` when that cannot be read.
+    fn done(&self, customer: &CustomerId, id: &EventId) -> Option<Option<Transaction>>;
 }
 
 /// An event, and all that it changed.

@@ -11,8 +11,12 @@ use crate::store::Moment;
 /// How long ids given by callers, and releases that overtook their check, are remembered.
 pub(super) const HORIZON: Duration = Duration::from_secs(600);
 
-/// How long a hold that expired may still be settled.
+/// How long a hold that expired may still be settled. A settlement that comes later, and under an id
+/// of which nothing is known, may be a repeat or not: it is told to be too old.
 pub(super) const LATE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How far the clock of who checked may be ahead of the books'.
+pub(super) const AHEAD: Duration = Duration::from_secs(24 * 3600);
 
 /// How many ids one shard remembers at most.
 const MOST: usize = 16_384;

@@ -14,6 +14,8 @@ pub(super) struct Journal {
     events: Ring<RecordedEvent>,
     places: Places,
     transactions: Ring<Transaction>,
+    /// Where those of them are that are done once, by their ids.
+    done: HashMap<(CustomerId, EventId), u64>,
     /// The time of the newest event that was let go: from there on the history is whole.
     forgotten: Option<Timestamp>,
     /// The same of the newest transaction.
@@ -73,6 +75,7 @@ impl Journal {
             events: Ring::new(events),
             places: Places::default(),
             transactions: Ring::new(transactions),
+            done: HashMap::default(),
             forgotten: None,
             transactions_forgotten: None,
         }
@@ -90,14 +93,29 @@ impl Journal {
         self.places.look(&self.events, customer, id)
     }
 
-    /// Answers the transaction's place in the order of arrival.
-    pub(super) fn transact(&mut self, mut transaction: Transaction) -> u64 {
+    /// Answers the transaction's place in the order of arrival. One that is done `once` is found by its
+    /// id.
+    pub(super) fn transact(&mut self, mut transaction: Transaction, once: bool) -> u64 {
         // From 1 on, so that an opening balance has a place before the first.
         transaction.sequence = self.transactions.count + 1;
+        if once {
+            let key = (transaction.customer.clone(), transaction.id.clone());
+            self.done.insert(key, self.transactions.count);
+        }
         if let Some(oldest) = self.transactions.push(transaction) {
             self.transactions_forgotten = self.transactions_forgotten.max(Some(oldest.at));
+            if !self.done.is_empty() {
+                self.done.remove(&(oldest.customer, oldest.id));
+            }
         }
         self.transactions.count
+    }
+
+    /// What was done once under that id, while it is kept.
+    pub(super) fn done(&self, customer: &CustomerId, id: &EventId) -> Option<&Transaction> {
+        let place = *self.done.get(&(customer.clone(), id.clone()))?;
+        let first = self.transactions.count - self.transactions.kept.len() as u64;
+        self.transactions.kept.get(place.checked_sub(first)? as usize)
     }
 
     pub(super) fn forgotten(&self) -> Option<Timestamp> {

@@ -180,11 +180,21 @@ impl Memory {
         Some(balance)
     }
 
+    /// Takes from a balance. Answers also whether that was done now, and not before.
+    pub(crate) fn debit_now(&self, change: BalanceChange<'_>) -> Result<(Debited, bool), Error> {
+        let (balance, made) = self.change(change, TransactionKind::Debit)?;
+        Ok(match made {
+            Made::Now(transaction) => (Debited::Taken { transaction, balance }, true),
+            Made::Before(transaction) => (Debited::Taken { transaction, balance }, false),
+            Made::Not => (Debited::Refused { balance }, false),
+        })
+    }
+
     fn change(
         &self,
         change: BalanceChange<'_>,
         kind: TransactionKind,
-    ) -> Result<(Balance, Option<Transaction>), Error> {
+    ) -> Result<(Balance, Made), Error> {
         let missing = || no_balance(change.balance.name);
         let numbered = self.numbered(change.balance).ok_or_else(missing)?;
         let hash = hash(change.customer);
@@ -193,6 +203,15 @@ impl Memory {
         shard.expire(change.now, around);
         let balance =
             read_balance(shard.known(change.customer, around), numbered, 0).ok_or_else(missing)?;
+        if change.once {
+            let done = match &self.archive {
+                Some(archive) => archive.done(change.customer, change.id),
+                None => Some(locked(&self.journal).done(change.customer, change.id).cloned()),
+            };
+            if let Some(earlier) = done.ok_or(SettleOutcome::Unavailable)? {
+                return Ok((balance, Made::Before(earlier)));
+            }
+        }
         let reference = change
             .reference
             .filter(|_| kind == TransactionKind::Credit)
@@ -206,7 +225,7 @@ impl Memory {
                 None => Some(false),
             };
             if credited.ok_or(SettleOutcome::Unavailable)? {
-                return Ok((balance, None));
+                return Ok((balance, Made::Not));
             }
         }
         let after = if kind == TransactionKind::Credit {
@@ -216,7 +235,7 @@ impl Memory {
         } else {
             let above = balance.current.saturating_sub(balance.minimum);
             if judge_balance(above, balance.held, Some(change.amount)).refuses() {
-                return Ok((balance, None));
+                return Ok((balance, Made::Not));
             }
             balance.current.saturating_sub(change.amount)
         };
@@ -241,11 +260,19 @@ impl Memory {
             sequence: 0,
         };
         transaction.sequence = match &self.archive {
-            Some(archive) => archive.transacted(transaction.clone()),
-            None => locked(&self.journal).transact(transaction.clone()),
+            Some(archive) => archive.transacted(transaction.clone(), change.once),
+            None => locked(&self.journal).transact(transaction.clone(), change.once),
         };
-        Ok((Balance { current: after, ..balance }, Some(transaction)))
+        Ok((Balance { current: after, ..balance }, Made::Now(transaction)))
     }
+}
+
+/// What came of a change of a balance.
+enum Made {
+    Now(Transaction),
+    /// It was done once already, under its id.
+    Before(Transaction),
+    Not,
 }
 
 impl Store for Memory {
@@ -316,18 +343,18 @@ impl Store for Memory {
                 let name = change.balance.name;
                 journal.transaction(change.customer, name, change.reference?).cloned()
             };
-            Credited { applied: made.is_some(), transaction: made.or_else(earlier), balance }
+            let applied = matches!(made, Made::Now(_));
+            let transaction = match made {
+                Made::Now(transaction) | Made::Before(transaction) => Some(transaction),
+                Made::Not => earlier(),
+            };
+            Credited { applied, transaction, balance }
         });
         Box::pin(ready(credited))
     }
 
     fn debit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Debited, Error>> {
-        let debited =
-            self.change(change, TransactionKind::Debit).map(|(balance, made)| match made {
-                Some(transaction) => Debited::Taken { transaction, balance },
-                None => Debited::Refused { balance },
-            });
-        Box::pin(ready(debited))
+        Box::pin(ready(self.debit_now(change).map(|(debited, _)| debited)))
     }
 
     fn balances<'a>(

@@ -13,7 +13,7 @@ use super::account::{
 };
 use super::archive::{Archive, Counted, CounterState, counters, ends_of};
 use super::customers::Customers;
-use super::ids::{Fate, HORIZON, Ids, LATE};
+use super::ids::{AHEAD, Fate, HORIZON, Ids, LATE};
 use super::journal::Journal;
 use super::marks::Marks;
 use super::soonest::Soonest;
@@ -316,7 +316,7 @@ impl Shard {
             let mut journal = locked(around.journal);
             journal.record(event);
             if let Some(transaction) = transaction {
-                journal.transact(transaction);
+                journal.transact(transaction, false);
             }
         }
         account.tidy(now, &mut self.spare);
@@ -584,7 +584,8 @@ impl Shard {
         match operation.origin {
             Origin::Fresh => {}
             Origin::Held(_) if !is_new && !self.expired.knows(customer, id, Fate::Expired) => {
-                return Err(SettleOutcome::Repeat);
+                let too_old = self.expired.may_have_forgotten(operation.at, operation.now.wall());
+                return Err(if too_old { SettleOutcome::TooOld } else { SettleOutcome::Repeat });
             }
             Origin::Held(_) | Origin::Unsure(_) if !around.reserve() => {
                 return Err(SettleOutcome::Unavailable);
@@ -685,7 +686,9 @@ impl Shard {
             if still_due && account.end_hold(&id, None, None).is_some() {
                 let customer = account.id.clone();
                 around.released(&customer, &id);
-                self.expired.remember(&customer, &id, Fate::Expired, None, now);
+                // It was checked before that, by whatever clock.
+                let checked = now.wall().saturating_add(AHEAD);
+                self.expired.remember(&customer, &id, Fate::Expired, Some(checked), now);
                 let hash = super::hash_in_shard(&customer);
                 self.close(slot, now, Around { hash, ..around });
             }

@@ -117,12 +117,15 @@ impl Inner {
         change: BalanceChange<'_>,
         kind: TransactionKind,
     ) -> Result<Changed, Error> {
-        let mut call = self.begin_any(
-            &self.scripts.balance,
-            change.customer,
-            &self.changed(change.customer),
-            change.now,
-        );
+        let mut also = self.changed(change.customer).to_vec();
+        if change.once {
+            also.push(format!(
+                "{}:{}",
+                self.shared.keys.of(keys::ONCE, change.customer),
+                change.id
+            ));
+        }
+        let mut call = self.begin_any(&self.scripts.balance, change.customer, &also, change.now);
         let name = change.balance.name;
         let (initial, minimum) = super::terms(change.balance.default);
         call.arg(if kind == TransactionKind::Credit { "credit" } else { "debit" });

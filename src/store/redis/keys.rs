@@ -97,6 +97,8 @@ pub(super) const EXPIRED: &str = "expired";
 pub(super) const TRANSACTIONS: &str = "transactions";
 /// Payments that were credited: a hash, for ever.
 pub(super) const REFERENCES: &str = "references";
+/// A change of a balance that is done once, one key for each id.
+pub(super) const ONCE: &str = "once";
 /// How far each queue of settlements was taken: a hash.
 pub(super) const MARKS: &str = "marks";
 

@@ -104,14 +104,15 @@
 //! | `{n}:shard` | hash | for ever | `version` of the definitions, `since` when it is kept, `gone`: the newest event that is not, `lost`: when the server last lost all, `days`: the first and last that are summed up |
 //! | `{n}:rollups:DAY:ID`, `{n}:rollups:DAY` | hash | [`keep_rollups_for`](RedisOptions::keep_rollups_for) and a day | *quarter*`.`*meter*: what the events of a customer, or of all of the shard, come to; `?` where they have to be counted |
 //! | `{n}:events` | stream | [`keep_events_for`](RedisOptions::keep_events_for) | `event`: JSON as the API has it, `at`: its time |
-//! | `{n}:books:ID` | hash | to the end of its last window, and a week after the last hold; for ever with a balance or an all-time counter | `u`, `h`, `l`, `a` *window*`.`*counter*: used, held, time of the latest, alerts told; `b`, `g`, `m` *balance*: current, held, own terms; `o` *id*: an open hold |
-//! | `{n}:due:ID` | sorted set | a week after the last hold, or two more | when open holds expire |
+//! | `{n}:books:ID` | hash | to the end of its last window, and eight days after the last hold; for ever with a balance or an all-time counter | `u`, `h`, `l`, `a` *window*`.`*counter*: used, held, time of the latest, alerts told; `b`, `g`, `m` *balance*: current, held, own terms; `o` *id*: an open hold |
+//! | `{n}:due:ID` | sorted set | eight days after the last hold, or more | when open holds expire |
 //! | `{n}:ids:ID` | sorted set | a day | ids that are settled or released |
-//! | `{n}:expired:ID` | sorted set | a week | ids of holds that expired |
+//! | `{n}:expired:ID` | sorted set | eight days | ids of holds that expired |
 //! | `{n}:marks:ID` | hash | 400 days after it moved | how far each outbox was taken, and on which day |
 //! | `{n}:alerts` | sorted set | for ever | alerts that fell due, by the minute at which their window ends; those that ended go with the next one |
 //! | `{n}:transactions:ID` | list | for ever | the newest changes of balances |
 //! | `{n}:references:ID` | hash | for ever | payments that were credited |
+//! | `{n}:once:ID:CHANGE` | string | a day | a credit or debit under an idempotency key of the API |
 //!
 //! Amounts are whole millionths, exact over all 64 bits. A window is named by the minute at which it
 //! ends, `*` when it never does; a counter, and a meter, by a hash of what it counts, the same in every

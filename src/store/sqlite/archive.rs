@@ -36,8 +36,8 @@ impl Archive for Books {
         self.queue.count(counted);
     }
 
-    fn transacted(&self, transaction: Transaction) -> u64 {
-        self.queue.transact(transaction)
+    fn transacted(&self, transaction: Transaction, once: bool) -> u64 {
+        self.queue.transact(transaction, once)
     }
 
     fn opened(&self, opened: Opened) {
@@ -91,6 +91,11 @@ impl Archive for Books {
     fn is_credited(&self, customer: &CustomerId, balance: &str, reference: &str) -> Option<bool> {
         let credit = or_unknown(self.reader.credit(customer, balance, reference));
         credit.map(|credit| credit.is_some())
+    }
+
+    fn done(&self, customer: &CustomerId, id: &EventId) -> Option<Option<Transaction>> {
+        let unwritten = self.queue.unwritten_change(customer, id);
+        unwritten.map(Some).or_else(|| or_unknown(self.reader.done(customer, id)))
     }
 }
 

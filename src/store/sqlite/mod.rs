@@ -99,6 +99,7 @@ use crate::{Error, observe};
 mod archive;
 mod backup;
 mod definition;
+mod position;
 mod queue;
 mod read;
 mod retain;
@@ -293,7 +294,7 @@ impl SqliteOptions {
         file::leave_log(&file, true)?;
         let ownerless = ownerless(&mut file, self.ownerless_holds)?;
         let books = Arc::new(Books::new(&path, self.ownerless_holds.are_kept()));
-        books.queue.number_from(row::place(&file, "event")?, row::place(&file, "transaction")?);
+        books.queue.number_from(position::event(&file)?, row::place(&file, "transaction")?);
         let writer =
             Writer::start(path.clone(), &self, Arc::clone(&books), file, Arc::clone(&lock))?;
         let writer = Some(writer);

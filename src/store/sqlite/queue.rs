@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
-use hashbrown::{Equivalent, HashSet};
+use hashbrown::{Equivalent, HashMap, HashSet};
 use tokio::sync::oneshot;
 
 use super::definition::Note;
@@ -30,7 +30,8 @@ const NOTE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) enum Change {
     Counted(Counted),
-    Transacted(Transaction),
+    /// Found again by its id, if it is done once.
+    Transacted(Transaction, bool),
     Opened(Opened),
     Recounted(Recounted),
     Noted(Vec<Note>),
@@ -52,6 +53,20 @@ pub(super) struct Group {
 impl Group {
     pub(super) fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.running.is_none()
+    }
+
+    /// By how much it moves the number of groups.
+    pub(super) fn moves(&self) -> i64 {
+        if self.is_empty() { 0 } else { self.changes.len().max(1) as i64 }
+    }
+
+    /// Whether its events tell of it alone: there is nothing else in it.
+    pub(super) fn is_events(&self) -> bool {
+        let is_event = |change: &Change| match change {
+            Change::Counted(counted) => counted.transaction.is_none(),
+            _ => false,
+        };
+        self.running.is_none() && self.changes.iter().all(is_event)
     }
 }
 
@@ -80,6 +95,8 @@ struct Waiting {
     /// Ids of events that cannot be found in the file yet: any of them may come again, from whoever
     /// was told it.
     unwritten: HashSet<(CustomerId, EventId), RandomState>,
+    /// Changes that are done once and cannot be found in the file yet.
+    unwritten_changes: HashMap<(CustomerId, EventId), Transaction, RandomState>,
     waiters: VecDeque<Waiter>,
     /// How many changes there ever were, and how many of them are in the file.
     pushed: u64,
@@ -185,12 +202,16 @@ impl Queue {
     }
 
     /// Puts a transaction into the place that was reserved for it.
-    pub(super) fn transact(&self, mut transaction: Transaction) -> u64 {
+    pub(super) fn transact(&self, mut transaction: Transaction, once: bool) -> u64 {
         let mut waiting = self.lock();
         waiting.transactions += 1;
         transaction.sequence = waiting.transactions;
         let sequence = transaction.sequence;
-        self.push(waiting, Change::Transacted(transaction));
+        if once {
+            let key = (transaction.customer.clone(), transaction.id.clone());
+            waiting.unwritten_changes.insert(key, transaction.clone());
+        }
+        self.push(waiting, Change::Transacted(transaction, once));
         sequence
     }
 
@@ -218,6 +239,14 @@ impl Queue {
 
     pub(super) fn is_unwritten(&self, customer: &CustomerId, id: &EventId) -> bool {
         self.lock().unwritten.contains(&Named(customer, id))
+    }
+
+    pub(super) fn unwritten_change(
+        &self,
+        customer: &CustomerId,
+        id: &EventId,
+    ) -> Option<Transaction> {
+        self.lock().unwritten_changes.get(&Named(customer, id)).cloned()
     }
 
     /// What resolves when every change of up to now is in the file, however often that fails; `None`
@@ -310,8 +339,14 @@ impl Queue {
         waiting.committed += committed as u64;
         self.taken.fetch_sub(committed, Ordering::SeqCst);
         for change in &group.changes {
-            if let Change::Counted(Counted { event, .. }) = change {
-                waiting.unwritten.remove(&Named(&event.customer, &event.id));
+            match change {
+                Change::Counted(Counted { event, .. }) => {
+                    waiting.unwritten.remove(&Named(&event.customer, &event.id));
+                }
+                Change::Transacted(done, true) => {
+                    waiting.unwritten_changes.remove(&Named(&done.customer, &done.id));
+                }
+                _ => {}
             }
         }
         while waiting.waiters.front().is_some_and(|waiter| waiter.number <= waiting.committed) {

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Rows, Statement, params};
 use tokio::sync::mpsc;
 
 use super::row::{self, Kinds};
-use super::schema;
+use super::{position, schema};
 use crate::file::OpenError;
 use crate::policy::{Amount, CustomerId, EventId, Producer, RecordedEvent, Timestamp, Transaction};
 use crate::store::memory::archive::{CounterState, WindowEnd};
@@ -211,6 +211,23 @@ impl Reader {
         })
     }
 
+    /// The change that was done once under that id.
+    pub(super) fn done(
+        &self,
+        customer: &CustomerId,
+        id: &EventId,
+    ) -> rusqlite::Result<Option<Transaction>> {
+        self.with(|file| {
+            let sql = format!(
+                "{} JOIN once o ON o.balance = l.balance AND o.sequence = l.sequence \
+                 WHERE o.id = ?2 AND o.customer = (SELECT id FROM customer WHERE name = ?1)",
+                row::LEDGER
+            );
+            let mut find = file.prepare_cached(&sql)?;
+            find.query_row(params![customer, id], row::transaction).optional()
+        })
+    }
+
     /// The ledger of a balance, oldest first, and what it held before.
     pub(super) fn ledger(
         &self,
@@ -245,7 +262,7 @@ impl Reader {
 
     /// The place of the newest event; 0 when there is none.
     pub(super) fn newest(&self) -> rusqlite::Result<u64> {
-        self.with(|file| row::place(file, "event"))
+        self.with(position::event)
     }
 
     /// The events after that place, oldest first: those that came within the last moment.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
-use super::row;
+use super::{position, row};
 use crate::policy::{Amount, Timestamp};
 
 /// How many are let go at once: few enough that nobody notices the wait.
@@ -65,6 +65,7 @@ impl Retention {
             for (key, sums) in rollups {
                 add(&step, key, sums)?;
             }
+            position::note(&step, position::group(&step)?)?;
             step.execute("DELETE FROM event WHERE sequence <= ?1", [last.sequence])?;
             let newest = old.iter().map(|old| old.at).max();
             step.execute(

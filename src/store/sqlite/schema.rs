@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use super::{Durability, row};
+use super::{Durability, position, row};
 use crate::file::{Format, Lock, OpenError, checkpoint, leave_log};
 
 /// Marks a file as ours: "Lmtr".
@@ -17,14 +17,15 @@ pub(super) const FORMAT: Format =
 pub(super) const COPIED: &str = "copied";
 
 /// What brings a file from one version to the next, from nothing on.
-const STEPS: [&str; 2] = [include_str!("schema.sql"), include_str!("marks.sql")];
+const STEPS: [&str; 3] =
+    [include_str!("schema.sql"), include_str!("marks.sql"), include_str!("once.sql")];
 
 /// Compares the file with what was noted of it, and leaves word that it is there.
 ///
 /// A backup is older than what was noted, by right: it says that it is one, until that is noted anew.
 /// Its groups are numbered after those, so that what it was put in the place of is older from then on.
 pub(super) fn compare(file: &mut Connection, lock: &Lock) -> Result<(), OpenError> {
-    let group = row::state(file, "group")?.unwrap_or_default();
+    let group = position::group(file)?;
     let is_copy = row::state(file, COPIED)?.is_some();
     let noted = lock.noted().map_err(OpenError::Io)?;
     if noted.is_some_and(|noted| group < noted) && !is_copy {
@@ -35,7 +36,7 @@ pub(super) fn compare(file: &mut Connection, lock: &Lock) -> Result<(), OpenErro
         lock.note(next).map_err(OpenError::Io)?;
         let step = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
         step.execute("DELETE FROM state WHERE name = ?1", [COPIED])?;
-        step.execute("INSERT OR REPLACE INTO state (name, value) VALUES ('group', ?1)", [next])?;
+        position::note(&step, next)?;
         step.commit()?;
     } else if noted.is_none() && checkpoint(file, "PASSIVE")? {
         // Not before the file is one without its log.

@@ -137,10 +137,10 @@ CREATE TABLE definition (
     PRIMARY KEY (kind, id)
 ) STRICT, WITHOUT ROWID;
 
--- What there is one of: the number of the last group that was committed, the place of the newest
--- event and ledger row, the time of the newest event that was let go, and how many requests ran when
--- that was last noted (0 where each has a row in hold). A backup that was
--- not opened yet says so (copied).
+-- What there is one of: the number of the last group that was committed and the place of the newest
+-- event, as of a group of more than events (each event since is one more), the place of the newest
+-- ledger row, the time of the newest event that was let go, and how many requests ran when that was
+-- last noted (0 where each has a row in hold). A backup that was not opened yet says so (copied).
 CREATE TABLE state (
     name        TEXT PRIMARY KEY,
     value       INTEGER NOT NULL

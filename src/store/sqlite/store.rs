@@ -261,8 +261,11 @@ impl Store for Sqlite {
     }
 
     fn debit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Debited, Error>> {
-        let debit = async move { self.memory.debit(change).await };
-        Box::pin(self.change(1, debit, |debited| usize::from(debited.is_taken())))
+        Box::pin(async move {
+            let debit = async { self.memory.debit_now(change) };
+            let (debited, _) = self.change(1, debit, |(_, is_new)| usize::from(*is_new)).await?;
+            Ok(debited)
+        })
     }
 
     fn balances<'a>(

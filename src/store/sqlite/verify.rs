@@ -81,16 +81,22 @@ fn pages(file: &Connection, differences: &mut Differences) -> rusqlite::Result<(
     Ok(())
 }
 
-/// A balance is its opening and the sum of its ledger.
+/// A balance is its opening and what its ledger adds, one after the other: what does not fit is held at
+/// the largest amount, as the books do.
 fn balances(file: &Connection, differences: &mut Differences) -> rusqlite::Result<()> {
     let mut all = file.prepare(
-        "SELECT c.name, b.name, b.current, b.opening + coalesce(\
-         (SELECT sum(l.amount) FROM ledger l WHERE l.balance = b.id), 0) \
+        "SELECT c.name, b.name, b.current, b.opening, b.id \
          FROM balance b JOIN customer c ON c.id = b.customer",
     )?;
+    let mut ledger =
+        file.prepare("SELECT amount FROM ledger WHERE balance = ?1 ORDER BY sequence")?;
     let mut rows = all.query([])?;
     while let Some(row) = rows.next()? {
-        let (said, right): (Amount, Amount) = (row.get(2)?, row.get(3)?);
+        let (said, mut right): (Amount, Amount) = (row.get(2)?, row.get(3)?);
+        let mut changes = ledger.query([row.get::<_, i64>(4)?])?;
+        while let Some(change) = changes.next()? {
+            right = right.saturating_add(change.get(0)?);
+        }
         differences.checked += 1;
         if said != right {
             let (customer, name): (String, String) = (row.get(0)?, row.get(1)?);

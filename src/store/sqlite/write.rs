@@ -5,6 +5,7 @@ use foldhash::HashMap;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::definition::Note;
+use super::position;
 use super::queue::{Change, Group};
 use super::row::{self, KindText};
 use crate::policy::{
@@ -47,7 +48,7 @@ pub(super) fn write(
     for change in &group.changes {
         rows.put(change)?;
     }
-    rows.finish(number, group.running)?;
+    rows.finish(group, number)?;
     step.commit()
 }
 
@@ -60,7 +61,6 @@ struct Rows<'a> {
     counters: HashMap<(i64, u32, WindowEnd), &'a CounterState>,
     balances: HashMap<i64, Amount>,
     marks: HashMap<(i64, Producer), u64>,
-    newest_event: Option<u64>,
     newest_transaction: Option<u64>,
     add_event: CachedStatement<'a>,
     add_transaction: CachedStatement<'a>,
@@ -82,7 +82,6 @@ impl<'a> Rows<'a> {
             counters: HashMap::default(),
             balances: HashMap::default(),
             marks: HashMap::default(),
-            newest_event: None,
             newest_transaction: None,
             add_event: file.prepare_cached(
                 "INSERT INTO event (sequence, id, customer, kind, at, amounts, texts) \
@@ -105,9 +104,16 @@ impl<'a> Rows<'a> {
     fn put(&mut self, change: &'a Change) -> rusqlite::Result<()> {
         match change {
             Change::Counted(counted) => self.count(counted),
-            Change::Transacted(transaction) => {
+            Change::Transacted(transaction, once) => {
                 let customer = self.customer(&transaction.customer)?;
-                self.transact(customer, transaction)
+                let balance = self.transact(customer, transaction)?;
+                match once {
+                    true => self.execute(
+                        "INSERT INTO once (customer, id, balance, sequence) VALUES (?1, ?2, ?3, ?4)",
+                        params![customer, transaction.id, balance, transaction.sequence],
+                    ),
+                    false => Ok(()),
+                }
             }
             Change::Opened(opened) => self.open(opened),
             Change::Recounted(recounted) => self.recount(recounted),
@@ -139,7 +145,6 @@ impl<'a> Rows<'a> {
             self.amounts,
             self.texts,
         ])?;
-        self.newest_event = Some(event.sequence);
         if self.keeps_holds {
             self.release(customer, &event.id)?;
         }
@@ -157,7 +162,7 @@ impl<'a> Rows<'a> {
             )?;
         }
         match &counted.transaction {
-            Some(transaction) => self.transact(customer, transaction),
+            Some(transaction) => self.transact(customer, transaction).map(drop),
             None => Ok(()),
         }
     }
@@ -188,7 +193,8 @@ impl<'a> Rows<'a> {
         self.execute("DELETE FROM hold WHERE id = ?1 AND customer = ?2", params![id, customer])
     }
 
-    fn transact(&mut self, customer: i64, transaction: &Transaction) -> rusqlite::Result<()> {
+    /// Answers the number of the balance.
+    fn transact(&mut self, customer: i64, transaction: &Transaction) -> rusqlite::Result<i64> {
         let amount = match transaction.kind {
             TransactionKind::Credit => transaction.amount,
             _ => Amount::ZERO.saturating_sub(transaction.amount),
@@ -207,7 +213,7 @@ impl<'a> Rows<'a> {
         ])?;
         self.newest_transaction = Some(transaction.sequence);
         self.balances.insert(balance, transaction.balance_after);
-        Ok(())
+        Ok(balance)
     }
 
     fn open(&mut self, opened: &Opened) -> rusqlite::Result<()> {
@@ -279,7 +285,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    fn finish(mut self, number: i64, running: Option<usize>) -> rusqlite::Result<()> {
+    fn finish(mut self, group: &Group, number: i64) -> rusqlite::Result<()> {
         self.write_counters()?;
         self.write_balances()?;
         for ((customer, producer), sequence) in self.marks.drain() {
@@ -297,11 +303,10 @@ impl<'a> Rows<'a> {
             ),
             None => Ok(()),
         };
-        let (event, transaction) = (self.newest_event, self.newest_transaction);
-        state("group", Some(number))?;
-        state("running", running.and_then(|running| i64::try_from(running).ok()))?;
-        state("event", event.and_then(|newest| i64::try_from(newest).ok()))?;
-        state("transaction", transaction.and_then(|newest| i64::try_from(newest).ok()))
+        state("running", group.running.and_then(|running| i64::try_from(running).ok()))?;
+        let transaction = self.newest_transaction;
+        state("transaction", transaction.and_then(|newest| i64::try_from(newest).ok()))?;
+        if group.is_events() { Ok(()) } else { position::note(self.file, number) }
     }
 
     fn write_counters(&mut self) -> rusqlite::Result<()> {

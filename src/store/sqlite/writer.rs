@@ -12,7 +12,7 @@ use super::archive::Books;
 use super::queue::{Group, PLACES, Queue};
 use super::retain::Retention;
 use super::write::{self, Names};
-use super::{Durability, SqliteOptions, row, schema};
+use super::{Durability, SqliteOptions, position, schema};
 use crate::file::{self, Lock, OpenError, checkpoint, leave_log};
 use crate::{Error, observe};
 
@@ -51,7 +51,7 @@ impl Writer {
         file: Connection,
         lock: Arc<Lock>,
     ) -> Result<thread::JoinHandle<()>, OpenError> {
-        let number = row::state(&file, "group")?.unwrap_or_default();
+        let number = position::group(&file)?;
         let names = Names::default();
         let file = Some(file);
         let retention = keep_events_for.map(Retention::new);
@@ -83,7 +83,7 @@ impl Writer {
         let _ending = Ending(Arc::clone(queue));
         let mut group = Group::default();
         while queue.next_group(&mut group, self.due()).is_some() {
-            self.number += i64::from(!group.is_empty());
+            self.number += group.moves();
             let mut pause = PAUSE.0;
             while let Err(error) = self.commit(&group) {
                 observe::not_written(&Error::from(error));
@@ -122,7 +122,7 @@ impl Writer {
             Some(file) => file,
             closed => {
                 let file = reopen(&self.path, self.durability, &self.books)?;
-                let mut there = row::state(&file, "group")?.unwrap_or_default();
+                let mut there = position::group(&file)?;
                 let file = closed.insert(file);
                 // It failed only after it was written.
                 if there >= number {
@@ -134,7 +134,7 @@ impl Writer {
                 }
                 there = self.doubtful.last().map_or(there, |(last, _)| there.max(*last));
                 // Somebody has put another in its place.
-                if there < number - i64::from(!group.is_empty()) {
+                if there < number - group.moves() {
                     self.file = None;
                     return Err(OpenError::Behind);
                 }

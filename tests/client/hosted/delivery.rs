@@ -244,6 +244,44 @@ async fn an_event_at_which_the_service_fails_is_set_aside_and_the_others_go_on()
     assert_eq!(service.used("c-1").await, 50.into());
 }
 
+/// The service failed at one debit, and its customer waited behind it for ever.
+#[tokio::test]
+async fn a_debit_at_which_the_service_fails_is_set_aside_and_its_customer_goes_on() {
+    let service = Service::start().await;
+    service.books.create_balance("bob", NewBalance::new("credits").initial(1_000)).await.unwrap();
+    let (hosted, file) = (service.hosted().await, File::new("undebited"));
+    let (outbox, books) = queued(&hosted, &file).await;
+    let poison = paid("ann", 1).id("poison");
+    service.gate.set("balances/debit", Way::Fails("poison"));
+    allowed(&books, paid("ann", 1)).await.settle(tokens(1)).await.unwrap();
+    allowed(&books, poison).await.settle(tokens(10)).await.unwrap();
+    allowed(&books, paid("ann", 1)).await.settle(tokens(2)).await.unwrap();
+    until(async || service.credits("ann").await == 99.into()).await;
+    service.gate.more(20).await;
+    assert_eq!(outbox.stats().set_aside, 0, "the service may fail at all debits");
+    let mut more = 0;
+    while outbox.stats().set_aside == 0 {
+        more += 1;
+        allowed(&books, paid("bob", 1)).await.settle(tokens(1)).await.unwrap();
+        let calls = service.gate.calls("balances/debit");
+        let tried = || service.gate.calls("balances/debit") >= calls + 2;
+        until(async || tried() || outbox.stats().set_aside > 0).await;
+    }
+    assert!((5..50).contains(&more), "set aside after ten failures: {more}");
+    outbox.flush(Duration::from_secs(60)).await.unwrap();
+    let aside = outbox.set_aside(0, 10).await.unwrap();
+    assert_eq!(aside.len(), 1);
+    let why = &aside[0].reason;
+    assert!(why.contains("10 times") && why.contains("status 500"), "{why}");
+    assert_eq!((service.credits("ann").await, service.used("ann").await), (97.into(), 3.into()));
+    assert_eq!(service.used("bob").await, more.into());
+    // Once the service can take it, it is there to be sent again.
+    service.gate.open();
+    outbox.replay_all().await.unwrap();
+    outbox.flush(Duration::from_secs(60)).await.unwrap();
+    assert_eq!((service.credits("ann").await, service.used("ann").await), (87.into(), 13.into()));
+}
+
 #[tokio::test]
 async fn a_service_that_fails_at_everything_has_nothing_set_aside() {
     let service = Service::start().await;

@@ -1,5 +1,5 @@
 use super::{Remote, required};
-use crate::backend::{Page, PageRequest, TransactionQuery};
+use crate::backend::{Backend, Page, PageRequest, TransactionQuery};
 use crate::policy::{
     Amount, Balance, Change, Credited, CustomerId, Debited, NewBalance, Transaction,
 };
@@ -62,13 +62,13 @@ impl Remote {
     }
 
     pub(super) async fn credit_balance(&self, change: Change) -> Result<Credited, Error> {
-        let answer: ChangedForm = self.once(&["x", "balances", "credit"], &form(change)?).await?;
+        let answer = self.change_balance("credit", change).await?;
         let transaction = answer.transaction.map(Transaction::try_from).transpose()?;
         Ok(Credited { applied: answer.applied, transaction, balance: answer.balance.into() })
     }
 
     pub(super) async fn debit_balance(&self, change: Change) -> Result<Debited, Error> {
-        let answer: ChangedForm = self.once(&["x", "balances", "debit"], &form(change)?).await?;
+        let answer = self.change_balance("debit", change).await?;
         let balance = answer.balance.into();
         match answer.transaction.filter(|_| answer.applied) {
             Some(transaction) => {
@@ -79,6 +79,11 @@ impl Remote {
             }
             None => Ok(Debited::Refused { balance }),
         }
+    }
+
+    async fn change_balance(&self, how: &str, mut change: Change) -> Result<ChangedForm, Error> {
+        let id = change.once.take().unwrap_or_else(|| self.make_id(self.now()));
+        self.once_under(id, &["x", "balances", how], &form(change)?).await
     }
 
     pub(super) async fn list_transactions(

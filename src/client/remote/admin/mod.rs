@@ -66,9 +66,19 @@ impl Remote {
     where
         T: DeserializeOwned + Send,
     {
-        let id = self.make_id(self.now()).to_string();
-        let call = Call::post(path).under(id).json(body);
-        self.ask(call).await
+        self.once_under(self.make_id(self.now()), path, body).await
+    }
+
+    async fn once_under<T>(
+        &self,
+        id: EventId,
+        path: &[&str],
+        body: &impl Serialize,
+    ) -> Result<T, Error>
+    where
+        T: DeserializeOwned + Send,
+    {
+        self.ask(Call::post(path).under(id.to_string()).json(body)).await
     }
 
     async fn standing(

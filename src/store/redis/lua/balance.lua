@@ -1,4 +1,4 @@
--- KEYS: also 6 transactions, 7 references. ARGV: 3 what to do (open, minimum, credit, debit), 4 balance, 5 and 6
+-- KEYS: also 6 transactions, 7 references, 8 what is done once, if it is. ARGV: 3 what to do (open, minimum, credit, debit), 4 balance, 5 and 6
 -- what the default begins at and its minimum, or empty, 7 amount, 8 reference or empty, 9 the
 -- transaction, 10 the terms of a balance to open.
 -- Answers {what came of it, current, held, own terms, transaction}.
@@ -33,10 +33,13 @@ if terms then current, minimum = current or 0, amount(string.match(terms, '^%S+'
 elseif ARGV[5] ~= '' then current, minimum = current or amount(ARGV[5]), amount(ARGV[6])
 else return {'m'} end
 local after
+-- What was done before, under the same id.
+local earlier = KEYS[8] and call('GET', KEYS[8])
+if earlier then return {'d', current, held, terms, earlier} end
 if what == 'credit' then
   local over
   if ARGV[8] ~= '' then
-    local earlier = call('HGET', references, ARGV[8])
+    earlier = call('HGET', references, ARGV[8])
     if earlier then return {'d', current, held, terms, earlier} end
   end
   after, over = plus(current, given)
@@ -51,5 +54,6 @@ call('HSET', books, 'last', sequence)
 local transaction = sequence .. ' ' .. tostring_amount(after) .. ' ' .. ARGV[9]
 call('RPUSH', transactions, transaction)
 call('LTRIM', transactions, '-' .. KEEP_TRANSACTIONS, -1)
+if KEYS[8] then call('SET', KEYS[8], transaction, 'PX', DAY) end
 if what == 'credit' and ARGV[8] ~= '' then call('HSET', references, ARGV[8], transaction) end
 return {'n', after, held, terms, transaction}

@@ -87,15 +87,15 @@ if refused then
 end
 if lifetime == '' then return answer end
 
-local millis = math.ceil(lifetime / 1000) + LATE
+local millis = math.ceil(lifetime / 1000) + LONGEST
 local is_long = found[3]
-if millis > 2 * LATE and not is_long then
+if millis > 2 * LONGEST and not is_long then
   is_long = true
   writes[#writes + 1], writes[#writes + 2] = 'long', 1
 end
 call('HSET', books, unpack(writes))
 call('ZADD', due, now + lifetime, id)
--- It lives for a week longer than any hold in it.
-if is_long then outlive(due, millis) else call('PEXPIRE', due, millis + LATE) end
+-- It lives for eight days longer than any hold in it.
+if is_long then outlive(due, millis) else call('PEXPIRE', due, millis + LONGEST) end
 if not found[2] then outlive(books, millis) end
 return answer

@@ -4,6 +4,9 @@
 local call = redis.call
 local shard, books, due, ids, expired = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local LATE, DAY = 604800000, 86400000
+-- How long it is remembered that a hold expired: a day more than it may still be settled, as the clock
+-- of who checked may be ahead.
+local LONGEST = LATE + DAY
 
 local function clock()
   local now = call('TIME')
@@ -70,8 +73,8 @@ local function expire(id, now)
   local hold = call('HGET', books, 'o' .. id)
   if hold then let_go(id, hold) else call('ZREM', due, id) end
   call('ZADD', expired, now, id)
-  call('PEXPIRE', expired, LATE)
-  forget(expired, now - LATE * 1000, 0)
+  call('PEXPIRE', expired, LONGEST)
+  forget(expired, now - LONGEST * 1000, 0)
 end
 
 -- Ends holds that expired, at most 16 and the oldest first.

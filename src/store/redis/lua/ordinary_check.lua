@@ -103,8 +103,8 @@ repeat
   -- Three weeks: longer than such a hold lives by two.
   call('PEXPIRE', due, '1814400000')
   if not stays then
-    -- A week longer than the hold.
-    local millis = math.ceil(lifetime / 1000) + 604800000
+    -- Eight days longer than the hold.
+    local millis = math.ceil(lifetime / 1000) + 691200000
     if call('PTTL', books) < millis then call('PEXPIRE', books, millis + 86400000) end
   end
   return found

@@ -3,7 +3,7 @@
 local wall, now = clock()
 if ARGV[4] == '' then sweep(now) end
 local lifetime = tonumber(ARGV[3])
-local millis = math.ceil(lifetime / 1000) + LATE
+local millis = math.ceil(lifetime / 1000) + LONGEST
 local answer = {}
 local any = false
 for at = 5, #ARGV do
@@ -16,7 +16,7 @@ for at = 5, #ARGV do
   answer[#answer + 1] = lives and 1 or 0
 end
 if any then
-  if millis > 2 * LATE then call('HSET', books, 'long', 1) end
+  if millis > 2 * LONGEST then call('HSET', books, 'long', 1) end
   outlive(due, millis)
   if call('HEXISTS', books, 'keep') == 0 and call('EXISTS', books) == 1 then outlive(books, millis) end
 end

@@ -96,7 +96,9 @@ elseif origin == 'H' then
   if not was_expired and not above then
     local lost = tonumber(call('HGET', shard, 'since') or '0') > began
     local released = call('ZMSCORE', ids, 'R' .. attempt .. ' ' .. id, 'R0 ' .. id)
-    if (old and not lost) or released[1] or (attempt == '' and released[2]) then return {'d'} end
+    if released[1] or (attempt == '' and released[2]) then return {'d'} end
+    -- It ended otherwise, or it expired so long ago that nobody knows.
+    if old and not lost then return {wall - began > LATE * 1000 and 't' or 'd'} end
   end
 end
 if origin ~= 'F' then

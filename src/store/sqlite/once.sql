@@ -1,0 +1,8 @@
+-- Changes of balances that are done once under their ids: where they are in the ledger.
+CREATE TABLE once (
+    customer    INTEGER NOT NULL,
+    id          ANY NOT NULL,
+    balance     INTEGER NOT NULL,
+    sequence    INTEGER NOT NULL,
+    PRIMARY KEY (customer, id)
+) STRICT, WITHOUT ROWID;
