@@ -1,6 +1,7 @@
 //! A check as a call, and what its answer says.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use redis::Value;
 use smallvec::SmallVec;
@@ -47,14 +48,13 @@ struct AskedBalance {
 impl Asked {
     /// `None` when the operation is out of date.
     pub(super) fn of(store: &Inner, operation: &CheckOperation<'_>) -> Option<Self> {
-        let script = match has_room(operation) {
-            true => &store.scripts.check,
-            false => &store.scripts.whole_check,
-        };
+        let lifetime = operation.hold.map(|terms| store.lifetime(terms.lifetime));
+        let is_ordinary = lifetime.is_some_and(|time| time <= WEEK) && has_room(operation);
+        let scripts = &store.scripts;
+        let script = if is_ordinary { &scripts.check } else { &scripts.whole_check };
         let mut call =
             store.begin(script, operation.customer, &[], operation.epoch, operation.now)?;
         let names = store.shared.names();
-        let lifetime = operation.hold.map(|terms| store.lifetime(terms.lifetime));
         let (id, attempt) = (operation.id.to_string(), operation.attempt);
         call.arg(&id).arg(format!("R{attempt} {id}"));
         match lifetime {
@@ -140,6 +140,8 @@ impl AskedBalance {
         Self { name: ask.balance.name.into(), default: default.cloned(), asked }
     }
 }
+
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// Room for whatever is: more than an amount can be.
 const ANY: &str = "99999999999999999999";

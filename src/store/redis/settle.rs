@@ -38,10 +38,11 @@ impl Sent {
         if operation.lines.iter().any(|line| !line.alerts.is_empty()) {
             also.push(keys.alerts(shard));
         }
-        let script = match operation.origin {
-            Origin::Held(Some(_)) => &store.scripts.settle,
-            _ => &store.scripts.whole_settle,
-        };
+        let is_ordinary = matches!(operation.origin, Origin::Held(Some(_)))
+            && store.terms.keep_events > 0
+            && operation.lines.iter().all(|line| line.aggregation.adds());
+        let scripts = &store.scripts;
+        let script = if is_ordinary { &scripts.settle } else { &scripts.whole_settle };
         let mut call = store.begin(script, customer, &also, epoch, now)?;
         // After its version was read: see there.
         let rolled = store.shared.rolled();

@@ -1,11 +1,12 @@
 -- The ordinary check, ahead of the whole one below and the same law, with no more made than it needs: a
 -- function takes as long as a command, and a number as long as several texts. What is not ordinary
 -- breaks out of it before anything is written: something to sweep, the same check again, amounts
--- beyond what numbers tell apart, holds for longer than a week.
+-- beyond what numbers tell apart. Only checks that place a hold, for a week at most, begin here, and only
+-- where every line has room for somebody who has used nothing.
 repeat
   local call, KEYS, ARGV = redis.call, KEYS, ARGV
   local books, due, id, lifetime, hold, name = KEYS[2], KEYS[3], ARGV[3], ARGV[5], ARGV[6], ARGV[8]
-  if lifetime == '' or call('HGET', KEYS[1], 'version') ~= ARGV[1] then break end
+  if call('HGET', KEYS[1], 'version') ~= ARGV[1] then break end
   -- As text, which commands take at once.
   local now
   if ARGV[2] == '' then
@@ -34,7 +35,7 @@ repeat
   fields[count + 1], fields[count + 2] = 'keep', 'long'
   local found = call('HMGET', books, unpack(fields, 1, count + 2))
   local met = call('ZMSCORE', KEYS[4], 'F' .. id, ARGV[4])
-  if found[1] or met[1] or met[2] or found[count + 2] or lifetime + 0 > 6048e8 then break end
+  if found[1] or met[1] or met[2] or found[count + 2] then break end
 
   local writes, wrote = {own, hold, nil, nil, nil, nil}, 2
   local refused, exact = false, true

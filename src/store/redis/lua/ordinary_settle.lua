@@ -6,7 +6,7 @@ repeat
   local call, KEYS, ARGV = redis.call, KEYS, ARGV
   local shard, books, ids, events = KEYS[1], KEYS[2], KEYS[4], KEYS[6]
   local id, attempt, at, producer = ARGV[3], ARGV[5], ARGV[6], ARGV[8]
-  if KEEP_EVENTS == 0 or call('HGET', shard, 'version') ~= ARGV[1] then break end
+  if call('HGET', shard, 'version') ~= ARGV[1] then break end
   local time = call('TIME')
   local seconds, micros = time[1], time[2]
   -- As text, which commands take at once.
