@@ -1,8 +1,8 @@
--- The ordinary check, ahead of the whole one below and the same law, with no more made than it needs: a
--- function takes as long as a command, and a number as long as several texts. What is not ordinary
--- breaks out of it before anything is written: something to sweep, the same check again, amounts
--- beyond what numbers tell apart. Only checks that place a hold, for a week at most, begin here, and only
--- where every line has room for somebody who has used nothing.
+-- The ordinary check, ahead of the whole one below (which tells ARGV) and the same law, with no more made
+-- than it needs: a function takes as long as a command, and a number as long as several texts. What is
+-- not ordinary breaks out of it before anything is written: something to sweep, the same check again,
+-- amounts beyond what numbers tell apart. Only checks that place a hold, for a week at most, begin here,
+-- and only where every line has room for somebody who has used nothing.
 repeat
   local call, KEYS, ARGV = redis.call, KEYS, ARGV
   local books, due, id, lifetime, hold, name = KEYS[2], KEYS[3], ARGV[3], ARGV[5], ARGV[6], ARGV[8]

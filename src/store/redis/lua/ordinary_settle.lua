@@ -1,6 +1,7 @@
--- The ordinary settlement, ahead of the whole one below and the same law, with no more made than it
--- needs: a function takes as long as a command, and a number as long as several texts. It is of a hold that is there, on sums that were begun
--- and numbers can tell. Whatever else it is breaks out of it before anything is written.
+-- The ordinary settlement, ahead of the whole one below (which tells KEYS and ARGV) and the same law, with
+-- no more made than it needs: a function takes as long as a command, and a number as long as several
+-- texts. It is of a hold that is there, on sums alone, of amounts that numbers tell apart, with no alert
+-- to be told. Whatever else it is breaks out of it before anything is written.
 local settled
 repeat
   local call, KEYS, ARGV = redis.call, KEYS, ARGV
