@@ -155,7 +155,7 @@ mod tests {
                 for asked in amounts.map(Some).into_iter().chain([None]) {
                     let room = room(kind, cap, asked);
                     for used in amounts {
-                        let adds = |held: &&Amount| kind.adds() || held.is_zero();
+                        let adds = |held: &&Amount| kind.adds() || **held == Amount::ZERO;
                         let held = amounts.iter().filter(|held| !held.is_negative());
                         for held in held.filter(adds) {
                             let sum = used.saturating_add(*held);
