@@ -58,7 +58,8 @@ repeat
   -- What the hold would be if nobody else held anything, and what goes with it then.
   local alone, gone, going = attempt .. '|', {own, nil, nil, nil}, 1
   local writes, wrote = {nil, nil, nil, nil}, 0
-  local known, fresh, suffix, given, text, after = 2, false, nil, nil, nil, nil
+  local known, suffix, given, text, after = 2, nil, nil, nil, nil
+  local fresh, stays = false, false
   place = lines
   while place <= most and ordinary do
     if ARGV[place] == 's' then
@@ -106,7 +107,11 @@ repeat
   local entry
   if name ~= '' and ordinary then
     local before, held, sequence, charge = found[known], found[known + 1], found[known + 2], ARGV[charged + 1]
-    if not before then break end
+    if not before then
+      -- The first charge: what the default begins at, where there is no balance of their own.
+      local terms, initial = call('HGET', books, 'm' .. name), ARGV[charged + 2]
+      before, stays = not terms and initial ~= '' and initial or 0, true
+    end
     before = before + 0
     local left = before - charge
     if before > 9e15 or before < -9e15 or left > 9e15 or left < -9e15 or #charge > 15 then break end
@@ -183,7 +188,7 @@ repeat
   if entry and call('RPUSH', KEYS[next_key], entry) > KEEP_TRANSACTIONS then
     call('LTRIM', KEYS[next_key], '-' .. KEEP_TRANSACTIONS, -1)
   end
-  if not fresh and not begun then return 'n' end
-  settled = {wall = wall, fresh = fresh, begun = begun or {}, ends = ARGV[sums]}
+  if not (fresh or stays or begun) then return 'n' end
+  settled = {wall = wall, fresh = fresh or stays, stays = stays, begun = begun or {}, ends = ARGV[sums]}
 until true
 

@@ -38,7 +38,7 @@ if settled then
   for key = 7, 8 do
     if settled.begun[key] then begin_quarter(KEYS[key], KEYS[8], settled.ends, settled.wall, KEYS[1]) end
   end
-  if settled.fresh then end_windows(KEYS[2], settled.wall, false) end
+  if settled.fresh then end_windows(KEYS[2], settled.wall, settled.stays) end
   return 'n'
 end
 
