@@ -74,7 +74,7 @@ enum EventType {
 
 #[derive(Clone)]
 struct Charging {
-    charge: Charge,
+    charge: Arc<Charge>,
     /// The balance by the request, in place of the charge's own.
     balance: Option<Arc<ByHead<CompactString>>>,
 }
@@ -212,7 +212,8 @@ impl<B: Backend, R> LimitryLayer<B, R> {
     {
         let charge =
             Charge { balance: CompactString::new(balance.as_ref()), price: Arc::new(price) };
-        self.with(|options| options.charge = Some(Charging { charge, balance: None }))
+        let charging = Charging { charge: Arc::new(charge), balance: None };
+        self.with(|options| options.charge = Some(charging))
     }
 
     /// Charges a balance that the request's head names.
@@ -224,7 +225,7 @@ impl<B: Backend, R> LimitryLayer<B, R> {
     {
         let charge = Charge { balance: CompactString::default(), price: Arc::new(price) };
         let of = move |head: &Parts| CompactString::new(balance(head).as_ref());
-        let charging = Charging { charge, balance: Some(Arc::new(of)) };
+        let charging = Charging { charge: Arc::new(charge), balance: Some(Arc::new(of)) };
         self.with(|options| options.charge = Some(charging))
     }
 
@@ -412,7 +413,7 @@ impl<B: Backend> Options<B> {
     }
 
     /// The balance to charge, and its price.
-    pub(crate) fn charge(&self, head: &Parts) -> Option<Charge> {
+    pub(crate) fn charge(&self, head: &Parts) -> Option<Arc<Charge>> {
         self.charge.as_ref().map(|charging| charging.of(head))
     }
 
@@ -421,7 +422,7 @@ impl<B: Backend> Options<B> {
         &self,
         head: &Parts,
         customer: CustomerId,
-        charge: Option<Charge>,
+        charge: Option<Arc<Charge>>,
         read: Option<Usage>,
     ) -> Result<Check, Refusal> {
         let event_type = match &self.event_type {
@@ -470,12 +471,10 @@ impl<B: Backend> Options<B> {
 }
 
 impl Charging {
-    fn of(&self, head: &Parts) -> Charge {
-        let mut charge = self.charge.clone();
-        if let Some(of) = &self.balance {
-            charge.balance = hook::call(|| of(head)).unwrap_or_default();
-        }
-        charge
+    fn of(&self, head: &Parts) -> Arc<Charge> {
+        let Some(of) = &self.balance else { return Arc::clone(&self.charge) };
+        let balance = hook::call(|| of(head)).unwrap_or_default();
+        Arc::new(Charge { balance, price: Arc::clone(&self.charge.price) })
     }
 }
 

@@ -253,8 +253,15 @@ fn denied(check: Check, now: Timestamp) -> Admission {
     let window = Window::new(Timestamp::from_nanos(start), Timestamp::from_nanos(end));
     let judged = Judged { verdict: Verdict::Exceeded, used: Amount::ONE, held: Amount::ZERO };
     let frame = Arc::new(Frame::of(plans.plan(None), |_| (window, true)));
-    let answer = Answered::new(frame, 0, now, std::iter::once(judged).collect(), None);
-    Admission { decision: check.answered(answer), hold: None }
+    let decision = check.answered(|_| Answered {
+        frame,
+        epoch: 0,
+        at: now,
+        allowed: false,
+        judged: std::iter::once(judged).collect(),
+        balance: None,
+    });
+    Admission { decision, hold: None }
 }
 
 /// Asserts that no request holds anything: every hold was settled, released, or has expired.

@@ -17,11 +17,18 @@ use tower_limitry::{
     Books, Engine, HeaderStyle, Limit, LimitryLayer, Meter, NewBalance, Usage, customer,
 };
 
+#[path = "floor.rs"]
+mod floor;
+
+use floor::FloorLayer;
+
 const CUSTOMER: &str = "x-customer";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Case {
     Bare,
+    /// The least that a layer adds.
+    Floor,
     PassThrough,
     OneLimit,
     FiveLimits,
@@ -33,8 +40,9 @@ pub(crate) enum Case {
 }
 
 impl Case {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Bare,
+        Self::Floor,
         Self::PassThrough,
         Self::OneLimit,
         Self::FiveLimits,
@@ -47,6 +55,7 @@ impl Case {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare",
+            Self::Floor => "floor",
             Self::PassThrough => "pass-through",
             Self::OneLimit => "one-limit",
             Self::FiveLimits => "five-limits",
@@ -61,6 +70,7 @@ impl Case {
         let router = Router::new().route("/", get(|| async { "ok" }));
         match self {
             Self::Bare => router,
+            Self::Floor => router.layer(FloorLayer),
             Self::PassThrough => router.layer(limitry(5).skip(|head| head.uri.path() == "/")),
             Self::OneLimit => router.layer(limitry(1)),
             Self::FiveLimits => router.layer(limitry(5)),

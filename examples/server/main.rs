@@ -14,7 +14,7 @@
 //! | `LIMITRY_CONNECTIONS` | 10000, or what the system allows | how many connections there may be at once |
 //! | `LIMITRY_IDLE_SECONDS` | 75 | how long a connection may go without a request |
 //! | `LIMITRY_BACKEND` | `memory:` | where the books are; `sqlite:PATH` keeps them in a file, and any number of servers share `redis://HOST` or `redis-cluster://HOST,HOST` |
-//! | `LIMITRY_OPEN_WAIT` | 0 | how many seconds to wait for another process that has the file of the books open |
+//! | `LIMITRY_OPEN_WAIT` | 0 | how many seconds to wait for another process that has the file of the books, or of the webhooks, open |
 //! | `LIMITRY_DEFINITIONS` | | a TOML file of meters, limits, customers and default balances, read again on SIGHUP, but for the balances |
 //! | `LIMITRY_PROJECT` | `proj_default` | the id of the project |
 //! | `LIMITRY_WEBHOOK_URL` | | an https URL that is told when usage reaches a limit's alert thresholds |
@@ -59,8 +59,8 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), BoxError> {
     let listen = variable("LISTEN")?.unwrap_or_else(|| "127.0.0.1:8080".into());
     let backend = variable("LIMITRY_BACKEND")?.unwrap_or_else(|| "memory:".into());
-    let webhooks = webhooks()?;
     let open_wait = Duration::from_secs(number("LIMITRY_OPEN_WAIT")?.unwrap_or(0));
+    let webhooks = webhooks(open_wait)?;
     let mut engine = Engine::builder().open_wait(open_wait);
     if let Some(webhooks) = &webhooks {
         engine = engine.on_alert(webhooks.hook()).alert_again_after_restart();
@@ -144,7 +144,7 @@ async fn run() -> Result<(), BoxError> {
     Ok(())
 }
 
-fn webhooks() -> Result<Option<Webhooks>, BoxError> {
+fn webhooks(open_wait: Duration) -> Result<Option<Webhooks>, BoxError> {
     let Some(url) = variable("LIMITRY_WEBHOOK_URL")? else { return Ok(None) };
     let secret = variable("LIMITRY_WEBHOOK_SECRET")?;
     let secret = secret.ok_or("LIMITRY_WEBHOOK_SECRET is missing; webhooks are signed")?;
@@ -154,7 +154,7 @@ fn webhooks() -> Result<Option<Webhooks>, BoxError> {
     if danger.is_some_and(|value| value == "1") {
         webhooks = webhooks.danger_allow_http_and_private_addresses();
     }
-    let webhooks = webhooks.start()?;
+    let webhooks = webhooks.open_wait(open_wait).start()?;
     webhooks.enable(&url)?;
     Ok(Some(webhooks))
 }

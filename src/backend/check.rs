@@ -55,12 +55,11 @@ pub(crate) struct Ask {
     pub(crate) event_type: Option<CompactString>,
     /// The dimensions, and the estimate if there are values.
     pub(crate) expected: Usage,
-    pub(crate) charge: Option<Charge>,
+    pub(crate) charge: Option<Arc<Charge>>,
     pub(crate) lifetime: Option<Duration>,
 }
 
 /// What a request costs a balance: a name, and a price as a function of usage.
-#[derive(Clone)]
 pub(crate) struct Charge {
     pub(crate) balance: CompactString,
     pub(crate) price: Arc<Price>,
@@ -124,6 +123,7 @@ impl Ask {
 }
 
 impl Flight {
+    #[inline]
     fn new(ask: Ask) -> Self {
         Self { ask, answer: OnceLock::new(), report: Report::default() }
     }
@@ -154,6 +154,7 @@ impl Check {
         }
     }
 
+    #[inline]
     pub(crate) fn new(ask: Ask) -> Self {
         Self(Arc::new(Flight::new(ask)))
     }
@@ -193,7 +194,7 @@ impl Check {
         F: Fn(&Usage) -> Option<Amount> + Send + Sync + 'static,
     {
         let balance = CompactString::new(balance.as_ref());
-        self.ask_mut().charge = Some(Charge { balance, price: Arc::new(price) });
+        self.ask_mut().charge = Some(Arc::new(Charge { balance, price: Arc::new(price) }));
         self
     }
 
@@ -245,12 +246,16 @@ impl Check {
         Self::new(self.ask().clone())
     }
 
-    /// The answer. The same check asked twice is two requests.
-    pub(crate) fn answered(self, answer: Answer) -> Decision {
-        let Err(answer) = self.0.answer.set(answer) else { return Decision(self.0) };
+    /// The answer, which is made where it stays. The same check asked twice is two requests.
+    pub(crate) fn answered(self, make: impl FnOnce(&Ask) -> Answer) -> Decision {
+        let mut make = Some(make);
+        self.0.answer.get_or_init(|| {
+            let make = make.take().expect("an answer is made once");
+            make(&self.0.ask)
+        });
+        let Some(make) = make else { return Decision(self.0) };
         let again = Flight::clone(&self.0);
-        let answered = again.answer.set(answer);
-        debug_assert!(answered.is_ok(), "nobody has answered a new flight");
+        again.answer.get_or_init(|| make(&again.ask));
         Decision(Arc::new(again))
     }
 

@@ -28,25 +28,13 @@ pub(crate) struct Answer {
     pub(crate) at: Timestamp,
     pub(crate) allowed: bool,
     /// What each line of the frame said; none where nothing was looked at.
-    judged: Judgements,
+    pub(crate) judged: Judgements,
     pub(crate) balance: Option<BalanceState>,
 }
 
 pub(crate) type Judgements = SmallVec<[Judged; 6]>;
 
 impl Answer {
-    pub(crate) fn new(
-        frame: Arc<Frame>,
-        epoch: u64,
-        at: Timestamp,
-        judged: Judgements,
-        balance: Option<BalanceState>,
-    ) -> Self {
-        let allowed = !judged.iter().any(|judged| judged.verdict.refuses())
-            && !balance.as_ref().is_some_and(BalanceState::is_exceeded);
-        Self { frame, epoch, at, allowed, judged, balance }
-    }
-
     /// Of what was decided elsewhere, over all lines of a plan in their order.
     #[cfg(feature = "client")]
     pub(crate) fn told(
@@ -61,7 +49,10 @@ impl Answer {
             Line { index, ..line }
         });
         let lines = lines.collect();
-        Self::new(Arc::new(Frame::new(plan, lines)), 0, at, judged, balance)
+        let allowed = !judged.iter().any(|judged| judged.verdict.refuses())
+            && !balance.as_ref().is_some_and(BalanceState::is_exceeded);
+        let frame = Arc::new(Frame::new(plan, lines));
+        Self { frame, epoch: 0, at, allowed, judged, balance }
     }
 
     /// What each line said, to add to it.
@@ -148,8 +139,16 @@ impl Decision {
     }
 
     /// The limits that customers may see, in the order of the plan.
-    pub(crate) fn shown(&self) -> impl Iterator<Item = (LimitState<'_>, &Shown)> {
-        self.looked_at().filter_map(|limit| Some((limit, limit.line.shown.as_ref()?)))
+    pub(crate) fn shown(&self) -> impl Iterator<Item = LimitState<'_>> {
+        self.looked_at().filter(|limit| limit.shown().is_some())
+    }
+
+    /// What is left on that line of the frame, as a limit's [`remaining`](LimitState::remaining).
+    #[inline]
+    pub(crate) fn remaining(&self, line: usize) -> Amount {
+        let Answer { frame, judged, .. } = self.answer();
+        let line = frame.lines.get(line).zip(judged.get(line));
+        line.map_or(Amount::ZERO, |(line, judged)| judged.remaining(line.cap))
     }
 
     /// The balance that was looked at.
@@ -374,8 +373,12 @@ impl<'a> LimitState<'a> {
 
     /// What is left: `limit - used - held`, never below 0.
     pub fn remaining(&self) -> Amount {
-        let left = self.limit().saturating_sub(self.used()).saturating_sub(self.held());
-        left.max(Amount::ZERO)
+        self.judged.remaining(self.limit())
+    }
+
+    /// What header fields say of it; `None` when it is private.
+    pub(crate) fn shown(&self) -> Option<&'a Shown> {
+        self.line.shown.as_ref()
     }
 
     /// In the answer of a check: this limit refused it. In a usage read: `used + held >= limit`.

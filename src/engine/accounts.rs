@@ -5,11 +5,14 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::Inner;
 use super::frames::Newest;
 use super::windows::Windows;
+use crate::Error;
 use crate::backend::Customer;
 use crate::policy::catalog::Plans;
-use crate::policy::{CustomerId, Period, Timestamp, Window};
+use crate::policy::{Calendar, CustomerId, Period, Timestamp, Window};
+use crate::store::Store;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
@@ -111,5 +114,32 @@ impl Accounts {
 
     fn shard(&self, customer: &CustomerId) -> &RwLock<Shard> {
         &self.shards[self.hasher.hash_one(customer) as usize % SHARDS]
+    }
+}
+
+impl<S: Store> Inner<S> {
+    pub(super) fn window_of(&self, known: Option<&Known>, period: Period, at: Timestamp) -> Window {
+        match known {
+            Some(known) => known.window(&self.windows, period, at),
+            None => self.windows.window(period, at),
+        }
+    }
+
+    pub(super) async fn put_customer(self: &Arc<Self>, customer: Customer) -> Result<(), Error> {
+        let id = customer.id.clone().map_err(|error| Error::invalid("id", error))?;
+        let own = self.windows_of(&customer)?;
+        self.describe(&id, Some(customer), own).await
+    }
+
+    /// A customer's own calendar, where it is not everybody's.
+    pub(super) fn windows_of(&self, customer: &Customer) -> Result<Option<Arc<Windows>>, Error> {
+        let everybody = self.windows.calendar();
+        let zone = customer.zone.as_deref().unwrap_or(everybody.zone());
+        let calendar = match &customer.anchor {
+            Some(anchor) => Calendar::parse(Some(zone), anchor),
+            None => Calendar::new(Some(zone), None),
+        };
+        let calendar = calendar.map_err(|error| Error::invalid("customer", error))?;
+        Ok((calendar != *everybody).then(|| Arc::new(Windows::new(calendar))))
     }
 }

@@ -5,32 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::accounts::Known;
+use super::balances::balance_at;
 use super::definitions::{Definitions, owner};
-use super::kept::counters;
-use super::windows::Windows;
 use super::{Engine, Inner, Scope};
 use crate::backend::{
     Admin, Check, Customer, Decision, EventQuery, MeterQuery, MeterReading, Page, PageRequest,
-    Recorded, TransactionQuery, sound_event,
+    Recorded, TransactionQuery,
 };
-use crate::policy::catalog::Rule;
 use crate::policy::{
-    Amount, Balance, Calendar, Change, Credit, Credited, CustomerId, Debit, Debited, Event,
-    EventId, IdError, Limit, Meter, NewBalance, Period, RecordedEvent, Timestamp, Transaction,
-    Usage, Voided, Window,
+    Amount, Balance, Credit, Credited, CustomerId, Debit, Debited, Event, EventId, IdError, Limit,
+    Meter, NewBalance, RecordedEvent, Transaction,
 };
-use crate::store::{
-    BalanceChange, BoxFuture, HoldKey, Keep, Origin, Outcome, Recount, SettleOperation,
-    SettleOutcome, Settled, Store, Wanted,
-};
+use crate::store::{BoxFuture, HoldKey, Keep, Outcome, Store};
 use crate::{Error, ErrorKind};
-
-/// How many events are recorded at once.
-const MOST_EVENTS: usize = 1_000;
-
-/// How early an event may come.
-pub(super) const MOST_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl<S: Store> Admin for Engine<S> {
     fn preview(&self, check: Check) -> BoxFuture<'_, Result<Decision, Error>> {
@@ -325,16 +312,6 @@ impl<S: Store> Admin for Engine<S> {
     }
 }
 
-/// The balance that a cursor names.
-fn balance_at(cursor: &str) -> Result<(CustomerId, String), Error> {
-    let named = || {
-        let (length, both) = cursor.split_once(':')?;
-        let (customer, name) = both.split_at_checked(length.parse().ok()?)?;
-        Some((CustomerId::new(customer).ok()?, name.to_owned()))
-    };
-    named().ok_or_else(|| Error::invalid("cursor", "is none that a page gave"))
-}
-
 impl<S: Store> Inner<S> {
     /// Decides and keeps nothing.
     async fn look(&self, mut check: Check, scope: Scope) -> Result<Decision, Error> {
@@ -343,139 +320,12 @@ impl<S: Store> Inner<S> {
         loop {
             let epoch = self.epoch.load(Ordering::Acquire);
             let mut resolved = self.resolve(&check, epoch, scope);
-            let mut checked = self.ask(&mut resolved, false).await?;
+            let mut checked = self.ask(&check, &mut resolved, false).await?;
             if checked.outcome != Outcome::Stale {
-                return Ok(resolved.decide(&mut checked));
+                return Ok(resolved.decide(check, &mut checked));
             }
             self.reload(epoch).await?;
         }
-    }
-
-    async fn record(&self, events: Vec<Event>) -> Result<Vec<Recorded>, Error> {
-        if events.len() > MOST_EVENTS {
-            let problem = format_args!("are {}; give at most {MOST_EVENTS}", events.len());
-            return Err(Error::invalid("events", problem));
-        }
-        let events: Vec<Use> = events
-            .into_iter()
-            .enumerate()
-            .map(|(at, event)| self.check_event(at, event))
-            .collect::<Result<_, _>>()?;
-        let mut settled = vec![Settled::nothing(SettleOutcome::Stale); events.len()];
-        let mut left: Vec<usize> = (0..events.len()).collect();
-        while !left.is_empty() {
-            let epoch = self.epoch.load(Ordering::Acquire);
-            let some: Vec<&Use> = left.iter().map(|at| &events[*at]).collect();
-            let answers = self.record_once(&some, epoch).await?;
-            let is_refused = |settled: &Settled| {
-                !settled.outcome.is_counted() && settled.outcome != SettleOutcome::Stale
-            };
-            // The answers end with the one that could not be taken.
-            if let Some(last) = answers.iter().rposition(is_refused) {
-                let (at, refused) = (left[last], &answers[last]);
-                let event = &events[at];
-                self.settled(&event.customer, &event.event_type, event.at, refused);
-                let error = Error::from(refused.outcome);
-                return Err(Error::new(error.kind(), format!("events[{at}]: {error}")));
-            }
-            for (at, answer) in left.iter().zip(answers) {
-                settled[*at] = answer;
-            }
-            // A store that is shared may have taken some before its definitions changed.
-            left.retain(|at| settled[*at].outcome == SettleOutcome::Stale);
-            if !left.is_empty() {
-                self.reload(epoch).await?;
-            }
-        }
-        for (event, settled) in events.iter().zip(&settled) {
-            self.tell(settled, || event.recorded());
-            self.settled(&event.customer, &event.event_type, event.at, settled);
-        }
-        let recorded = events.into_iter().zip(settled).map(|(event, settled)| Recorded {
-            id: event.id,
-            recorded: settled.outcome == SettleOutcome::Recorded,
-        });
-        Ok(recorded.collect())
-    }
-
-    /// Resolves all events by the definitions of now and records them.
-    async fn record_once(&self, events: &[&Use], epoch: u64) -> Result<Vec<Settled>, Error> {
-        let now = self.moment();
-        let frames: Vec<_> = events
-            .iter()
-            .map(|event| {
-                self.frame_for_event(&event.customer, &event.event_type, &event.usage, event.at)
-            })
-            .collect();
-        let given: Vec<_> = events
-            .iter()
-            .zip(&frames)
-            .map(|(event, frame)| frame.plan.amounts(&event.usage))
-            .collect();
-        let mut usages: Vec<Usage> = events.iter().map(|event| event.usage.clone()).collect();
-        let settling = events.iter().zip(&mut usages).zip(frames.iter().zip(&given));
-        let operations = settling.map(|((event, usage), (frame, given))| SettleOperation {
-            epoch,
-            now,
-            id: &event.id,
-            customer: &event.customer,
-            origin: event.origin,
-            event_type: &event.event_type,
-            usage,
-            at: event.at,
-            lines: &frame.lines,
-            given,
-            charge: None,
-            reverses: false,
-            mark: None,
-        });
-        self.store.record(operations.collect()).await
-    }
-
-    fn check_event(&self, at: usize, event: Event) -> Result<Use, Error> {
-        let field = |name: &str| format!("events[{at}].{name}");
-        let now = self.now();
-        let (customer, given) = sound_event(at, &event)?;
-        let time = event.at.or_else(|| given.as_ref().and_then(EventId::made_at));
-        if time.is_some_and(|time| time.duration_since(now) > MOST_AHEAD) {
-            let problem = "is more than 24 hours ahead; give the time at which it happened";
-            return Err(Error::invalid(&field("at"), problem));
-        }
-        let (id, origin) = match given {
-            Some(id) => (id, Origin::Given),
-            None => (self.ids.make(now), Origin::Fresh),
-        };
-        Ok(Use {
-            id,
-            origin,
-            customer,
-            event_type: event.event_type,
-            usage: event.usage,
-            at: time.unwrap_or(now),
-        })
-    }
-
-    async fn events(&self, query: EventQuery) -> Result<Page<RecordedEvent>, Error> {
-        let length = query.page.length()?;
-        let before = query.page.number()?;
-        let customer = query.customer.map(required).transpose()?;
-        let wanted =
-            Wanted { before, customer: customer.as_ref(), event_type: query.event_type.as_deref() };
-        let mut items: Vec<RecordedEvent> = Vec::new();
-        let mut visit = |event: &RecordedEvent| {
-            let wanted = before.is_none_or(|before| event.sequence < before)
-                && customer.as_ref().is_none_or(|customer| event.customer == *customer)
-                && query.event_type.as_ref().is_none_or(|wanted| event.event_type == *wanted);
-            if wanted {
-                items.push(event.clone());
-            }
-            items.len() <= length
-        };
-        self.store.events_before(wanted, &mut visit).await?;
-        let more = items.len() > length;
-        items.truncate(length);
-        let next = items.last().map(|last| last.sequence.to_string()).filter(|_| more);
-        Ok(Page { items, next })
     }
 
     /// Runs a change of the definitions to its end once it has begun, whoever waits for it: cut off
@@ -492,146 +342,6 @@ impl<S: Store> Inner<S> {
         })
     }
 
-    /// `owners` are in order.
-    pub(super) fn publish(
-        &self,
-        definitions: &mut Definitions,
-        only: Option<&CustomerId>,
-        owners: &[CustomerId],
-    ) {
-        if only.is_none() {
-            self.catalog.store(Arc::new(definitions.catalog()));
-            // Those of whom nothing of their own is left are like everybody again.
-            for former in self.accounts.with_plans() {
-                if owners.binary_search(&former).is_err()
-                    && let Some(known) = self.accounts.get(&former)
-                {
-                    self.accounts.put(&former, Known { plans: None, ..Known::clone(&known) });
-                }
-            }
-        }
-        for owner in owners {
-            let known = self.accounts.get(owner);
-            let known = known.map(|known| Known::clone(&known)).unwrap_or_default();
-            let plans = Some(Arc::new(definitions.plans_for(owner)));
-            self.accounts.put(owner, Known { plans, ..known });
-        }
-    }
-
-    /// Counts kept events on these rules' counters again, and refuses operations that were resolved
-    /// before. `known` tells who counts on them already.
-    pub(super) async fn recount(
-        &self,
-        customer: Option<&CustomerId>,
-        rules: &[Rule],
-        known: &(dyn Fn(&CustomerId, u32) -> bool + Send + Sync),
-    ) -> Result<Option<Timestamp>, Error> {
-        let epoch = self.epoch.fetch_add(1, Ordering::AcqRel) + 1;
-        let voided = if rules.is_empty() { Voided::default() } else { self.voided(rules).await? };
-        let counters: Vec<u32> = counters(rules).into_iter().collect();
-        let rule = |counter: u32| rules.iter().find(|rule| rule.counter == counter);
-        let window = |customer: &CustomerId, counter: u32, at: Timestamp| {
-            if known(customer, counter) {
-                return None;
-            }
-            let of = self.accounts.get(customer);
-            Some(self.window_of(of.as_deref(), rule(counter)?.period, at))
-        };
-        let counts = |event: &RecordedEvent, counter: u32| {
-            let rule = rule(counter)?;
-            let usage = &event.usage;
-            let amount = rule.counts(&event.event_type, usage.values(), usage.dimensions())?;
-            let aggregation = rule.meter.aggregation();
-            if voided.has(event) {
-                return None;
-            }
-            Some((aggregation, event.gives(aggregation, amount)?))
-        };
-        let change = Recount {
-            epoch,
-            customer,
-            counters: &counters,
-            now: self.moment(),
-            window: &window,
-            counts: &counts,
-        };
-        self.store.recount(change).await
-    }
-
-    /// The events that were taken back, where that makes a difference: while none is gone, they add up
-    /// to nothing.
-    async fn voided(&self, rules: &[Rule]) -> Result<Voided, Error> {
-        // Reading waits for the store as long as it fails; nobody waits for that under a lock.
-        self.store.keep(&[]).await?;
-        let mut voided = Voided::default();
-        let adds = rules.iter().all(|rule| rule.meter.aggregation().adds());
-        if !adds || self.store.events(&mut |_| false).await?.is_some() {
-            let mut note = |event: &RecordedEvent| {
-                voided.note(event);
-                true
-            };
-            self.store.events(&mut note).await?;
-        }
-        Ok(voided)
-    }
-
-    pub(super) fn window_of(&self, known: Option<&Known>, period: Period, at: Timestamp) -> Window {
-        match known {
-            Some(known) => known.window(&self.windows, period, at),
-            None => self.windows.window(period, at),
-        }
-    }
-
-    async fn put_customer(self: &Arc<Self>, customer: Customer) -> Result<(), Error> {
-        let id = customer.id.clone().map_err(|error| Error::invalid("id", error))?;
-        let own = self.windows_of(&customer)?;
-        self.describe(&id, Some(customer), own).await
-    }
-
-    /// A customer's own calendar, where it is not everybody's.
-    pub(super) fn windows_of(&self, customer: &Customer) -> Result<Option<Arc<Windows>>, Error> {
-        let everybody = self.windows.calendar();
-        let zone = customer.zone.as_deref().unwrap_or(everybody.zone());
-        let calendar = match &customer.anchor {
-            Some(anchor) => Calendar::parse(Some(zone), anchor),
-            None => Calendar::new(Some(zone), None),
-        };
-        let calendar = calendar.map_err(|error| Error::invalid("customer", error))?;
-        Ok((calendar != *everybody).then(|| Arc::new(Windows::new(calendar))))
-    }
-
-    fn change(&self, change: &Change) -> Result<(CustomerId, EventId), Error> {
-        let customer = required(change.customer.clone())?;
-        match change.amount {
-            Ok(amount) if amount.is_positive() => {
-                let id = change.once.clone().unwrap_or_else(|| self.ids.make(self.now()));
-                Ok((customer, id))
-            }
-            Ok(amount) => {
-                Err(Error::invalid("amount", format_args!("is {amount}; give more than 0")))
-            }
-            Err(error) => Err(Error::invalid("amount", error)),
-        }
-    }
-
-    fn balance_change<'a>(
-        &'a self,
-        change: &'a Change,
-        customer: &'a CustomerId,
-        id: &'a EventId,
-    ) -> BalanceChange<'a> {
-        BalanceChange {
-            id,
-            once: change.once.is_some(),
-            customer,
-            balance: self.balance(&change.balance),
-            amount: change.amount.unwrap_or(Amount::ZERO),
-            description: change.description.as_deref(),
-            reference: change.reference.as_deref(),
-            now: self.moment(),
-        }
-    }
-
     async fn wait_until_settled(&self) -> Result<(), Error> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let waiting = Waiting(&self.waiting);
@@ -646,30 +356,6 @@ impl<S: Store> Inner<S> {
                 return Ok(());
             }
             ended.await;
-        }
-    }
-}
-
-/// An event to record, checked.
-struct Use {
-    id: EventId,
-    origin: Origin,
-    customer: CustomerId,
-    event_type: compact_str::CompactString,
-    usage: Usage,
-    at: Timestamp,
-}
-
-impl Use {
-    fn recorded(&self) -> RecordedEvent {
-        RecordedEvent {
-            id: self.id.clone(),
-            customer: self.customer.clone(),
-            event_type: self.event_type.clone(),
-            usage: self.usage.clone(),
-            at: self.at,
-            sequence: 0,
-            reverses: false,
         }
     }
 }

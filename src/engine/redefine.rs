@@ -8,9 +8,9 @@ use tokio::sync::MutexGuard;
 
 use super::Inner;
 use super::accounts::Known;
-use super::admin::MOST_AHEAD;
 use super::definitions::Definitions;
 use super::kept::{Counted, counters};
+use super::record::MOST_AHEAD;
 use super::windows::Windows;
 use crate::Error;
 use crate::backend::Customer;

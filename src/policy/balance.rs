@@ -132,7 +132,7 @@ pub(crate) struct Change {
     pub(crate) amount: Result<Amount, AmountError>,
     pub(crate) description: Option<Box<str>>,
     pub(crate) reference: Option<Box<str>>,
-    /// The id under which it may come again, and is done once.
+    /// The id under which it may come again, and within a day is done once.
     pub(crate) once: Option<super::EventId>,
 }
 

@@ -40,9 +40,9 @@
 //! - `Idempotency-Key` is honoured on record (there also as `idempotencyKey` in the body), batch, credit
 //!   and debit, for 24 hours and at most 100,000 keys, while the server runs. After a restart, and on
 //!   another server of the same books, the same call of before is known by the books: a credit and a debit
-//!   for as long as their transaction is kept, and on Redis for a day; an event's key, and with it that of
-//!   its batch, for as long as they remember ids; and a credit's `reference` for ever. An event under a key that is older than that (in memory ten minutes) is refused as
-//!   `too_old`, as a repeat could not be told from it.
+//!   for 24 hours too, as far as their transaction is kept; an event's key, and with it that of its batch,
+//!   for as long as they remember ids; and a credit's `reference` for ever. An event under a key that is
+//!   older than that (in memory ten minutes) is refused as `too_old`, as a repeat could not be told from it.
 //! - `createdAt` of a balance is not kept in the books: it tells what this process knows, at the latest the
 //!   time at which it was built, as do the times of meters and limits that a program defined.
 //! - Of a balance only the minimum can be changed, and it is not removed: `DELETE` is answered 409

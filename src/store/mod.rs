@@ -156,12 +156,12 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         Box::pin(std::future::ready(Err(Error::new(ErrorKind::Invalid, message))))
     }
 
-    /// Adds to a balance; once for each reference, for ever, and once for an id that is to be done
-    /// [once](BalanceChange::once).
+    /// Adds to a balance; once for each reference, for ever, and of what is to be done
+    /// [once](BalanceChange::once) once for that id.
     fn credit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Credited, Error>>;
 
-    /// Takes from a balance if it covers the amount above its holds: judged and taken in one step. Of an
-    /// id that is to be done [once](BalanceChange::once) and was, answers what was taken then.
+    /// Takes from a balance if it covers the amount above its holds: judged and taken in one step. Of what
+    /// is to be done [once](BalanceChange::once) and was, answers what was taken then.
     fn debit<'a>(&'a self, change: BalanceChange<'a>) -> BoxFuture<'a, Result<Debited, Error>>;
 
     /// Every balance of a customer, untouched defaults included, in the order of their names.
@@ -579,6 +579,14 @@ pub struct Judged {
     pub held: Amount,
 }
 
+impl Judged {
+    /// What is left under this cap, never below 0.
+    #[inline]
+    pub(crate) fn remaining(&self, cap: Amount) -> Amount {
+        cap.saturating_sub(self.used).saturating_sub(self.held).max(Amount::ZERO)
+    }
+}
+
 impl Default for Judged {
     fn default() -> Self {
         Self { verdict: Verdict::Within, used: Amount::ZERO, held: Amount::ZERO }
@@ -740,14 +748,17 @@ pub enum SettleOutcome {
     Behind,
 }
 
+/// How long a change is known that is done [once](BalanceChange::once).
+pub(crate) const ONCE_FOR: Duration = Duration::from_secs(24 * 3_600);
+
 /// A change of a balance.
 #[derive(Clone, Copy, Debug)]
 pub struct BalanceChange<'a> {
     /// The id of the transaction.
     pub id: &'a EventId,
-    /// The change may come again under that id, which is its customer's own: it is done once for as long
-    /// as the transaction is kept, or for a day. A repeat is answered with what was done then.
-    pub once: bool,
+    /// The change may come again under this id, one for each customer: within a day it is done once, as
+    /// far as the transaction is kept. A repeat is answered with what was done then.
+    pub once: Option<&'a EventId>,
     /// Whose balance.
     pub customer: &'a CustomerId,
     /// Which.

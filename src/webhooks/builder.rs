@@ -28,6 +28,7 @@ pub struct WebhooksBuilder {
     most: usize,
     most_given_up: usize,
     timeout: Duration,
+    open_wait: Duration,
     roots: Vec<u8>,
     clock: Arc<dyn Clock>,
 }
@@ -50,6 +51,7 @@ impl WebhooksBuilder {
             most: 100_000,
             most_given_up: 10_000,
             timeout: Duration::from_secs(15),
+            open_wait: Duration::ZERO,
             roots: Vec::new(),
             clock: Arc::new(SystemClock::default()),
         }
@@ -80,6 +82,13 @@ impl WebhooksBuilder {
     /// How long an endpoint may take to answer. 15 seconds unless set.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Has [`start`](Self::start) wait so long for another process that has the file open, as in a
+    /// deployment where the new process starts before the old one has ended. Not at all unless set.
+    pub fn open_wait(mut self, wait: Duration) -> Self {
+        self.open_wait = wait;
         self
     }
 
@@ -134,7 +143,7 @@ impl WebhooksBuilder {
             }
             given.push((url, Secrets::parse(secret)?));
         }
-        let file = File::open(&self.path, &producer)?;
+        let file = File::open(&self.path, &producer, self.open_wait)?;
         let mut endpoints = Vec::with_capacity(given.len());
         for (url, secrets) in given {
             let (number, disabled) =

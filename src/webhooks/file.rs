@@ -4,6 +4,7 @@
 //! and then, so a power cut may take the last.
 
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Result, TransactionBehavior, params,
@@ -35,15 +36,16 @@ pub(super) struct Due {
 }
 
 impl File {
-    /// Opens the file, or makes a new one that calls itself `producer`.
-    pub(super) fn open(path: &Path, producer: &str) -> Result<Self, Error> {
+    /// Opens the file, or makes a new one that calls itself `producer`. Waits so long for who has it open.
+    pub(super) fn open(path: &Path, producer: &str, wait: Duration) -> Result<Self, Error> {
+        const LONGEST: Duration = Duration::from_secs(24 * 3_600);
         // A path is a path, also one that looks like a URI.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut file = Connection::open_with_flags(path, flags).map_err(unopened)?;
-        file.execute_batch("PRAGMA busy_timeout = 0; PRAGMA locking_mode = EXCLUSIVE")
-            .map_err(unopened)?;
+        file.busy_timeout(wait.min(LONGEST)).map_err(unopened)?;
+        file.execute_batch("PRAGMA locking_mode = EXCLUSIVE").map_err(unopened)?;
         let number = |sql| file.query_row(sql, [], |row| row.get::<_, i32>(0)).map_err(unopened);
         let tables = number("SELECT count(*) FROM sqlite_schema")?;
         let application = number("PRAGMA application_id")?;

@@ -70,7 +70,8 @@
 //!
 //! # The file
 //!
-//! It belongs to one process: a second one that opens it is told so at once. It holds customers' ids
+//! It belongs to one process: a second one that opens it is told so at once, unless it is to
+//! [wait](WebhooksBuilder::open_wait). It holds customers' ids
 //! and usage until they are delivered, and ids without them until the window has ended; of URLs it holds hashes, of
 //! secrets nothing. Without it the same crossing gets another id.
 //!

@@ -328,7 +328,8 @@ mod tests {
     }
 
     fn queue(most: usize) -> Arc<Queue> {
-        let file = File::open(std::path::Path::new(":memory:"), "producer").unwrap();
+        let file =
+            File::open(std::path::Path::new(":memory:"), "producer", Duration::ZERO).unwrap();
         let (number, _) = file.endpoint(b"url").unwrap();
         let endpoint = Endpoint {
             url: Url::parse("https://example.com").unwrap(),

@@ -159,6 +159,16 @@ async fn a_change_of_a_balance_is_done_once_under_its_key_over_a_restart() {
     let id = before[0]["transaction"]["id"].as_str().unwrap();
     assert_eq!(listed["data"].as_array().unwrap().len(), 5, "and the opening: {listed}");
     assert_eq!(id.parse::<uuid::Uuid>().unwrap().to_string(), id, "an id as all others");
+
+    // A day later the key is good for another call.
+    clock.advance(Duration::from_secs(23 * 3_600));
+    let api = Api::over(api.books.clone(), |server| server).await;
+    let later = api.post_once("key", changes[0].0, changes[0].1.clone()).await.json();
+    assert_ne!(later["transaction"]["id"], id);
+    let again = Api::over(api.books.clone(), |server| server).await;
+    let again = again.post_once("key", changes[0].0, changes[0].1.clone()).await.json();
+    assert_eq!(again["transaction"], later["transaction"]);
+    assert_eq!(api.get(&balance).await.json()["currentBalance"], 10);
     let other = api.post_once("another key", changes[0].0, changes[0].1.clone()).await.json();
     assert_ne!(other["transaction"]["id"], id);
 }

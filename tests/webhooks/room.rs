@@ -139,6 +139,26 @@ async fn a_file_belongs_to_one_process_at_a_time() {
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
 }
 
+/// As in a deployment, where the new process starts before the old one has ended.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_file_may_be_waited_for() {
+    let (folder, clock, endpoint) = (Folder::new(), ManualClock::at(NOON), Endpoint::start().await);
+    let first = hooks(&folder, &clock, &[&endpoint]).start().unwrap();
+    let second = hooks(&folder, &clock, &[&endpoint]).open_wait(STUCK);
+    let second = tokio::task::spawn_blocking(|| second.start());
+    let handles = || {
+        let handles = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let paths = handles.filter_map(|handle| handle.path().read_link().ok());
+        paths.filter(|path| *path == folder.file()).count()
+    };
+    until(|| handles() == 2 || second.is_finished()).await;
+    drop(first);
+    let second = second.await.unwrap().unwrap();
+    use_up(&alerting(&clock, &second), "acct_1", 80).await;
+    endpoint.hears(1).await;
+}
+
 #[test]
 fn webhooks_are_started_inside_tokio() {
     let folder = Folder::new();

@@ -51,7 +51,7 @@ impl Inner {
         let at = check.ask().at.unwrap_or_else(|| self.clock.now());
         let question = Question { ask: check.ask(), at, asked: sent.asked(), shows_all };
         let answer = judge::judge(question, told.limits, told.balance, &self.ledger());
-        Ok(check.answered(answer))
+        Ok(check.answered(|_| answer))
     }
 
     async fn record(&self, events: Vec<Event>) -> Result<Vec<Recorded>, Error> {

@@ -206,7 +206,7 @@ fn admit(sent: &Sent, check: Check, told: Told) -> Result<Admission, Error> {
         Some(Known::Used) => {
             let answer = Answer::told(Arc::default(), *at, Vec::new(), None);
             drop(ledger);
-            return Ok(Admission { decision: check.answered(answer), hold: None });
+            return Ok(Admission { decision: check.answered(|_| answer), hold: None });
         }
         None => {}
     }
@@ -218,7 +218,7 @@ fn admit(sent: &Sent, check: Check, told: Told) -> Result<Admission, Error> {
         judge::hold(&mut answer, ask);
     }
     drop(ledger);
-    let decision = check.answered(answer);
+    let decision = check.answered(|_| answer);
     let ticket = Ticket { check: decision.check(), place: None };
     let hold = allowed.then_some(Hold { ticket, at: *at });
     Ok(Admission { decision, hold })

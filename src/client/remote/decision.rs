@@ -31,7 +31,7 @@ pub(super) fn of(check: Check, body: DecisionBody<'_>, plans: &Plans) -> Result<
         }
         answer.allowed = true;
     }
-    Ok(check.answered(answer))
+    Ok(check.answered(|_| answer))
 }
 
 fn look(limit: &HeldLimit<'_>) -> Result<(Line, Judged), Error> {

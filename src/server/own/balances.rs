@@ -1,7 +1,7 @@
 use axum::extract::State;
 
 use crate::backend::{Backend, Page, PageRequest, TransactionQuery};
-use crate::policy::{Balance, Credit, CustomerId, Debit, Debited, NewBalance, Transaction};
+use crate::policy::{Balance, Credit, CustomerId, Debit, Debited, NewBalance};
 use crate::server::Shared;
 use crate::server::problem::{Answer, Problem, Reply, ok};
 use crate::server::replay::{Once, once};
@@ -70,15 +70,14 @@ pub(super) async fn credit(
     let mut credit = Credit::new(&body.customer_id, &body.name, body.amount.0);
     credit.change.description = body.description.map(Into::into);
     credit.change.reference = body.reference.map(Into::into);
-    let id = key.as_ref().map(Once::id);
-    credit.change.once.clone_from(&id);
+    credit.change.once = key.as_ref().map(Once::id);
+    // What was there before is then this call itself, made to a process of before.
+    let is_its_own = credit.change.once.is_some() && credit.change.reference.is_none();
     let books = app.books.clone();
     once(&app, key, async move {
         let credited = books.credit(credit).await?;
-        // Also the same call of before, of which this process does not know.
-        let is_its_own = |made: &Transaction| id.as_ref() == Some(made.id());
         ok(ChangedForm {
-            applied: credited.applied || credited.transaction.as_ref().is_some_and(is_its_own),
+            applied: credited.applied || is_its_own,
             transaction: credited.transaction.as_ref().map(Into::into),
             balance: (&credited.balance).into(),
         })

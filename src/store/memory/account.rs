@@ -1,13 +1,14 @@
 //! What is kept of one customer: counters and balances as a row of cells, and beside it only what a
 //! few customers need.
 
+use std::mem;
 use std::ops::Range;
 use std::time::Duration;
 
 use compact_str::CompactString;
 use smallvec::SmallVec;
 
-use crate::policy::{Amount, CustomerId, EventId, Timestamp, Window};
+use crate::policy::{Aggregation, Amount, CustomerId, EventId, Timestamp, Window};
 
 #[derive(Debug)]
 pub(super) struct Account {
@@ -31,6 +32,22 @@ impl Cell {
     #[inline]
     pub(super) fn is(&self, tag: Tag, end: i32) -> bool {
         self.tag.touched() == tag && self.end == end
+    }
+
+    #[inline]
+    pub(super) fn add(&mut self, aggregation: Aggregation, amount: Amount) -> (Amount, bool) {
+        let before = Amount::from_millionths(self.value);
+        let first = self.tag.is_untouched();
+        self.tag = self.tag.touched();
+        let (after, saturated) = match aggregation {
+            Aggregation::Sum | Aggregation::Count => {
+                (before.saturating_add(amount), before.checked_add(amount).is_none())
+            }
+            Aggregation::Max if !first => (before.max(amount), false),
+            Aggregation::Max | Aggregation::Latest => (amount, false),
+        };
+        self.value = after.as_millionths();
+        (after, saturated)
     }
 }
 
@@ -126,23 +143,37 @@ pub(super) struct Hold {
 
 /// What a hold sets aside, by the places of cells. Cells beside each other mostly hold the same amount.
 #[derive(Debug, Default)]
-pub(super) struct Held(SmallVec<[(Range<u32>, Amount); 2]>);
+pub(super) struct Held {
+    runs: SmallVec<[Run; 1]>,
+    last: Run,
+}
+
+/// The same amount on each of these cells.
+#[derive(Debug, Default)]
+struct Run {
+    places: Range<u32>,
+    amount: Amount,
+}
 
 impl Held {
     #[inline]
     pub(super) fn push(&mut self, place: u32, amount: Amount) {
-        match self.0.last_mut() {
-            Some((places, same)) if places.end == place && *same == amount => places.end += 1,
-            _ => self.0.push((place..place + 1, amount)),
+        if self.last.places.end == place && self.last.amount == amount {
+            self.last.places.end += 1;
+            return;
+        }
+        let run = mem::replace(&mut self.last, Run { places: place..place + 1, amount });
+        if !run.places.is_empty() {
+            self.runs.push(run);
         }
     }
 
     /// Changes what is held on each of its cells.
     #[inline]
     fn change(&self, held: &mut [Amount], by: impl Fn(Amount, Amount) -> Amount) {
-        for (places, amount) in &self.0 {
-            let places = places.start as usize..places.end as usize;
-            held[places].iter_mut().for_each(|held| *held = by(*held, *amount));
+        for run in self.runs.iter().chain([&self.last]) {
+            let places = run.places.start as usize..run.places.end as usize;
+            held[places].iter_mut().for_each(|held| *held = by(*held, run.amount));
         }
     }
 }
@@ -292,7 +323,9 @@ impl Account {
     /// Opens a hold and says where it is.
     pub(super) fn put_hold(&mut self, hold: Hold, spare: &mut Spare) -> usize {
         let open = self.open.get_or_insert_with(|| spare.take());
-        open.held.resize(self.cells.len(), Amount::ZERO);
+        if open.held.len() < self.cells.len() {
+            open.held.resize(self.cells.len(), Amount::ZERO);
+        }
         hold.amounts.change(&mut open.held, Amount::saturating_add);
         open.live += 1;
         match open.free.pop() {

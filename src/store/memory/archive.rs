@@ -25,8 +25,8 @@ pub(crate) trait Archive: fmt::Debug + Send + Sync {
     fn counted(&self, counted: Counted);
 
     /// A balance was credited or debited. Answers the transaction's place in the order of arrival. One
-    /// that is done `once` is found again by its id.
-    fn transacted(&self, transaction: Transaction, once: bool) -> u64;
+    /// that is done `once` is found again by that id.
+    fn transacted(&self, transaction: Transaction, once: Option<&EventId>) -> u64;
 
     /// A customer was given a balance, or it other terms.
     fn opened(&self, opened: Opened);

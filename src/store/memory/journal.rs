@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use compact_str::CompactString;
 use foldhash::HashMap;
 
 use crate::policy::{
@@ -11,38 +12,104 @@ use crate::store::Found;
 
 #[derive(Debug)]
 pub(super) struct Journal {
-    events: Ring<RecordedEvent>,
+    events: Ring<Kept>,
     places: Places,
+    /// Those that are no charges of events.
     transactions: Ring<Transaction>,
-    /// Where those of them are that are done once, by their ids.
+    /// Which of those are done once, by the ids for that, and in their order.
     done: HashMap<(CustomerId, EventId), u64>,
+    done_in_order: VecDeque<(u64, (CustomerId, EventId))>,
+    /// How many transactions there ever were.
+    transacted: u64,
     /// The time of the newest event that was let go: from there on the history is whole.
     forgotten: Option<Timestamp>,
-    /// The same of the newest transaction.
-    transactions_forgotten: Option<Timestamp>,
+    /// The newest transaction that was let go, by its place in the order of arrival.
+    transactions_forgotten: u64,
 }
 
+/// An event, and what it was charged.
+#[derive(Debug)]
+struct Kept {
+    event: RecordedEvent,
+    charge: Option<Charged>,
+}
+
+/// What an event took from a balance, or gave back to it where that is below zero.
+#[derive(Debug)]
+pub(super) struct Charged {
+    pub(super) balance: CompactString,
+    pub(super) amount: Amount,
+    pub(super) balance_after: Amount,
+    /// Its place among the transactions.
+    pub(super) sequence: u64,
+}
+
+impl Charged {
+    pub(super) fn transaction(&self, event: &RecordedEvent) -> Transaction {
+        let kind = match self.amount.is_negative() {
+            true => TransactionKind::Credit,
+            false => TransactionKind::Debit,
+        };
+        Transaction {
+            id: event.id.clone(),
+            customer: event.customer.clone(),
+            balance: self.balance.clone(),
+            kind,
+            amount: self.amount.max(Amount::ZERO.saturating_sub(self.amount)),
+            balance_after: self.balance_after,
+            description: None,
+            reference: None,
+            at: event.at,
+            sequence: self.sequence,
+        }
+    }
+}
+
+/// The newest items. A new one is written where the oldest was.
 #[derive(Debug)]
 struct Ring<T> {
-    kept: VecDeque<T>,
+    kept: Vec<T>,
     most: usize,
+    /// Where the oldest is, once there are as many as may be.
+    oldest: usize,
     /// How many there ever were.
     count: u64,
 }
 
 impl<T> Ring<T> {
     fn new(most: usize) -> Self {
-        Self { kept: VecDeque::new(), most, count: 0 }
+        Self { kept: Vec::new(), most, oldest: 0, count: 0 }
     }
 
-    fn push(&mut self, item: T) -> Option<T> {
+    /// Keeps an item. The one that is let go for it is shown once more.
+    fn push(&mut self, item: T, let_go: impl FnOnce(&T)) {
         self.count += 1;
-        if self.most == 0 {
-            return Some(item);
+        if self.kept.len() < self.most {
+            self.kept.push(item);
+        } else if let Some(oldest) = self.kept.get_mut(self.oldest) {
+            let_go(oldest);
+            *oldest = item;
+            self.oldest = if self.oldest + 1 == self.most { 0 } else { self.oldest + 1 };
+        } else {
+            let_go(&item);
         }
-        let oldest = (self.kept.len() >= self.most).then(|| self.kept.pop_front()).flatten();
-        self.kept.push_back(item);
-        oldest
+    }
+
+    /// The one before which there were so many, if it is still kept.
+    fn get(&self, number: u64) -> Option<&T> {
+        let place = (number % self.most.max(1) as u64) as usize;
+        self.kept.get(place).filter(|_| number >= self.first())
+    }
+
+    /// How many there were before the oldest that is kept.
+    fn first(&self) -> u64 {
+        self.count - self.kept.len() as u64
+    }
+
+    /// Oldest first.
+    fn iter(&self) -> impl DoubleEndedIterator<Item = &T> {
+        let (newer, older) = self.kept.split_at(self.oldest);
+        older.iter().chain(newer)
     }
 }
 
@@ -55,14 +122,15 @@ struct Places {
 }
 
 impl Places {
-    fn look(&mut self, events: &Ring<RecordedEvent>, customer: &CustomerId, id: &EventId) -> bool {
-        let first = events.count - events.kept.len() as u64;
+    fn look(&mut self, events: &Ring<Kept>, customer: &CustomerId, id: &EventId) -> bool {
+        let first = events.first();
         // Half of them may be of events that are no longer kept.
         if self.known.len() > 2 * events.kept.len() {
             *self = Self::default();
         }
-        let new = events.kept.iter().skip(self.until.saturating_sub(first) as usize);
-        let places = new.map(|event| ((event.customer.clone(), event.id.clone()), event.sequence));
+        let new = events.iter().skip(self.until.saturating_sub(first) as usize);
+        let places = new
+            .map(|Kept { event, .. }| ((event.customer.clone(), event.id.clone()), event.sequence));
         self.known.extend(places);
         self.until = events.count;
         self.known.get(&(customer.clone(), id.clone())).is_some_and(|place| *place >= first)
@@ -76,16 +144,25 @@ impl Journal {
             places: Places::default(),
             transactions: Ring::new(transactions),
             done: HashMap::default(),
+            done_in_order: VecDeque::new(),
+            transacted: 0,
             forgotten: None,
-            transactions_forgotten: None,
+            transactions_forgotten: 0,
         }
     }
 
-    pub(super) fn record(&mut self, mut event: RecordedEvent) {
+    pub(super) fn record(&mut self, mut event: RecordedEvent, mut charge: Option<Charged>) {
         event.sequence = self.events.count;
-        if let Some(oldest) = self.events.push(event) {
-            self.forgotten = self.forgotten.max(Some(oldest.at));
+        if let Some(charge) = &mut charge {
+            charge.sequence = next(&mut self.transacted);
         }
+        let Self { events, forgotten, transactions_forgotten, .. } = self;
+        events.push(Kept { event, charge }, |oldest| {
+            *forgotten = (*forgotten).max(Some(oldest.event.at));
+            if let Some(charge) = &oldest.charge {
+                *transactions_forgotten = charge.sequence.max(*transactions_forgotten);
+            }
+        });
     }
 
     /// Whether an event is kept under that id.
@@ -93,29 +170,34 @@ impl Journal {
         self.places.look(&self.events, customer, id)
     }
 
-    /// Answers the transaction's place in the order of arrival. One that is done `once` is found by its
+    /// Answers the transaction's place in the order of arrival. One that is done `once` is found by that
     /// id.
-    pub(super) fn transact(&mut self, mut transaction: Transaction, once: bool) -> u64 {
-        // From 1 on, so that an opening balance has a place before the first.
-        transaction.sequence = self.transactions.count + 1;
-        if once {
-            let key = (transaction.customer.clone(), transaction.id.clone());
-            self.done.insert(key, self.transactions.count);
+    pub(super) fn transact(&mut self, mut transaction: Transaction, once: Option<&EventId>) -> u64 {
+        transaction.sequence = next(&mut self.transacted);
+        if let Some(id) = once {
+            let (number, key) =
+                (self.transactions.count, (transaction.customer.clone(), id.clone()));
+            self.done.insert(key.clone(), number);
+            self.done_in_order.push_back((number, key));
         }
-        if let Some(oldest) = self.transactions.push(transaction) {
-            self.transactions_forgotten = self.transactions_forgotten.max(Some(oldest.at));
-            if !self.done.is_empty() {
-                self.done.remove(&(oldest.customer, oldest.id));
+        let Self { transactions, transactions_forgotten, .. } = self;
+        transactions.push(transaction, |oldest| {
+            *transactions_forgotten = oldest.sequence.max(*transactions_forgotten);
+        });
+        let first = self.transactions.first();
+        while self.done_in_order.front().is_some_and(|(number, _)| *number < first) {
+            let Some((number, key)) = self.done_in_order.pop_front() else { break };
+            // It may have been done anew since.
+            if self.done.get(&key) == Some(&number) {
+                self.done.remove(&key);
             }
         }
-        self.transactions.count
+        self.transacted
     }
 
     /// What was done once under that id, while it is kept.
     pub(super) fn done(&self, customer: &CustomerId, id: &EventId) -> Option<&Transaction> {
-        let place = *self.done.get(&(customer.clone(), id.clone()))?;
-        let first = self.transactions.count - self.transactions.kept.len() as u64;
-        self.transactions.kept.get(place.checked_sub(first)? as usize)
+        self.transactions.get(*self.done.get(&(customer.clone(), id.clone()))?)
     }
 
     pub(super) fn forgotten(&self) -> Option<Timestamp> {
@@ -124,7 +206,7 @@ impl Journal {
 
     /// Oldest first.
     pub(super) fn events(&self) -> impl DoubleEndedIterator<Item = &RecordedEvent> {
-        self.events.kept.iter()
+        self.events.iter().map(|kept| &kept.event)
     }
 
     /// The kept changes of one balance, oldest first, led by what it held before them.
@@ -134,10 +216,18 @@ impl Journal {
         balance: &str,
         current: Amount,
     ) -> Vec<Transaction> {
-        let of_balance = |transaction: &&Transaction| {
-            transaction.customer == *customer && &*transaction.balance == balance
-        };
-        let kept: Vec<_> = self.transactions.kept.iter().filter(of_balance).cloned().collect();
+        let charges = self.events.iter().filter_map(|Kept { event, charge }| {
+            let charge = charge.as_ref()?;
+            let is_of_balance = event.customer == *customer && charge.balance == balance;
+            is_of_balance.then(|| charge.transaction(event))
+        });
+        let others = self.transactions.iter().filter(|transaction| {
+            transaction.customer == *customer && transaction.balance == balance
+        });
+        let mut kept: Vec<_> = charges.chain(others.cloned()).collect();
+        // What comes before one that was let go would leave a gap.
+        kept.retain(|transaction| transaction.sequence > self.transactions_forgotten);
+        kept.sort_unstable_by_key(|transaction| transaction.sequence);
         let opening = match kept.first() {
             Some(first) => match first.kind {
                 TransactionKind::Credit => first.balance_after.saturating_sub(first.amount),
@@ -166,20 +256,10 @@ impl Journal {
 
     /// An event, and what it was charged.
     pub(super) fn find(&self, customer: &CustomerId, id: &EventId) -> Option<Found> {
-        let events = self.events.kept.iter().rev();
-        let event = events.into_iter().find(|event| event.id == *id && event.customer == *customer);
-        let charge = self
-            .transactions
-            .kept
-            .iter()
-            .rev()
-            .find(|transaction| transaction.id == *id && transaction.customer == *customer);
-        let event = event?;
-        // A charge that was let go cannot be told from none.
-        if charge.is_none() && self.transactions_forgotten >= Some(event.at) {
-            return None;
-        }
-        Some(Found { event: event.clone(), charge: charge.cloned() })
+        let is = |kept: &&Kept| kept.event.id == *id && kept.event.customer == *customer;
+        let Kept { event, charge } = self.events.iter().rev().find(is)?;
+        let charge = charge.as_ref().map(|charge| charge.transaction(event));
+        Some(Found { event: event.clone(), charge })
     }
 
     pub(super) fn transaction(
@@ -188,11 +268,17 @@ impl Journal {
         balance: &str,
         reference: &str,
     ) -> Option<&Transaction> {
-        self.transactions.kept.iter().rev().find(|transaction| {
+        self.transactions.iter().rev().find(|transaction| {
             transaction.kind == TransactionKind::Credit
                 && transaction.customer == *customer
                 && transaction.balance == balance
                 && transaction.reference.as_deref() == Some(reference)
         })
     }
+}
+
+/// The place of one more, from 1 on, so that an opening balance has a place before the first.
+fn next(count: &mut u64) -> u64 {
+    *count += 1;
+    *count
 }

@@ -14,8 +14,8 @@ use std::time::Duration;
 use compact_str::CompactString;
 
 use super::{
-    BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Moment, Origin,
-    Recount, SettleOperation, SettleOutcome, Settled, Store,
+    BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Moment,
+    ONCE_FOR, Origin, Recount, SettleOperation, SettleOutcome, Settled, Store,
 };
 use crate::policy::{
     Amount, Balance, Credited, CustomerId, Debited, EventId, NewBalance, RecordedEvent, Timestamp,
@@ -25,7 +25,10 @@ use crate::{Error, ErrorKind};
 
 mod account;
 pub(crate) mod archive;
+mod balance;
+mod check;
 mod customers;
+mod holds;
 mod ids;
 mod journal;
 mod marks;
@@ -33,14 +36,17 @@ mod names;
 pub(crate) mod recount;
 #[cfg(feature = "sqlite")]
 mod restore;
+mod settle;
 mod shard;
 mod soonest;
+mod sweep;
 
 use account::{FOREVER, Tag, minute_now};
 use archive::{Archive, Opened};
+use balance::{Numbered, has_balance, open_balance, read_balance};
 use journal::Journal;
 use names::Names;
-use shard::{Around, Numbered, Shard, has_balance, open_balance, read_balance};
+use shard::{Around, Shard};
 
 /// A power of two.
 const SHARDS: usize = 64;
@@ -71,8 +77,8 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// Empty books that keep the newest 10,000 events and 10,000 transactions, and take up to ten
-    /// million customers (about two gigabytes with five counters each).
+    /// Empty books that keep the newest 10,000 events with their charges and 10,000 other transactions,
+    /// and take up to ten million customers (about two gigabytes with five counters each).
     pub fn new() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
@@ -84,8 +90,9 @@ impl Memory {
         }
     }
 
-    /// Keeps so many of the newest events, and as many transactions, for lists, queries and limits
-    /// that are added later. Counters and balances are exact whatever this is.
+    /// Keeps so many of the newest events with what they were charged, and as many transactions
+    /// besides, for lists, queries and limits that are added later. Counters and balances are exact
+    /// whatever this is.
     #[must_use]
     pub fn keep_events(self, most: usize) -> Self {
         Self { journal: Mutex::new(Journal::new(most, most)), ..self }
@@ -203,12 +210,14 @@ impl Memory {
         shard.expire(change.now, around);
         let balance =
             read_balance(shard.known(change.customer, around), numbered, 0).ok_or_else(missing)?;
-        if change.once {
+        if let Some(id) = change.once {
             let done = match &self.archive {
-                Some(archive) => archive.done(change.customer, change.id),
-                None => Some(locked(&self.journal).done(change.customer, change.id).cloned()),
+                Some(archive) => archive.done(change.customer, id),
+                None => Some(locked(&self.journal).done(change.customer, id).cloned()),
             };
-            if let Some(earlier) = done.ok_or(SettleOutcome::Unavailable)? {
+            if let Some(earlier) = done.ok_or(SettleOutcome::Unavailable)?
+                && change.now.wall().duration_since(earlier.at) < ONCE_FOR
+            {
                 return Ok((balance, Made::Before(earlier)));
             }
         }

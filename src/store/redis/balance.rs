@@ -118,12 +118,8 @@ impl Inner {
         kind: TransactionKind,
     ) -> Result<Changed, Error> {
         let mut also = self.changed(change.customer).to_vec();
-        if change.once {
-            also.push(format!(
-                "{}:{}",
-                self.shared.keys.of(keys::ONCE, change.customer),
-                change.id
-            ));
+        if let Some(id) = change.once {
+            also.push(format!("{}:{id}", self.shared.keys.of(keys::ONCE, change.customer)));
         }
         let mut call = self.begin_any(&self.scripts.balance, change.customer, &also, change.now);
         let name = change.balance.name;

@@ -36,7 +36,7 @@ impl Archive for Books {
         self.queue.count(counted);
     }
 
-    fn transacted(&self, transaction: Transaction, once: bool) -> u64 {
+    fn transacted(&self, transaction: Transaction, once: Option<&EventId>) -> u64 {
         self.queue.transact(transaction, once)
     }
 

@@ -1,4 +1,4 @@
--- Changes of balances that are done once under their ids: where they are in the ledger.
+-- Changes of balances that are done once within a day, by the ids for that: where they are in the ledger.
 CREATE TABLE once (
     customer    INTEGER NOT NULL,
     id          ANY NOT NULL,

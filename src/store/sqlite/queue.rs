@@ -30,8 +30,8 @@ const NOTE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) enum Change {
     Counted(Counted),
-    /// Found again by its id, if it is done once.
-    Transacted(Transaction, bool),
+    /// Found again by the id under which it is done once, if it is.
+    Transacted(Transaction, Option<EventId>),
     Opened(Opened),
     Recounted(Recounted),
     Noted(Vec<Note>),
@@ -202,16 +202,16 @@ impl Queue {
     }
 
     /// Puts a transaction into the place that was reserved for it.
-    pub(super) fn transact(&self, mut transaction: Transaction, once: bool) -> u64 {
+    pub(super) fn transact(&self, mut transaction: Transaction, once: Option<&EventId>) -> u64 {
         let mut waiting = self.lock();
         waiting.transactions += 1;
         transaction.sequence = waiting.transactions;
         let sequence = transaction.sequence;
-        if once {
-            let key = (transaction.customer.clone(), transaction.id.clone());
+        if let Some(id) = once {
+            let key = (transaction.customer.clone(), id.clone());
             waiting.unwritten_changes.insert(key, transaction.clone());
         }
-        self.push(waiting, Change::Transacted(transaction, once));
+        self.push(waiting, Change::Transacted(transaction, once.cloned()));
         sequence
     }
 
@@ -343,8 +343,8 @@ impl Queue {
                 Change::Counted(Counted { event, .. }) => {
                     waiting.unwritten.remove(&Named(&event.customer, &event.id));
                 }
-                Change::Transacted(done, true) => {
-                    waiting.unwritten_changes.remove(&Named(&done.customer, &done.id));
+                Change::Transacted(done, Some(id)) => {
+                    waiting.unwritten_changes.remove(&Named(&done.customer, id));
                 }
                 _ => {}
             }

@@ -211,7 +211,7 @@ impl Reader {
         })
     }
 
-    /// The change that was done once under that id.
+    /// The change that was done last under that id.
     pub(super) fn done(
         &self,
         customer: &CustomerId,

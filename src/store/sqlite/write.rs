@@ -108,11 +108,12 @@ impl<'a> Rows<'a> {
                 let customer = self.customer(&transaction.customer)?;
                 let balance = self.transact(customer, transaction)?;
                 match once {
-                    true => self.execute(
-                        "INSERT INTO once (customer, id, balance, sequence) VALUES (?1, ?2, ?3, ?4)",
-                        params![customer, transaction.id, balance, transaction.sequence],
+                    Some(id) => self.execute(
+                        "INSERT OR REPLACE INTO once (customer, id, balance, sequence) \
+                         VALUES (?1, ?2, ?3, ?4)",
+                        params![customer, id, balance, transaction.sequence],
                     ),
-                    false => Ok(()),
+                    None => Ok(()),
                 }
             }
             Change::Opened(opened) => self.open(opened),

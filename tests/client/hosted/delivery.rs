@@ -336,6 +336,8 @@ async fn at_most_once_sends_a_batch_once() {
     for _ in 0..4 {
         allowed(&books, chat("bob", 1)).await.settle(tokens(1)).await.unwrap();
     }
+    // Until all go together.
+    service.gate.more(3).await;
     service.gate.set("events/batch", Way::Lost);
     outbox.flush(Duration::from_secs(60)).await.unwrap();
     assert_eq!(service.gate.calls_by("events/batch", Way::Lost), 1);
