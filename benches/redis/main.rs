@@ -1,5 +1,6 @@
 //! What books on Redis cost: checks with their settlements a second, and the wait for them, beside
-//! bare scripts that read and write the same fields and decide nothing, on the same kind of connection.
+//! bare scripts that read and write the same fields (as much in each, and no number where text will do) and
+//! decide nothing, on the same kind of connection.
 //!
 //! ```sh
 //! cargo bench --features redis --bench redis            # each case for 2 seconds
@@ -29,9 +30,9 @@ const BARE_CHECK: &str = "
 local shard, books, due, ids = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 redis.call('HGET', shard, 'version')
 local now = redis.call('TIME')
-redis.call('ZRANGEBYSCORE', due, '-inf', now[1], 'LIMIT', 0, 16)
+redis.call('ZRANGEBYSCORE', due, '-inf', now[1], 'LIMIT', '0', '16')
 redis.call('ZMSCORE', ids, 'F' .. ARGV[1], 'R0 ' .. ARGV[1])
-local fields, writes = {'o' .. ARGV[1], 'keep'}, {'o' .. ARGV[1], ARGV[2]}
+local fields, writes = {'o' .. ARGV[1], 'keep', 'long'}, {'o' .. ARGV[1], ARGV[2]}
 for at = 3, #ARGV do
   fields[#fields + 1], fields[#fields + 2] = 'u' .. ARGV[at], 'h' .. ARGV[at]
   writes[#writes + 1], writes[#writes + 2] = 'h' .. ARGV[at], '40000000'
@@ -39,7 +40,7 @@ end
 local found = redis.call('HMGET', books, unpack(fields))
 redis.call('HSET', books, unpack(writes))
 redis.call('ZADD', due, now[1] + 60, ARGV[1])
-redis.call('PEXPIRE', due, 1209660000)
+redis.call('PEXPIRE', due, '1814400000')
 redis.call('PTTL', books)
 return found";
 
@@ -58,7 +59,7 @@ end
 redis.call('HMGET', books, unpack(fields))
 redis.call('ZSCORE', ids, 'F' .. ARGV[1])
 redis.call('ZADD', ids, now[1] + 600, 'F' .. ARGV[1])
-redis.call('PEXPIRE', ids, 90000000)
+redis.call('PEXPIRE', ids, '90600000')
 redis.call('HINCRBY', sums, '55.5155dbd356f96160', '40000000')
 redis.call('HINCRBY', all, '55.5155dbd356f96160', '40000000')
 redis.call('HSET', books, unpack(writes))
@@ -67,8 +68,8 @@ redis.call('ZREM', due, ARGV[1])
 if ARGV[4] ~= '' then
   redis.call('RPUSH', transactions, ARGV[4])
 end
-redis.call('XADD', events, 'MAXLEN', '~', 1563, '*', 'event', ARGV[2], 'at', ARGV[3])
-redis.call('PEXPIRE', events, 90000000)
+redis.call('XADD', events, 'MAXLEN', '~', '1563', '*', 'event', ARGV[2], 'at', ARGV[3])
+redis.call('PEXPIRE', events, '3024000000')
 redis.call('XLEN', events)
 return 'n'";
 
@@ -225,6 +226,7 @@ struct Bare {
     wire: MultiplexedConnection,
     scripts: [String; 2],
     fields: Vec<String>,
+    hold: String,
     balance: bool,
     next: Arc<AtomicU64>,
 }
@@ -239,7 +241,7 @@ impl Work for Bare {
             ["books", "due", "ids"].map(|what| format!("limitry:1:{{{shard}}}:{what}:{customer}"));
         let mut check = redis::cmd("EVALSHA");
         check.arg(&self.scripts[0]).arg(4).arg(format!("limitry:1:{{{shard}}}:shard")).arg(&own);
-        check.arg(&id).arg("a hold of that id and its lines, forty").arg(&self.fields);
+        check.arg(&id).arg(&self.hold).arg(&self.fields);
         let _: redis::Value = check.query_async(&mut wire).await.unwrap();
         let mut settle = redis::cmd("EVALSHA");
         settle.arg(&self.scripts[1]).arg(8).arg(format!("limitry:1:{{{shard}}}:shard")).arg(&own);
@@ -281,9 +283,12 @@ async fn scripts(case: Case) -> (Bare, server::Server) {
     let mut wire = connect(&server).await;
     let scripts = [load(&mut wire, BARE_CHECK).await, load(&mut wire, BARE_SETTLE).await];
     let count = case.limits + usize::from(case.balance);
-    let fields = (0..count).map(|field| format!("2988000{field}.5155dbd356f9616{field}")).collect();
+    let fields: Vec<String> =
+        (0..count).map(|field| format!("2988000{field}.5155dbd356f9616{field}")).collect();
+    // As long as a hold on these is.
+    let hold = fields.iter().fold("0|".to_owned(), |hold, field| hold + "h" + field + "|40000000|");
     let next = Arc::default();
-    (Bare { wire, scripts, fields, balance: case.balance, next }, server)
+    (Bare { wire, scripts, fields, hold, balance: case.balance, next }, server)
 }
 
 #[derive(Clone)]

@@ -110,10 +110,72 @@ pub fn judge_balance(above_minimum: Amount, held: Amount, asked: Option<Amount>)
     }
 }
 
+/// The same as [`judge_limit`], turned round for a store that compares on its own: how much may be
+/// used and held when the ask comes.
+#[cfg(feature = "redis")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Whatever is.
+    Any,
+    /// So much together, and no more.
+    AtMost(Amount),
+    /// No ask like this ever passes.
+    None,
+}
+
+/// What has to be used and held, at most, for [`judge_limit`] not to refuse.
+#[cfg(feature = "redis")]
+pub(crate) fn room(aggregation: Aggregation, cap: Amount, asked: Option<Amount>) -> Room {
+    let least = Amount::from_millionths(1);
+    match (aggregation, asked.filter(|amount| amount.is_positive())) {
+        (_, Some(asked)) if asked > cap => Room::None,
+        (Aggregation::Latest, Some(_)) => Room::Any,
+        (Aggregation::Max, Some(_)) => Room::AtMost(cap),
+        // Sums that do not fit are held at the largest, which is within.
+        (_, Some(_)) if cap == Amount::MAX => Room::Any,
+        (_, Some(asked)) => Room::AtMost(cap.saturating_sub(asked)),
+        (_, None) if cap == Amount::MIN => Room::None,
+        (_, None) => Room::AtMost(cap.saturating_sub(least)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use Aggregation::{Count, Latest, Max, Sum};
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn there_is_room_for_what_is_not_refused_and_for_nothing_else() {
+        let (most, least) = (i64::MAX, i64::MIN);
+        let amounts = [least, least + 1, -101, -1, 0, 1, 59, 60, 99, 100, 101, most - 1, most];
+        let amounts = amounts.map(Amount::from_millionths);
+        for kind in [Sum, Count, Max, Latest] {
+            for cap in amounts {
+                for asked in amounts.map(Some).into_iter().chain([None]) {
+                    let room = room(kind, cap, asked);
+                    for used in amounts {
+                        let adds = |held: &&Amount| kind.adds() || **held == Amount::ZERO;
+                        let held = amounts.iter().filter(|held| !held.is_negative());
+                        for held in held.filter(adds) {
+                            let sum = used.saturating_add(*held);
+                            let passes = match room {
+                                Room::Any => true,
+                                Room::AtMost(room) => sum <= room,
+                                Room::None => false,
+                            };
+                            let verdict = judge_limit(kind, cap, used, *held, asked);
+                            assert_eq!(
+                                passes,
+                                !verdict.refuses(),
+                                "{kind:?} {cap} {asked:?} {used} {held}: {room:?}, {verdict:?}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
 
     fn judge(kind: Aggregation, used: u32, held: u32, asked: Option<u32>) -> Verdict {
         let cap = Amount::from(100);

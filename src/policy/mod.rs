@@ -53,6 +53,8 @@ pub use customer::Customer;
 pub(crate) use event::Voided;
 pub use event::{Crossing, Event, RecordedEvent};
 pub use id::{CustomerId, EventId, IdError, Producer};
+#[cfg(feature = "redis")]
+pub(crate) use judge::{Room, room};
 pub use judge::{Verdict, judge_balance, judge_limit};
 pub use limit::{CounterKey, Limit};
 pub(crate) use made::Made;

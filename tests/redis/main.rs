@@ -10,6 +10,7 @@ mod cut;
 mod keys;
 mod loss;
 mod orders;
+mod ordinary;
 mod outage;
 mod policy;
 mod processes;

@@ -5,7 +5,6 @@ use redis::cmd;
 use super::event::{read_transaction, write_transaction};
 use super::link::CallError;
 use super::reply::{self, Reply};
-use super::script;
 use super::{Inner, keys};
 use crate::policy::{
     Amount, Balance, Credited, CustomerId, Debited, EventId, NewBalance, Timestamp, Transaction,
@@ -29,11 +28,12 @@ impl Inner {
         at: Timestamp,
     ) -> Result<Balance, Error> {
         let now = Moment::new(at, std::time::Duration::ZERO);
-        let mut call = self.begin_any(&script::BALANCE, customer, &self.changed(customer), now);
+        let mut call =
+            self.begin_any(&self.scripts.balance, customer, &self.changed(customer), now);
         let minimum = terms.minimum.unwrap_or(Amount::ZERO);
         call.arg("open").arg(terms.name.as_str()).arg("").arg("");
         call.arg(terms.initial.unwrap_or(Amount::ZERO).as_millionths());
-        call.arg("").arg("").arg(0).arg(format!("{} {}", minimum.as_millionths(), terms.unit));
+        call.arg("").arg("").arg(format!("{} {}", minimum.as_millionths(), terms.unit));
         let value = call.run(&self.caller, self.caller.deadline()).await?;
         let mut reply = Reply::of(value)?;
         match reply.text()?.as_str() {
@@ -57,9 +57,10 @@ impl Inner {
         minimum: Amount,
     ) -> Result<Option<Balance>, Error> {
         let now = Moment::new(Timestamp::UNIX_EPOCH, std::time::Duration::ZERO);
-        let mut call = self.begin_any(&script::BALANCE, customer, &self.changed(customer), now);
+        let mut call =
+            self.begin_any(&self.scripts.balance, customer, &self.changed(customer), now);
         call.arg("minimum").arg(name).arg("").arg("").arg(minimum.as_millionths());
-        call.arg("").arg("").arg(0).arg("");
+        call.arg("").arg("").arg("");
         let mut reply = Reply::of(call.run(&self.caller, self.caller.deadline()).await?)?;
         if reply.text()? == "m" {
             return Ok(None);
@@ -81,7 +82,7 @@ impl Inner {
         defaults: &[NewBalance],
     ) -> Result<bool, Error> {
         let now = Moment::new(Timestamp::UNIX_EPOCH, std::time::Duration::ZERO);
-        let call = self.begin_any(&script::BALANCES, customer, &[], now);
+        let call = self.begin_any(&self.scripts.balances, customer, &[], now);
         let mut reply = Reply::of(call.run(&self.caller, self.caller.deadline()).await?)?;
         while !reply.is_over() {
             let name = reply.text()?;
@@ -120,7 +121,7 @@ impl Inner {
         if let Some(id) = change.once {
             also.push(format!("{}:{id}", self.shared.keys.of(keys::ONCE, change.customer)));
         }
-        let mut call = self.begin_any(&script::BALANCE, change.customer, &also, change.now);
+        let mut call = self.begin_any(&self.scripts.balance, change.customer, &also, change.now);
         let name = change.balance.name;
         let (initial, minimum) = super::terms(change.balance.default);
         call.arg(if kind == TransactionKind::Credit { "credit" } else { "debit" });
@@ -133,7 +134,7 @@ impl Inner {
         let about = (change.description, change.reference);
         let made =
             write_transaction(change.id, name, kind, change.amount, change.now.wall(), about);
-        call.arg(made).arg(self.keep_transactions).arg("");
+        call.arg(made).arg("");
         let value = call.run(&self.caller, self.caller.deadline()).await?;
         let mut reply = Reply::of(value)?;
         let what = reply.text()?;
@@ -159,7 +160,7 @@ impl Inner {
         defaults: &[NewBalance],
         now: Moment<'_>,
     ) -> Result<Vec<Balance>, Error> {
-        let call = self.begin_any(&script::BALANCES, customer, &[], now);
+        let call = self.begin_any(&self.scripts.balances, customer, &[], now);
         let value = call.run(&self.caller, self.caller.deadline()).await?;
         let mut reply = Reply::of(value)?;
         let mut balances = Vec::new();

@@ -1,5 +1,8 @@
 //! A check as a call, and what its answer says.
 
+use std::fmt::Write;
+use std::time::Duration;
+
 use redis::Value;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -7,11 +10,11 @@ use tokio::time::Instant;
 use super::link::{CallError, Caller};
 use super::registry::Opening;
 use super::reply::Reply;
-use super::script::{self, ScriptCall};
+use super::script::ScriptCall;
 use super::{Inner, keys};
 use crate::Error;
 use crate::policy::{
-    Aggregation, Amount, Balance, NewBalance, Verdict, judge_balance, judge_limit,
+    Aggregation, Amount, Balance, NewBalance, Room, Verdict, judge_balance, judge_limit, room,
 };
 use crate::store::{
     BalanceAsk, CheckOperation, Checked, Judged, JudgedBalance, Line, Outcome, Place,
@@ -45,13 +48,23 @@ struct AskedBalance {
 impl Asked {
     /// `None` when the operation is out of date.
     pub(super) fn of(store: &Inner, operation: &CheckOperation<'_>) -> Option<Self> {
-        let mut call =
-            store.begin(&script::CHECK, operation.customer, &[], operation.epoch, operation.now)?;
-        let names = store.shared.names();
         let lifetime = operation.hold.map(|terms| store.lifetime(terms.lifetime));
-        call.arg(operation.id.to_string()).arg(operation.attempt);
+        let is_ordinary = lifetime.is_some_and(|time| time <= WEEK) && has_room(operation);
+        let scripts = &store.scripts;
+        let script = if is_ordinary { &scripts.check } else { &scripts.whole_check };
+        let mut call =
+            store.begin(script, operation.customer, &[], operation.epoch, operation.now)?;
+        let names = store.shared.names();
+        let (id, attempt) = (operation.id.to_string(), operation.attempt);
+        call.arg(&id).arg(format!("R{attempt} {id}"));
         match lifetime {
             Some(lifetime) => call.arg(lifetime.as_micros() as u64),
+            None => call.arg(""),
+        };
+        call.arg(hold(operation, &names)?);
+        let same = same(operation);
+        match same {
+            Some(amount) => call.arg(amount.as_millionths()),
             None => call.arg(""),
         };
         let balance = operation.balance.map(|ask| AskedBalance::encode(ask, &mut call));
@@ -59,13 +72,17 @@ impl Asked {
             call.arg("");
         }
         for line in operation.lines {
-            let name = names.get(line.counter as usize)?;
-            let shares = line.shares && line.aggregation.adds();
-            call.arg(if shares { "S" } else { kind(line.aggregation) })
-                .arg(format!("{}.{name}", keys::end(&line.window)))
-                .arg(line.cap.as_millionths());
-            match line.own(operation.asked).filter(|asked| asked.is_positive()) {
-                Some(asked) => call.arg(asked.as_millionths()),
+            call.arg(keys::count(line, &names)?);
+            match room_of(line, operation.asked) {
+                Room::Any => call.arg(ANY),
+                Room::AtMost(amount) => call.arg(amount.as_millionths()),
+                Room::None => call.arg("none"),
+            };
+            if same.is_some() {
+                continue;
+            }
+            match held(line, operation.asked) {
+                Some(amount) => call.arg(amount.as_millionths()),
                 None => call.arg(""),
             };
         }
@@ -124,6 +141,55 @@ impl AskedBalance {
     }
 }
 
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// Room for whatever is: more than an amount can be.
+const ANY: &str = "99999999999999999999";
+
+fn room_of(line: &Line, asked: &[Option<Amount>]) -> Room {
+    room(line.aggregation, line.cap, line.own(asked))
+}
+
+/// Whether there is room on every line for whoever has used nothing. The ordinary check takes that for
+/// granted.
+fn has_room(operation: &CheckOperation<'_>) -> bool {
+    operation.lines.iter().all(|line| match room_of(line, operation.asked) {
+        Room::Any => true,
+        Room::AtMost(amount) => !amount.is_negative(),
+        Room::None => false,
+    })
+}
+
+/// What is set aside on every line, where that is the same.
+fn same(operation: &CheckOperation<'_>) -> Option<Amount> {
+    let mut amounts = operation.lines.iter().map(|line| held(line, operation.asked));
+    let first = amounts.next()??;
+    amounts.all(|amount| amount == Some(first)).then_some(first)
+}
+
+/// What is set aside on a line; once where several share a counter.
+fn held(line: &Line, asked: &[Option<Amount>]) -> Option<Amount> {
+    Some(line.holds(line.own(asked))).filter(|amount| amount.is_positive() && !line.shares)
+}
+
+/// A hold, as the books have it: see `lua/customer.lua`.
+fn hold(operation: &CheckOperation<'_>, names: &[Box<str>]) -> Option<String> {
+    let mut text = format!("{}|", operation.attempt);
+    for line in operation.lines {
+        if let Some(amount) = held(line, operation.asked) {
+            let count = keys::count(line, names)?;
+            let _ = write!(text, "h{count}|{}|", amount.as_millionths());
+        }
+    }
+    text.push('#');
+    if let Some(BalanceAsk { balance, asked: Some(asked) }) = operation.balance
+        && asked.is_positive()
+    {
+        let _ = write!(text, "{}|g{}", asked.as_millionths(), balance.name);
+    }
+    Some(text)
+}
+
 fn read(
     value: Value,
     lines: &[AskedLine],
@@ -150,7 +216,8 @@ fn read(
     // What is answered is from before the hold, if one was placed now.
     let placed = holds && what == "a";
     for line in lines {
-        let (used, held) = (reply.amount()?, reply.amount()?);
+        let [used, held] = [reply.some_amount()?, reply.some_amount()?]
+            .map(|amount| amount.unwrap_or(Amount::ZERO));
         let verdict = match what.as_str() {
             "k" => Verdict::Within,
             _ => judge_limit(line.aggregation, line.cap, used, held, line.asked),
@@ -176,7 +243,7 @@ fn judge(
     if reply.is_over() {
         return Ok(JudgedBalance { verdict: Verdict::Exceeded, balance: None });
     }
-    let (current, held) = (reply.amount()?, reply.amount()?);
+    let (current, held) = (reply.amount()?, reply.some_amount()?.unwrap_or(Amount::ZERO));
     let terms = if reply.is_over() { None } else { reply.some_text()? };
     let (unit, minimum) = match (terms, &ask.default) {
         (Some(terms), _) => super::own_terms(&terms)?,

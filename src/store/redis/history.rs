@@ -110,9 +110,8 @@ impl Inner {
         // A shard of which nothing was heard for so long has let all go.
         let kept_from = match self.is_timed {
             true => Timestamp::MIN,
-            false => {
-                Timestamp::from(std::time::SystemTime::now()).saturating_sub(self.keep_events_for)
-            }
+            false => Timestamp::from(std::time::SystemTime::now())
+                .saturating_sub(self.terms.keep_events_for),
         };
         let mut newest = None;
         for about in reading {
@@ -164,7 +163,7 @@ impl Inner {
         let kept = self.kept_transactions(customer).await?;
         let charge = kept.iter().rev().find(|transaction| transaction.id == *id).cloned();
         // A charge that was let go cannot be told from none, unless an earlier one is kept.
-        let is_whole = kept.len() < self.keep_transactions
+        let is_whole = kept.len() < self.terms.keep_transactions
             || kept.iter().any(|transaction| before.contains(&transaction.id));
         if charge.is_none() && !is_whole {
             return Ok(None);

@@ -3,6 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use crate::policy::{CounterKey, CustomerId, Timestamp, Window};
+use crate::store::Line;
 
 /// How many shards there are. Every customer belongs to one; all of a shard is in one slot.
 pub(super) const SHARDS: u16 = 64;
@@ -125,6 +126,12 @@ pub(super) fn end(window: &Window) -> String {
     let nanos = i128::from(window.end().as_nanos());
     let minute = 60_000_000_000;
     (nanos.div_euclid(minute) + i128::from(nanos.rem_euclid(minute) != 0)).to_string()
+}
+
+/// What a line counts on: the window, and the counter by its name. `None` for one that nobody knows.
+pub(super) fn count(line: &Line, names: &[Box<str>]) -> Option<String> {
+    let name = names.get(line.counter as usize)?;
+    Some(format!("{}.{name}", end(&line.window)))
 }
 
 #[cfg(test)]

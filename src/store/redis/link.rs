@@ -21,7 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::dial::{self, Dial, Dialed, Server};
-use super::script;
+use super::script::Scripts;
 use super::sentinel::Sentinels;
 use crate::{Error, ErrorKind};
 
@@ -69,13 +69,18 @@ struct Shared {
     silent: AtomicUsize,
     timeout: Duration,
     target: Target,
+    scripts: Arc<Scripts>,
     runtime: Handle,
     close: Notify,
 }
 
 impl Link {
     /// Starts the thread that keeps the connection.
-    pub(super) fn start(target: Target, timeout: Duration) -> Result<Self, Error> {
+    pub(super) fn start(
+        target: Target,
+        scripts: Arc<Scripts>,
+        timeout: Duration,
+    ) -> Result<Self, Error> {
         let failed = |error| {
             Error::new(ErrorKind::Unavailable, "the thread of the connection cannot be started")
                 .with_source(error)
@@ -90,6 +95,7 @@ impl Link {
             silent: AtomicUsize::new(0),
             timeout,
             target,
+            scripts,
             runtime: runtime.handle().clone(),
             close: Notify::new(),
         });
@@ -383,10 +389,10 @@ impl Shared {
             let wire = connecting.await?;
             // Ahead, so that a call that is waited for briefly is not sent twice.
             let mut all = redis::pipe();
-            for script in script::all() {
+            for script in self.scripts.all() {
                 all.cmd("SCRIPT").arg("LOAD").arg(script.text());
             }
-            let count = script::all().count();
+            let count = self.scripts.all().count();
             match wire.clone() {
                 Wire::Single(mut wire) => {
                     wire.req_packed_commands(&all, 0, count).await?;
@@ -395,7 +401,7 @@ impl Shared {
                     wire.req_packed_commands(&all, 0, count).await?;
                 }
                 Wire::Cluster(mut wire) => {
-                    for script in script::all() {
+                    for script in self.scripts.all() {
                         let mut load = redis::cmd("SCRIPT");
                         load.arg("LOAD").arg(script.text());
                         wire.req_packed_command(&load).await?;

@@ -105,7 +105,7 @@
 //! | `{n}:rollups:DAY:ID`, `{n}:rollups:DAY` | hash | [`keep_rollups_for`](RedisOptions::keep_rollups_for) and a day | *quarter*`.`*meter*: what the events of a customer, or of all of the shard, come to; `?` where they have to be counted |
 //! | `{n}:events` | stream | [`keep_events_for`](RedisOptions::keep_events_for) | `event`: JSON as the API has it, `at`: its time |
 //! | `{n}:books:ID` | hash | to the end of its last window, and eight days after the last hold; for ever with a balance or an all-time counter | `u`, `h`, `l`, `a` *window*`.`*counter*: used, held, time of the latest, alerts told; `b`, `g`, `m` *balance*: current, held, own terms; `o` *id*: an open hold |
-//! | `{n}:due:ID` | sorted set | eight days after the last hold | when open holds expire |
+//! | `{n}:due:ID` | sorted set | eight days after the last hold, or more | when open holds expire |
 //! | `{n}:ids:ID` | sorted set | a day | ids that are settled or released |
 //! | `{n}:expired:ID` | sorted set | eight days | ids of holds that expired |
 //! | `{n}:marks:ID` | hash | 400 days after it moved | how far each outbox was taken, and on which day |
@@ -153,7 +153,7 @@ pub use store::Answered;
 
 use link::{CallError, Caller, Link};
 use registry::Registry;
-use script::{Script, ScriptCall};
+use script::{Script, ScriptCall, Scripts, Terms};
 use shared::Shared;
 
 /// Keeps the books on a Redis server, for all processes that open it.
@@ -169,10 +169,8 @@ struct Inner {
     shared: Shared,
     registry: Arc<Registry>,
     hold_for: Duration,
-    remember: Duration,
-    keep_events: usize,
-    keep_events_for: Duration,
-    keep_transactions: usize,
+    terms: Terms,
+    scripts: Arc<Scripts>,
     wait: Option<(u32, Duration)>,
     /// Time is the engine's, not the server's.
     is_timed: bool,
@@ -212,15 +210,10 @@ impl Inner {
         own.unwrap_or(self.hold_for).min(LONGEST)
     }
 
-    /// How long ids are remembered, in microseconds.
-    fn horizon(&self) -> u64 {
-        self.remember.as_micros() as u64
-    }
-
     /// Begins a script call by the definitions of that epoch; `None` when that is over.
     fn begin(
         &self,
-        script: &'static Script,
+        script: &Arc<Script>,
         customer: &CustomerId,
         also: &[String],
         epoch: u64,
@@ -235,7 +228,7 @@ impl Inner {
     /// Begins a script call that does not depend on definitions.
     fn begin_any(
         &self,
-        script: &'static Script,
+        script: &Arc<Script>,
         customer: &CustomerId,
         also: &[String],
         now: Moment<'_>,
@@ -246,7 +239,7 @@ impl Inner {
 
     fn begin_under(
         &self,
-        script: &'static Script,
+        script: &Arc<Script>,
         (customer, shard): (&CustomerId, u16),
         also: &[String],
         version: &str,
@@ -261,10 +254,10 @@ impl Inner {
         let mut call = script.call(&names);
         call.arg(version);
         if self.is_timed {
-            call.arg(now.wall().as_nanos().div_euclid(1_000));
-            call.arg(now.monotonic().as_micros() as u64);
+            let wall = now.wall().as_nanos().div_euclid(1_000);
+            call.arg(format!("{wall} {}", now.monotonic().as_micros()));
         } else {
-            call.arg("").arg("");
+            call.arg("");
         }
         call
     }

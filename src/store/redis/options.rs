@@ -9,6 +9,7 @@ use super::dial::{Dial, Server};
 use super::keys::{Keys, SHARDS};
 use super::link::{Link, Target};
 use super::registry::Registry;
+use super::script::{Scripts, Terms};
 use super::sentinel::Sentinels;
 use super::shared::Shared;
 use super::{Inner, Redis, invalid_url, renewal, reply};
@@ -152,7 +153,14 @@ impl RedisOptions {
             let problem = "cannot be had from a cluster; leave it out";
             return Err(Error::invalid("wait_for_replicas", problem));
         }
-        let link = Link::start(target, self.timeout)?;
+        let terms = Terms {
+            remember: self.remember,
+            keep_events: self.keep_events.div_ceil(usize::from(SHARDS)),
+            keep_events_for: self.keep_events_for,
+            keep_transactions: self.keep_transactions,
+        };
+        let scripts = Arc::new(Scripts::of(&terms));
+        let link = Link::start(target, Arc::clone(&scripts), self.timeout)?;
         let caller = link.caller();
         let asked = caller.clone();
         let policy = link.block_on(async move {
@@ -180,10 +188,8 @@ impl RedisOptions {
             shared: Shared::new(Keys::new(&self.prefix), self.keep_rollups_for),
             registry: Arc::new(Registry::default()),
             hold_for: self.hold_for,
-            remember: self.remember,
-            keep_events: self.keep_events.div_ceil(usize::from(SHARDS)),
-            keep_events_for: self.keep_events_for,
-            keep_transactions: self.keep_transactions,
+            terms,
+            scripts,
             wait: self.wait,
             is_timed: self.is_timed,
             renewed: std::sync::Mutex::default(),

@@ -10,7 +10,7 @@ use super::keys::{SHARDS, shard_of};
 use super::link::CallError;
 use super::reply;
 use super::shared::{locked_version, new_version};
-use super::{Inner, keys, script};
+use super::{Inner, keys};
 use crate::policy::{CustomerId, RecordedEvent, Timestamp, Window};
 use crate::store::Recount;
 use crate::store::memory::recount::{Sum, Tally};
@@ -119,7 +119,7 @@ impl Inner {
         }
         let mut call = {
             let owner = (customer, shard_of(customer.as_str()));
-            self.begin_under(&script::RECOUNT, owner, &[], lock, change.now)
+            self.begin_under(&self.scripts.recount, owner, &[], lock, change.now)
         };
         call.arg(again.len());
         for (name, end) in again {

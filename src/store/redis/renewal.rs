@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
-use super::{Inner, script};
+use super::Inner;
 use crate::Error;
 use crate::policy::{CustomerId, EventId, Timestamp};
 use crate::store::{HoldKey, Moment};
@@ -68,7 +68,7 @@ impl Inner {
         now: Moment<'_>,
         revives: bool,
     ) -> super::link::Begun<Result<Vec<bool>, Error>> {
-        let mut call = self.begin_any(&script::RENEW, customer, &[], now);
+        let mut call = self.begin_any(&self.scripts.renew, customer, &[], now);
         call.arg(self.lifetime(Some(lifetime)).as_micros() as u64);
         call.arg(if revives { "1" } else { "" });
         for id in ids {

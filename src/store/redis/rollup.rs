@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use redis::cmd;
 
-use super::check::kind;
 use super::keys::{SHARDS, named, shard_of};
 use super::link::CallError;
 use super::reply::{self, Reply};
@@ -81,11 +80,18 @@ impl Rolled {
             .collect();
         let ends = (day + 1) * DAY_MILLIS as i64;
         // A day longer than promised, so that no clock is asked to be exact.
-        call.arg(given.len()).arg(day).arg(ends.saturating_add_unsigned(self.keep + DAY_MILLIS));
+        call.arg(ends.saturating_add_unsigned(self.keep + DAY_MILLIS));
         for (name, aggregation, given) in given {
             let field = format!("{}.{name}", quarter.rem_euclid(96));
             match given {
-                Some(amount) => call.arg(kind(aggregation)).arg(field).arg(amount.as_millionths()),
+                Some(amount) => {
+                    let kind = match aggregation {
+                        Aggregation::Sum | Aggregation::Count => "S",
+                        Aggregation::Max => "M",
+                        Aggregation::Latest => "L",
+                    };
+                    call.arg(kind).arg(field).arg(amount.as_millionths())
+                }
                 // Found among the events, if they are kept.
                 None => call.arg("?").arg(field).arg(""),
             };

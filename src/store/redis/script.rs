@@ -1,6 +1,8 @@
 //! The steps that the server takes as one: scripts, named by their own text.
 
-use std::sync::LazyLock;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
 
 use redis::{Cmd, Value};
 use tokio::time::Instant;
@@ -11,6 +13,50 @@ const AMOUNT: &str = include_str!("lua/amount.lua");
 const CUSTOMER: &str = include_str!("lua/customer.lua");
 const EVENT: &str = include_str!("lua/event.lua");
 const ROLLUP: &str = include_str!("lua/rollup.lua");
+const WINDOWS: &str = include_str!("lua/windows.lua");
+
+// The ordinary case of a script comes first, and is all that runs where nothing is out of the ordinary.
+const ORDINARY_CHECK: &str = include_str!("lua/ordinary_check.lua");
+const CHECK: &str = include_str!("lua/check.lua");
+const ORDINARY_SETTLE: &str = include_str!("lua/ordinary_settle.lua");
+const NOTHING_SETTLED: &str = "local settled\n";
+const SETTLE: &str = include_str!("lua/settle.lua");
+
+/// How long marks are kept after they were moved last, in days.
+const KEEP_MARKS: u32 = 400;
+
+/// What is the same in every call of a store is in the text of its scripts, and not sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// How long ids are remembered.
+    pub(super) remember: Duration,
+    /// How many events a shard keeps.
+    pub(super) keep_events: usize,
+    pub(super) keep_events_for: Duration,
+    /// How many changes of balances a customer keeps.
+    pub(super) keep_transactions: usize,
+}
+
+impl Terms {
+    fn text(&self) -> String {
+        let horizon = self.remember.as_micros();
+        // A day and an hour more: some are forgotten only when others come.
+        let keep_ids = self.remember.as_millis() + 90_000_000;
+        let events_for = self.keep_events_for.as_millis();
+        let mut text = String::new();
+        for (name, value) in [
+            ("HORIZON", horizon.to_string()),
+            ("KEEP_IDS", format!("'{keep_ids}'")),
+            ("KEEP_EVENTS", self.keep_events.to_string()),
+            ("KEEP_EVENTS_FOR", format!("'{events_for}'")),
+            ("KEEP_TRANSACTIONS", self.keep_transactions.to_string()),
+            ("KEEP_MARKS", KEEP_MARKS.to_string()),
+        ] {
+            let _ = writeln!(text, "local {name} = {value}");
+        }
+        text
+    }
+}
 
 /// A script, and the name by which the server knows it. Two releases with other texts do not meet.
 #[derive(Debug)]
@@ -20,27 +66,38 @@ pub(super) struct Script {
 }
 
 macro_rules! scripts {
-    ($($(#[$doc:meta])* $name:ident: [$($part:expr),+],)+) => {$(
-        $(#[$doc])*
-        pub(super) static $name: LazyLock<Script> = LazyLock::new(|| Script::of(&[$($part),+]));
-    )+
+    ($($name:ident: [$($part:expr),+],)+) => {
+        /// The scripts of a store.
+        #[derive(Debug)]
+        pub(super) struct Scripts {
+            $(pub(super) $name: Arc<Script>,)+
+        }
 
-        /// All of them, to be loaded ahead.
-        pub(super) fn all() -> impl Iterator<Item = &'static Script> {
-            [$(&*$name),+].into_iter()
+        impl Scripts {
+            pub(super) fn of(terms: &Terms) -> Self {
+                let terms = terms.text();
+                Self { $($name: Arc::new(Script::of(&[&terms, $($part),+])),)+ }
+            }
+
+            /// All of them, to be loaded ahead.
+            pub(super) fn all(&self) -> impl Iterator<Item = &Script> {
+                [$(&*self.$name),+].into_iter()
+            }
         }
     };
 }
 
 scripts! {
-    CHECK: [AMOUNT, CUSTOMER, include_str!("lua/check.lua")],
-    SETTLE: [AMOUNT, CUSTOMER, EVENT, ROLLUP, include_str!("lua/settle.lua")],
-    RELEASE: [AMOUNT, CUSTOMER, include_str!("lua/release.lua")],
-    RENEW: [AMOUNT, CUSTOMER, include_str!("lua/renew.lua")],
-    BALANCE: [AMOUNT, CUSTOMER, EVENT, include_str!("lua/balance.lua")],
-    BALANCES: [AMOUNT, CUSTOMER, include_str!("lua/balances.lua")],
-    LOOK: [AMOUNT, CUSTOMER, include_str!("lua/look.lua")],
-    RECOUNT: [AMOUNT, CUSTOMER, include_str!("lua/recount.lua")],
+    check: [ORDINARY_CHECK, AMOUNT, CUSTOMER, CHECK],
+    whole_check: [AMOUNT, CUSTOMER, CHECK],
+    settle: [ORDINARY_SETTLE, WINDOWS, AMOUNT, CUSTOMER, EVENT, ROLLUP, SETTLE],
+    whole_settle: [NOTHING_SETTLED, WINDOWS, AMOUNT, CUSTOMER, EVENT, ROLLUP, SETTLE],
+    release: [AMOUNT, CUSTOMER, include_str!("lua/release.lua")],
+    renew: [AMOUNT, CUSTOMER, include_str!("lua/renew.lua")],
+    balance: [AMOUNT, CUSTOMER, EVENT, include_str!("lua/balance.lua")],
+    balances: [AMOUNT, CUSTOMER, include_str!("lua/balances.lua")],
+    look: [AMOUNT, CUSTOMER, include_str!("lua/look.lua")],
+    recount: [AMOUNT, CUSTOMER, include_str!("lua/recount.lua")],
 }
 
 impl Script {
@@ -56,20 +113,20 @@ impl Script {
     }
 
     /// A call of the script by its name.
-    pub(super) fn call(&'static self, keys: &[String]) -> ScriptCall {
+    pub(super) fn call(self: &Arc<Self>, keys: &[String]) -> ScriptCall {
         let mut cmd = Cmd::with_capacity(4 + keys.len() + 16, 512);
         cmd.arg("EVALSHA").arg(&self.name).arg(keys.len());
         for key in keys {
             cmd.arg(key);
         }
-        ScriptCall { script: self, cmd }
+        ScriptCall { script: Arc::clone(self), cmd }
     }
 }
 
 /// A script and what it is given.
 #[derive(Debug)]
 pub(super) struct ScriptCall {
-    script: &'static Script,
+    script: Arc<Script>,
     cmd: Cmd,
 }
 

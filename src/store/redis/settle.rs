@@ -1,20 +1,18 @@
 //! A settlement as a call, and what its answer says.
 
 use redis::Value;
+use smallvec::{SmallVec, smallvec};
 
 use super::check::kind;
 use super::event::{write_event, write_transaction};
 use super::link::{CallError, Caller};
 use super::registry::Ending;
 use super::reply::Reply;
-use super::script::{self, ScriptCall};
+use super::script::ScriptCall;
 use super::{Inner, keys};
 use crate::Error;
 use crate::policy::{Amount, TransactionKind};
 use crate::store::{Origin, SettleOperation, SettleOutcome, Settled};
-
-/// How long marks are kept after they were moved last, in days.
-const KEEP_MARKS: u64 = 400;
 
 /// A settlement on its way.
 pub(super) struct Sent {
@@ -30,15 +28,22 @@ impl Sent {
         let keys = &store.shared.keys;
         let shard = keys::shard_of(customer.as_str());
         let [own, all] = keys.rollups_of(shard, customer, operation.at);
-        let also = [
-            keys.within(shard, keys::TRANSACTIONS, customer),
-            keys.within(shard, keys::MARKS, customer),
-            keys.events(shard),
-            own,
-            all,
-            keys.alerts(shard),
-        ];
-        let mut call = store.begin(&script::SETTLE, customer, &also, epoch, now)?;
+        let mut also: SmallVec<[String; 6]> = smallvec![keys.events(shard), own, all];
+        if operation.mark.is_some() {
+            also.push(keys.within(shard, keys::MARKS, customer));
+        }
+        if operation.charge.is_some() {
+            also.push(keys.within(shard, keys::TRANSACTIONS, customer));
+        }
+        if operation.lines.iter().any(|line| !line.alerts.is_empty()) {
+            also.push(keys.alerts(shard));
+        }
+        let is_ordinary = matches!(operation.origin, Origin::Held(Some(_)))
+            && store.terms.keep_events > 0
+            && operation.lines.iter().all(|line| line.aggregation.adds());
+        let scripts = &store.scripts;
+        let script = if is_ordinary { &scripts.settle } else { &scripts.whole_settle };
+        let mut call = store.begin(script, customer, &also, epoch, now)?;
         // After its version was read: see there.
         let rolled = store.shared.rolled();
         let names = store.shared.names();
@@ -50,7 +55,6 @@ impl Sent {
             Origin::Fresh => ("F", None),
             Origin::Given => ("G", None),
         };
-        let at = operation.at.as_nanos();
         call.arg(id.to_string()).arg(origin);
         match attempt {
             Some(attempt) => call.arg(attempt),
@@ -64,12 +68,7 @@ impl Sent {
             operation.at,
             operation.reverses,
         );
-        call.arg(at)
-            .arg(at.div_euclid(1_000))
-            .arg(store.horizon())
-            .arg(event)
-            .arg(store.keep_events)
-            .arg(store.keep_events_for.as_millis() as u64);
+        call.arg(operation.at.as_nanos()).arg(event);
         match operation.mark {
             Some(mark) => {
                 call.arg(mark.producer.to_string()).arg(mark.sequence);
@@ -77,7 +76,6 @@ impl Sent {
                     Some(previous) => call.arg(previous),
                     None => call.arg(""),
                 };
-                call.arg(KEEP_MARKS);
             }
             None => drop(call.arg("")),
         }
@@ -92,18 +90,20 @@ impl Sent {
                     write_transaction(id, balance.name, kind, size, operation.at, (None, None));
                 let (initial, _) = super::terms(balance.default);
                 call.arg(balance.name).arg(amount.as_millionths()).arg(initial).arg(made);
-                call.arg(store.keep_transactions);
             }
             None => drop(call.arg("")),
         }
         rolled.encode(operation, &mut call);
+        let mut told = None;
         for line in operation.lines {
             let Some(amount) = line.own(operation.given) else { continue };
             if !line.shares {
-                let name = names.get(line.counter as usize)?;
-                call.arg(kind(line.aggregation))
-                    .arg(format!("{}.{name}", keys::end(&line.window)))
-                    .arg(amount.as_millionths());
+                let what = (kind(line.aggregation), amount);
+                if told != Some(what) {
+                    call.arg(what.0).arg(amount.as_millionths());
+                    told = Some(what);
+                }
+                call.arg(keys::count(line, &names)?);
             }
             if !line.alerts.is_empty() {
                 call.arg("a").arg(line.limit.as_str()).arg(line.alerts.len());
@@ -127,6 +127,10 @@ impl Sent {
 }
 
 fn read(value: Value) -> Result<Settled, CallError> {
+    // The ordinary outcome is told alone.
+    if matches!(&value, Value::BulkString(text) if text == b"n") {
+        return Ok(Settled::nothing(SettleOutcome::Recorded));
+    }
     let mut reply = Reply::of(value)?;
     let outcome = match reply.text()?.as_str() {
         "n" => SettleOutcome::Recorded,

@@ -11,7 +11,7 @@ use redis::cmd;
 use super::check::Asked;
 use super::link::{Begun, CallError};
 use super::settle::Sent;
-use super::{Inner, Redis, keys, reply, script};
+use super::{Inner, Redis, keys, reply};
 use crate::policy::{
     Amount, Balance, Credited, CustomerId, Debited, EventId, NewBalance, RecordedEvent, Timestamp,
     Transaction, Window,
@@ -102,11 +102,10 @@ impl Inner {
         let mut asked = Vec::new();
         for (at, operation) in operations.iter().enumerate() {
             let SettleOperation { epoch, now, customer, .. } = *operation;
-            let Some(mut call) = self.begin(&script::LOOK, customer, &[], epoch, now) else {
+            let Some(mut call) = self.begin(&self.scripts.look, customer, &[], epoch, now) else {
                 stale().await;
                 return Ok(Some((at, SettleOutcome::Stale)));
             };
-            call.arg(self.horizon());
             if operation.origin == Origin::Given {
                 let at = operation.at.as_nanos().div_euclid(1_000);
                 call.arg(operation.id.to_string()).arg(at);
@@ -240,13 +239,12 @@ impl Store for Redis {
     fn release(&self, key: HoldKey<'_>, now: Moment<'_>) -> Self::Release {
         let inner = &self.inner;
         let renewal = inner.renew_when_due(now);
-        let mut call = inner.begin_any(&script::RELEASE, key.customer, &[], now);
+        let mut call = inner.begin_any(&inner.scripts.release, key.customer, &[], now);
         call.arg(key.id.to_string());
         match key.attempt {
             Some(attempt) => call.arg(attempt),
             None => call.arg(""),
         };
-        call.arg(inner.horizon());
         let ending = inner.registry.ending();
         inner.registry.close(key.id, key.attempt);
         let caller = inner.caller.clone();

@@ -1,6 +1,6 @@
 -- The keys of one customer, all in one slot: see keys.rs. ARGV[1] is the version of the definitions
--- by which the operation was resolved; ARGV[2] and ARGV[3] are wall and monotonic time in
--- microseconds where the store is given a clock, and empty where the server's is good.
+-- by which the operation was resolved; ARGV[2] is wall and monotonic time in microseconds where the
+-- store is given a clock, and empty where the server's is good.
 local call = redis.call
 local shard, books, due, ids, expired = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local LATE, DAY = 604800000, 86400000
@@ -12,7 +12,8 @@ local function clock()
   local now = call('TIME')
   local server = now[1] * 1e6 + now[2]
   if ARGV[2] == '' then return server, server, server end
-  return tonumber(ARGV[2]), tonumber(ARGV[3]), server
+  local wall, now = string.match(ARGV[2], '^(%S+) (%S+)$')
+  return tonumber(wall), tonumber(now), server
 end
 
 -- A key that lives at least so many milliseconds from now. A day more, so that it is seldom told.

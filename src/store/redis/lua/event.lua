@@ -9,7 +9,8 @@ local function note_gone(at)
 end
 
 -- Appends an event to a stream, under the server's time, and lets the oldest go.
-local function append(stream, server, event, at, most, millis)
+local function append(stream, server, event, at)
+  local most = KEEP_EVENTS
   if most == 0 then return note_gone(amount(at)) end
   local name = string.format('%.0f-0', server)
   local added = redis.pcall('XADD', stream, name, 'event', event, 'at', at)
@@ -18,7 +19,7 @@ local function append(stream, server, event, at, most, millis)
     name = string.format('%.0f-0', tonumber(string.match(newest[1], '^%d+')) + 1)
     call('XADD', stream, name, 'event', event, 'at', at)
   end
-  call('PEXPIRE', stream, millis)
+  call('PEXPIRE', stream, KEEP_EVENTS_FOR)
   -- Some at a time, as each time takes several calls.
   local over = call('XLEN', stream) - most
   if over > most / 8 then

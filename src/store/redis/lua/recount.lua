@@ -1,13 +1,13 @@
--- Puts counters of one customer at what the kept events come to. ARGV: 4 how many counters are counted
+-- Puts counters of one customer at what the kept events come to. ARGV: 3 how many counters are counted
 -- again, then for each its name and the minute at which its window of now ends (or *); then for each
 -- sum: kind, window and counter, the minute of its end, value, time in nanoseconds.
 local version = call('HGET', shard, 'version')
 if version ~= ARGV[1] then return {'s'} end
 local wall = clock()
 local minute = math.floor(wall / 6e7)
-local many = tonumber(ARGV[4])
+local many = tonumber(ARGV[3])
 local goes = {}
-for at = 5, 4 + 2 * many, 2 do goes[ARGV[at]] = ARGV[at + 1] end
+for at = 4, 3 + 2 * many, 2 do goes[ARGV[at]] = ARGV[at + 1] end
 
 -- Where what is held on a counter goes over to.
 local function moved(field)
@@ -43,7 +43,7 @@ if #held > 0 then
   end
 end
 local last, stays = 0, false
-for at = 5 + 2 * many, #ARGV, 5 do
+for at = 4 + 2 * many, #ARGV, 5 do
   local ends = ARGV[at + 2]
   call('HSET', books, 'u' .. ARGV[at + 1], ARGV[at + 3])
   if ARGV[at] == 'l' then call('HSET', books, 'l' .. ARGV[at + 1], ARGV[at + 4]) end

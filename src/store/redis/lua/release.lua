@@ -1,7 +1,7 @@
--- ARGV: 4 id, 5 attempt or empty for any, 6 how long ids are remembered in microseconds.
+-- ARGV: 3 id, 4 attempt or empty for any.
 local wall, now, server = clock()
 sweep(now)
-local id, attempt = ARGV[4], ARGV[5]
+local id, attempt = ARGV[3], ARGV[4]
 local hold = call('HGET', books, 'o' .. id)
 if hold and (attempt == '' or string.match(hold, '^%d+') == attempt) then
   let_go(id, hold)
@@ -11,11 +11,10 @@ elseif call('ZSCORE', ids, 'F' .. id) then
   return 'n'
 end
 -- The same check may arrive again, whatever became of its hold.
-local horizon = tonumber(ARGV[6])
 if attempt == '' then attempt = '0' end
-call('ZADD', ids, wall + horizon, 'R' .. attempt .. ' ' .. id)
+call('ZADD', ids, wall + HORIZON, 'R' .. attempt .. ' ' .. id)
 -- For a settlement that does not know of which check it is.
-if attempt ~= '0' then call('ZADD', ids, wall + horizon, 'R ' .. id) end
-call('PEXPIRE', ids, math.ceil(horizon / 1000) + 90000000)
+if attempt ~= '0' then call('ZADD', ids, wall + HORIZON, 'R ' .. id) end
+call('PEXPIRE', ids, KEEP_IDS)
 forget(ids, wall, server)
 return 'r'

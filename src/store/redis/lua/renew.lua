@@ -1,14 +1,14 @@
--- ARGV: 4 lifetime in microseconds, 5 whether holds that expired but were not let go yet live on, 6 and
+-- ARGV: 3 lifetime in microseconds, 4 whether holds that expired but were not let go yet live on, 5 and
 -- following ids. Answers 1 or 0 for each.
 local wall, now = clock()
-if ARGV[5] == '' then sweep(now) end
-local lifetime = tonumber(ARGV[4])
+if ARGV[4] == '' then sweep(now) end
+local lifetime = tonumber(ARGV[3])
 local millis = math.ceil(lifetime / 1000) + LONGEST
 local answer = {}
 local any = false
-for at = 6, #ARGV do
+for at = 5, #ARGV do
   local until_ = call('ZSCORE', due, ARGV[at])
-  local lives = until_ and (ARGV[5] ~= '' or tonumber(until_) > now)
+  local lives = until_ and (ARGV[4] ~= '' or tonumber(until_) > now)
   if lives then
     call('ZADD', due, now + lifetime, ARGV[at])
     any = true

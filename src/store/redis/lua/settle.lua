@@ -1,57 +1,62 @@
--- KEYS: also 6 transactions, 7 marks, 8 the stream of events, 9 and 10 the sums of the day, the
--- customer's and those of all, 11 alerts. ARGV: 4 id, 5 origin (H held, U unsure, F fresh, G given), 6
--- attempt or empty, 7 time of the event in nanoseconds, 8 the same in microseconds, 9 how long ids are
--- remembered in microseconds, 10 the event, 11 how many events are kept, 12 how long in milliseconds, 13
--- producer or empty; with one, its sequence, the place before it or empty, and how many days marks are
--- kept; then balance or empty; with one, the charge, what the default begins at or empty, the
--- transaction, and how many of those are kept; then what is summed up (see rollup.lua); then for each
--- counter: kind (s, m or l), window and counter, amount; and behind a counter for each limit on it that
--- alerts: a, the limit, how many alerts, and for each percentage and amount.
--- Answers {what came of it, whether a sum did not fit, limit, percentage, used, ...}.
+-- KEYS: also 6 the stream of events, 7 and 8 the sums of the day, the customer's and those of all; then, with
+-- a producer, marks; with a balance, transactions; and alerts. ARGV: 3 id, 4 origin (H held, U unsure, F
+-- fresh, G given), 5 attempt or empty, 6 time of the event in nanoseconds, 7 the event, 8 producer or
+-- empty; with one, its sequence, and the place before it or empty; then balance or empty; with one, the
+-- charge, what the default begins at or empty, and the transaction; then what is summed up (see
+-- rollup.lua); then for each counter: kind (s, m or l) and amount, both only where they are not those of
+-- the counter before, and window and counter; and behind a counter for each limit on it that alerts: a,
+-- the limit, how many alerts, and for each percentage and amount.
+-- Answers {what came of it, whether a sum did not fit, limit, percentage, used, ...}, or n for n and nothing
+-- more.
 local version = call('HGET', shard, 'version')
 if version ~= ARGV[1] then return {version and 's' or 'x'} end
-local transactions, marks, events = KEYS[6], KEYS[7], KEYS[8]
 local wall, now, server = clock()
-local id, origin, attempt, at = ARGV[4], ARGV[5], ARGV[6], amount(ARGV[7])
-local horizon = tonumber(ARGV[9])
+local id, origin, attempt, at = ARGV[3], ARGV[4], ARGV[5], amount(ARGV[6])
+-- In microseconds.
+local began = tonumber(string.sub(ARGV[6], 1, -4)) or 0
 local own = 'o' .. id
-local producer, place = ARGV[13], 14
+local producer, place, next_key = ARGV[8], 9, 9
 local above = producer ~= ''
+local marks = above and KEYS[9]
 if above then
   local mark = tonumber(string.match(call('HGET', marks, producer) or '0', '^%d+'))
-  if tonumber(ARGV[14]) <= mark then return {'d'} end
-  if ARGV[15] ~= '' and mark < tonumber(ARGV[15]) then return {'b'} end
-  place = 17
+  if tonumber(ARGV[9]) <= mark then return {'d'} end
+  if ARGV[10] ~= '' and mark < tonumber(ARGV[10]) then return {'b'} end
+  place, next_key = 11, 10
 end
 
 -- Moves the mark: the sequence, and the day. With a new one, those go that are not moved any more.
 local function pass()
   if not above then return end
-  local day, keep = math.floor(wall / 8.64e10), tonumber(ARGV[16])
-  if call('HSET', marks, producer, ARGV[14] .. ' ' .. day) == 1 then
+  local day = math.floor(wall / 8.64e10)
+  if call('HSET', marks, producer, ARGV[9] .. ' ' .. day) == 1 then
     local all = call('HGETALL', marks)
     for at = 1, #all, 2 do
       local moved = tonumber(string.match(all[at + 1], ' (%-?%d+)$'))
-      if day - moved > keep then call('HDEL', marks, all[at]) end
+      if day - moved > KEEP_MARKS then call('HDEL', marks, all[at]) end
     end
   end
-  call('PEXPIRE', marks, keep * DAY)
+  call('PEXPIRE', marks, KEEP_MARKS * DAY)
 end
 
 -- All that the hold, the balance and the counters look at, in one call.
 local name, charged = ARGV[place], place
-place = name == '' and place + 1 or place + 5
+local transactions = KEYS[next_key]
+local alerts_key = KEYS[name == '' and next_key or next_key + 1]
+place = name == '' and place + 1 or place + 4
 local sums = place
-place = place + 3 + 3 * tonumber(ARGV[place])
+place = place + 1
+while ARGV[place] and string.find(ARGV[place], '^[%u?]') do place = place + 3 end
 local lines, most = place, #ARGV
 local may_hold = origin == 'H' or origin == 'U'
 local wanted, count = {own}, 1
+local kind
 while place <= most do
-  local kind = ARGV[place]
-  if kind == 'a' then
+  if ARGV[place] == 'a' then
     place = place + 3 + 2 * tonumber(ARGV[place + 2])
   else
-    local suffix = ARGV[place + 1]
+    if #ARGV[place] == 1 then kind, place = ARGV[place], place + 2 end
+    local suffix = ARGV[place]
     wanted[count + 1] = 'u' .. suffix
     count = count + 1
     if kind == 'l' then
@@ -61,7 +66,7 @@ while place <= most do
       wanted[count + 1] = 'h' .. suffix
       count = count + 1
     end
-    place = place + 3
+    place = place + 1
   end
 end
 if name ~= '' then
@@ -79,7 +84,7 @@ if origin ~= 'F' and call('ZSCORE', ids, 'F' .. id) then
   pass()
   return {'d'}
 end
-local old = wall - tonumber(ARGV[8]) > horizon
+local old = wall - began > HORIZON
 if hold then
   -- Below, with what else is written.
 elseif origin == 'G' and old and not above then
@@ -89,16 +94,16 @@ elseif origin == 'H' then
   -- Neither open nor expired nor finished, though that would be remembered: the server has lost the
   -- hold, and the use is counted. Of an old one that is known only when it has lost everything since.
   if not was_expired and not above then
-    local lost = tonumber(call('HGET', shard, 'since') or '0') > tonumber(ARGV[8])
+    local lost = tonumber(call('HGET', shard, 'since') or '0') > began
     local released = call('ZMSCORE', ids, 'R' .. attempt .. ' ' .. id, 'R0 ' .. id)
     if released[1] or (attempt == '' and released[2]) then return {'d'} end
     -- It ended otherwise, or it expired so long ago that nobody knows.
-    if old and not lost then return {wall - tonumber(ARGV[8]) > LATE * 1000 and 't' or 'd'} end
+    if old and not lost then return {wall - began > LATE * 1000 and 't' or 'd'} end
   end
 end
 if origin ~= 'F' then
-  call('ZADD', ids, math.max(wall, tonumber(ARGV[8])) + horizon, 'F' .. id)
-  call('PEXPIRE', ids, math.ceil(horizon / 1000) + 90000000)
+  call('ZADD', ids, math.max(wall, began) + HORIZON, 'F' .. id)
+  call('PEXPIRE', ids, KEEP_IDS)
   forget(ids, wall, server)
 end
 pass()
@@ -127,11 +132,10 @@ end
 local minute = math.floor(wall / 6e7)
 local stays, fresh = false, false
 local answer = {'n', ''}
-local after, suffix
+local after, suffix, given
 place, count = lines, 1
 while place <= most do
-  local kind = ARGV[place]
-  if kind == 'a' then
+  if ARGV[place] == 'a' then
     local limit, alerts = ARGV[place + 1], tonumber(ARGV[place + 2])
     if after and not below(after, amount(ARGV[place + 4])) then
       local ends = string.match(suffix, '^[^.]+')
@@ -144,19 +148,19 @@ while place <= most do
           more = more .. percent .. ' '
           -- The customer is what comes behind, as in the key of the books.
           local member = ends .. ' ' .. percent .. ' ' .. limit .. ' ' .. string.sub(books, #shard + 2)
-          call('ZADD', KEYS[11], ends == '*' and '+inf' or ends, member)
+          call('ZADD', alerts_key, ends == '*' and '+inf' or ends, member)
           answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = limit, percent, after
         end
       end
       if more ~= told then
         call('HSET', books, field, more)
-        call('ZREMRANGEBYSCORE', KEYS[11], '-inf', minute)
+        call('ZREMRANGEBYSCORE', alerts_key, '-inf', minute)
       end
     end
     place = place + 3 + 2 * alerts
   else
-    local given = amount(ARGV[place + 2])
-    suffix, after = ARGV[place + 1], nil
+    if #ARGV[place] == 1 then kind, given, place = ARGV[place], amount(ARGV[place + 1]), place + 2 end
+    suffix, after = ARGV[place], nil
     count = count + 1
     local used = found[count]
     used = used and amount(used)
@@ -182,11 +186,11 @@ while place <= most do
       local latest = found[count] and amount(found[count])
       if not is_over and (not latest or not below(at, latest)) then
         after = given
-        write('l' .. suffix, ARGV[7])
+        write('l' .. suffix, ARGV[6])
       end
     end
     if after then write('u' .. suffix, after) end
-    place = place + 3
+    place = place + 1
   end
 end
 
@@ -202,8 +206,8 @@ if name ~= '' then
   write('b' .. name, left)
   write('last', sequence)
   local entry = string.format('%.0f ', sequence) .. tostring_amount(left) .. ' ' .. ARGV[charged + 3]
-  if call('RPUSH', transactions, entry) > tonumber(ARGV[charged + 4]) then
-    call('LTRIM', transactions, '-' .. ARGV[charged + 4], -1)
+  if call('RPUSH', transactions, entry) > KEEP_TRANSACTIONS then
+    call('LTRIM', transactions, '-' .. KEEP_TRANSACTIONS, -1)
   end
 end
 -- First what is written, so that the books never go in between, and with them how long they live.
@@ -213,23 +217,6 @@ if gone then
   call('ZREM', due, id)
 end
 
--- Lets go of windows that have ended, and lives until the last one ends.
-if fresh or stays then
-  local last = 0
-  for _, field in ipairs(call('HKEYS', books)) do
-    local window = string.match(field, '^[ulha](%-?%d+)%.')
-    if window then
-      window = tonumber(window)
-      if window <= minute then call('HDEL', books, field)
-      elseif window > last then last = window end
-    elseif field == 'keep' then stays = false end
-  end
-  if stays then
-    call('HSET', books, 'keep', 1)
-    call('PERSIST', books)
-  elseif last > 0 and call('HEXISTS', books, 'keep') == 0 then
-    outlive(books, math.ceil(last * 60000 - wall / 1000))
-  end
-end
-append(events, server, ARGV[10], ARGV[7], tonumber(ARGV[11]), ARGV[12])
+if fresh or stays then end_windows(books, wall, stays) end
+append(KEYS[6], server, ARGV[7], ARGV[6])
 return answer
