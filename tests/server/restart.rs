@@ -171,6 +171,14 @@ async fn a_change_of_a_balance_is_done_once_under_its_key_over_a_restart() {
     assert_eq!(api.get(&balance).await.json()["currentBalance"], 10);
     let other = api.post_once("another key", changes[0].0, changes[0].1.clone()).await.json();
     assert_ne!(other["transaction"]["id"], id);
+
+    // And what nobody can ask for any more is not kept.
+    clock.advance(Duration::from_secs(3_600));
+    let third = api.post_once("third key", changes[1].0, changes[1].1.clone()).await;
+    assert_eq!(third.status, 200);
+    let file = rusqlite::Connection::open(&path).unwrap();
+    let known: u32 = file.query_row("SELECT count(*) FROM once", [], |row| row.get(0)).unwrap();
+    assert_eq!(known, 3);
 }
 
 /// Once the server before has let go of the file.

@@ -4,5 +4,9 @@ CREATE TABLE once (
     id          ANY NOT NULL,
     balance     INTEGER NOT NULL,
     sequence    INTEGER NOT NULL,
+    at          INTEGER NOT NULL,
     PRIMARY KEY (customer, id)
 ) STRICT, WITHOUT ROWID;
+
+-- Finds those of more than a day ago, to forget them.
+CREATE INDEX once_at ON once (at);

@@ -11,8 +11,8 @@ use super::row::{self, KindText};
 use crate::policy::{
     Amount, CustomerId, EventId, Producer, RecordedEvent, Transaction, TransactionKind, Usage,
 };
-use crate::store::KeptHold;
 use crate::store::memory::archive::{Counted, CounterState, Opened, Recounted, WindowEnd};
+use crate::store::{KeptHold, ONCE_FOR};
 
 /// How many names are remembered before they are looked up anew.
 const MOST_NAMES: usize = 1_000_000;
@@ -108,11 +108,7 @@ impl<'a> Rows<'a> {
                 let customer = self.customer(&transaction.customer)?;
                 let balance = self.transact(customer, transaction)?;
                 match once {
-                    Some(id) => self.execute(
-                        "INSERT OR REPLACE INTO once (customer, id, balance, sequence) \
-                         VALUES (?1, ?2, ?3, ?4)",
-                        params![customer, id, balance, transaction.sequence],
-                    ),
+                    Some(id) => self.remember(customer, id, balance, transaction),
                     None => Ok(()),
                 }
             }
@@ -215,6 +211,26 @@ impl<'a> Rows<'a> {
         self.newest_transaction = Some(transaction.sequence);
         self.balances.insert(balance, transaction.balance_after);
         Ok(balance)
+    }
+
+    /// Remembers by an id where a change is, and forgets some that are no longer known by theirs.
+    fn remember(
+        &self,
+        customer: i64,
+        id: &EventId,
+        balance: i64,
+        Transaction { sequence, at, .. }: &Transaction,
+    ) -> rusqlite::Result<()> {
+        self.execute(
+            "DELETE FROM once WHERE (customer, id) IN \
+             (SELECT customer, id FROM once WHERE at < ?1 LIMIT 16)",
+            [at.saturating_sub(ONCE_FOR)],
+        )?;
+        self.execute(
+            "INSERT OR REPLACE INTO once (customer, id, balance, sequence, at) \
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![customer, id, balance, sequence, at],
+        )
     }
 
     fn open(&mut self, opened: &Opened) -> rusqlite::Result<()> {
