@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::Engine;
@@ -19,8 +20,8 @@ pub struct FinishFuture(Finish);
 
 enum Finish {
     Done(Option<Result<(), Error>>),
-    /// It is made, and waited for. The mutex is never locked: it makes the future `Sync`.
-    Made(Mutex<BoxFuture<'static, Result<(), Error>>>),
+    /// It is on its way, and whoever waits for it sees to it.
+    Waited(Waited),
     /// A store that has to wait is driven by a task of its own.
     Handed(oneshot::Receiver<Result<(), Error>>),
 }
@@ -39,9 +40,7 @@ impl Future for FinishFuture {
             Finish::Done(result) => {
                 Poll::Ready(result.take().expect("FinishFuture polled after completion"))
             }
-            Finish::Made(made) => {
-                made.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(cx)
-            }
+            Finish::Waited(waited) => waited.poll(cx),
             Finish::Handed(answer) => {
                 Poll::Ready(ready!(Pin::new(answer).poll(cx)).unwrap_or_else(|_| {
                     let message = "the runtime ended before the store answered";
@@ -59,33 +58,31 @@ impl fmt::Debug for FinishFuture {
 }
 
 impl<S: Store> Engine<S> {
-    /// Waits for a settlement that is made: whoever is given the future does, and a task where nobody
-    /// does any more.
+    /// Waits for a settlement that is on its way: whoever is given the future does, and a task where
+    /// nobody does any more.
     pub(super) fn wait(&self, settlement: Settlement, future: S::Settle) -> FinishFuture {
-        let (engine, span) = (self.clone(), observe::Span::current());
-        let made = Made(Some(Waiting { engine, settlement, future, span }));
-        FinishFuture(Finish::Made(Mutex::new(Box::pin(made))))
+        let work: Work = Box::pin(self.clone().told(settlement, future));
+        let (runtime, span) = (self.0.runtime(), observe::Span::current());
+        FinishFuture(Finish::Waited(Waited { work: Mutex::new(Some(work)), runtime, span }))
     }
 
     /// Goes on with a settlement that its store could not answer at once.
-    pub(super) fn hand_over(
-        &self,
-        mut settlement: Settlement,
-        mut future: S::Settle,
-    ) -> FinishFuture {
-        let engine = self.clone();
-        self.spawn(async move {
-            loop {
-                let epoch = engine.0.epoch.load(Ordering::Acquire);
-                match future.await {
-                    Ok(settled) if settled.outcome == SettleOutcome::Stale => {
-                        engine.0.reload(epoch).await?;
-                        future = engine.0.settle(&mut settlement);
-                    }
-                    answer => return engine.0.finish(&settlement, answer),
+    pub(super) fn hand_over(&self, settlement: Settlement, future: S::Settle) -> FinishFuture {
+        self.spawn(self.clone().told(settlement, future))
+    }
+
+    /// What comes of a settlement, resolved anew where definitions have changed meanwhile.
+    async fn told(self, mut settlement: Settlement, mut future: S::Settle) -> Result<(), Error> {
+        loop {
+            let epoch = self.0.epoch.load(Ordering::Acquire);
+            match future.await {
+                Ok(settled) if settled.outcome == SettleOutcome::Stale => {
+                    self.0.reload(epoch).await?;
+                    future = self.0.settle(&mut settlement);
                 }
+                answer => return self.0.finish(&settlement, answer),
             }
-        })
+        }
     }
 
     pub(super) fn spawn(
@@ -99,8 +96,7 @@ impl<S: Store> Engine<S> {
         let (sender, answer) = oneshot::channel();
         let span = observe::Span::current();
         runtime.spawn(async move {
-            let mut work = pin!(work);
-            let done = poll_fn(|cx| span.run(|| work.as_mut().poll(cx))).await;
+            let done = within(&span, work).await;
             // Whether somebody waits for the answer is their choice.
             drop(sender.send(done));
         });
@@ -108,33 +104,38 @@ impl<S: Store> Engine<S> {
     }
 }
 
-/// A settlement that is made and will be told, whether or not anybody waits for it.
-struct Made<S: Store>(Option<Waiting<S>>);
+type Work = BoxFuture<'static, Result<(), Error>>;
 
-struct Waiting<S: Store> {
-    engine: Engine<S>,
-    settlement: Settlement,
-    future: S::Settle,
+/// A settlement that comes to its end, whether or not anybody waits for it.
+struct Waited {
+    /// The mutex is never locked: it makes the future `Sync`.
+    work: Mutex<Option<Work>>,
+    runtime: Option<Handle>,
     span: observe::Span,
 }
 
-impl<S: Store> Future for Made<S> {
-    type Output = Result<(), Error>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let waiting = &mut self.get_mut().0;
-        let made = waiting.as_mut().expect("FinishFuture polled after completion");
-        let answer = ready!(Pin::new(&mut made.future).poll(cx));
-        let told = made.span.run(|| made.engine.0.finish(&made.settlement, answer));
-        *waiting = None;
+impl Waited {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let Self { work, span, .. } = self;
+        let left = work.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let work = left.as_mut().expect("FinishFuture polled after completion");
+        let told = ready!(span.run(|| work.as_mut().poll(cx)));
+        *left = None;
         Poll::Ready(told)
     }
 }
 
-impl<S: Store> Drop for Made<S> {
+impl Drop for Waited {
     fn drop(&mut self) {
-        if let Some(Waiting { engine, settlement, future, span }) = self.0.take() {
-            span.run(|| drop(engine.hand_over(settlement, future)));
+        let work = self.work.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let (Some(work), Some(runtime)) = (work, &self.runtime) {
+            let span = self.span.clone();
+            runtime.spawn(async move { within(&span, work).await });
         }
     }
+}
+
+async fn within<F: Future>(span: &observe::Span, work: F) -> F::Output {
+    let mut work = pin!(work);
+    poll_fn(|cx| span.run(|| work.as_mut().poll(cx))).await
 }

@@ -73,8 +73,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// The answer to [`release`](Self::release).
     type Release: Future<Output = Result<(), Error>> + Send + Unpin + 'static;
 
-    /// Whether a settlement is made, and will be kept, by the time that [`settle`](Self::settle)
-    /// returns: its future only waits, and need not be polled.
+    /// Whether a settlement is made, or on its way, by the time that [`settle`](Self::settle) returns:
+    /// who waits for it polls its future then, and a task only does once they have dropped it.
     const SETTLES_AT_CALL: bool = false;
 
     /// Judges every line and the balance together and, if all have room and a hold is asked for,

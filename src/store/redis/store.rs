@@ -207,6 +207,8 @@ impl Store for Redis {
     type Settle = Answered<Settled>;
     type Release = Answered<()>;
 
+    const SETTLES_AT_CALL: bool = true;
+
     fn check(&self, operation: CheckOperation<'_>) -> Self::Check {
         let renewal = self.inner.renew_when_due(operation.now);
         let asked = Asked::of(&self.inner, &operation);
