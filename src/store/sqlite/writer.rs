@@ -106,12 +106,18 @@ impl Writer {
             // What the disk has lost is written again.
             if let Err(error) = self.commit(&Group::default()) {
                 observe::not_written(&Error::from(error));
+                self.close();
             }
         }
         if let Some(file) = &self.file {
             // So that the books are one file again. What is in the log is safe there, too.
-            if checkpoint(file, "TRUNCATE").is_ok() {
+            let checkpointed = checkpoint(file, "TRUNCATE");
+            if checkpointed.is_ok() {
                 let _ = leave_log(file, false);
+            }
+            if let Ok(true) = checkpointed {
+                // That has synced all of it.
+                let _ = self.lock.note(self.number);
             }
         }
     }
