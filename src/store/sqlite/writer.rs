@@ -94,7 +94,7 @@ impl Writer {
                 pause = (pause * 2).min(PAUSE.1);
             }
             self.note();
-            queue.acknowledge(&mut group);
+            queue.acknowledge(&group);
             self.keep(&mut group);
             self.let_go();
         }
@@ -171,6 +171,7 @@ impl Writer {
             self.doubtful.clear();
             self.doubtful_changes = 0;
             group.changes.clear();
+            group.running = None;
         } else if self.doubtful.last().is_none_or(|(last, _)| *last < self.number) {
             self.doubtful_changes += 1 + group.changes.len();
             self.doubtful.push((self.number, mem::take(group)));
