@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tower_limitry::store::Sqlite;
-use tower_limitry::store::sqlite::{backup, verify};
+use tower_limitry::store::sqlite::{Durability, backup, verify};
 use tower_limitry::{Books, Check, ErrorKind, NewBalance};
 
 use crate::support::*;
@@ -225,6 +225,24 @@ async fn a_log_that_went_into_its_file_is_not_missed() {
     assert_eq!(asked::<u32>(&path, "SELECT count(*) FROM event"), SETTLED);
     assert!(!log_of(&path).exists());
     assert_eq!(used(&open(&path).unwrap(), "ada", "daily").await, amount(SETTLED));
+}
+
+/// However rarely the disk was synced: when the books are closed, it is.
+#[tokio::test]
+async fn an_older_copy_of_books_that_were_closed_in_order_is_refused() {
+    for durability in [Durability::Full, Durability::Relaxed { at_most: HOUR }] {
+        let path = file::fresh();
+        let open = || Sqlite::options().durability(durability).open(&path);
+        let books = || hundred_a_day(&noon()).build_on(open().unwrap()).unwrap().erased();
+        spend(&books(), "ada", 1).await;
+        let older = std::fs::read(&path).unwrap();
+        spend(&books(), "ada", 5).await;
+        let newer = std::fs::read(&path).unwrap();
+        std::fs::write(&path, older).unwrap();
+        assert_refused(&path, &["an older copy is in its place"]);
+        std::fs::write(&path, newer).unwrap();
+        assert_eq!(used(&books(), "ada", "daily").await, amount(6));
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use tower_limitry::policy::Credit;
 use tower_limitry::store::sqlite::{Durability, Sqlite};
-use tower_limitry::{Books, Check, CheckError, Engine, Error, ErrorKind, Limit, Meter, NewBalance};
+use tower_limitry::{
+    Books, Check, CheckError, Engine, Error, ErrorKind, Event, Limit, Meter, NewBalance,
+};
 
 use crate::faulty::FOR_EVER;
 use crate::support::*;
@@ -243,6 +245,53 @@ fn halves() {
 #[test]
 fn a_log_that_a_reader_has_held_up_is_written_again_as_a_whole() {
     try_out("disk::halves");
+}
+
+/// Of what the disk loses, some only said how many requests run; what comes after it is events alone.
+async fn try_with_a_request_that_ran() {
+    let path = file::emptied();
+    let books = open(&path, Durability::Relaxed { at_most: HOUR }).await.unwrap();
+    // The log begins, and its head is synced.
+    step(&books, 0).await.unwrap();
+    let permit = books.check(Check::of("ada")).await.unwrap();
+    let since = Instant::now();
+    let noted = "SELECT coalesce(max(value), 0) FROM state WHERE name = 'running'";
+    while asked::<u32>(&path, noted) == 0 {
+        assert!(since.elapsed() < MINUTE, "that a request runs is not written");
+        tokio::task::yield_now().await;
+    }
+    permit.settle(total(1)).await.unwrap();
+    faulty::tell("lost", 1, 1);
+    let lock = || std::fs::read_to_string(format!("{}-lock", path.display())).unwrap();
+    let before = lock();
+    // So long it is synced: in vain, and once more when it is written again.
+    let mut settled = 2;
+    while lock() == before {
+        books.record(Event::new("ada", "chat", total(1))).await.unwrap();
+        settled += 1;
+        assert!(since.elapsed() < MINUTE, "it never became long");
+    }
+    // What a process that is killed leaves.
+    let left = file::fresh();
+    for ending in ["", "-wal", "-lock"] {
+        let of = |path: &Path| format!("{}{ending}", path.display());
+        std::fs::copy(of(&path), of(&left)).unwrap();
+    }
+    let books = open(&left, RELAXED).await.unwrap();
+    assert_sound(&left);
+    assert_eq!(used(&books, "ada", "ever").await, amount(settled));
+}
+
+#[test]
+#[ignore = "is started with a disk that fails"]
+fn requests_that_ran() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(try_with_a_request_that_ran());
+}
+
+#[test]
+fn books_that_were_written_again_are_not_taken_for_an_older_copy() {
+    try_out("disk::requests_that_ran");
 }
 
 #[test]

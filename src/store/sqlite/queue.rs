@@ -327,12 +327,12 @@ impl Queue {
         Some(())
     }
 
-    /// The group is in the file: those who wait for it are told. Its changes stay.
-    pub(super) fn acknowledge(&self, group: &mut Group) {
+    /// The group is in the file: those who wait for it are told. It stays as it is.
+    pub(super) fn acknowledge(&self, group: &Group) {
         let mut told = Vec::new();
         let mut waiting = self.lock();
         self.failing.store(false, Ordering::Relaxed);
-        if let Some(running) = group.running.take() {
+        if let Some(running) = group.running {
             waiting.noted = running;
         }
         let committed = group.changes.len();

@@ -94,7 +94,7 @@ impl Writer {
                 pause = (pause * 2).min(PAUSE.1);
             }
             self.note();
-            queue.acknowledge(&mut group);
+            queue.acknowledge(&group);
             self.keep(&mut group);
             self.let_go();
         }
@@ -106,12 +106,18 @@ impl Writer {
             // What the disk has lost is written again.
             if let Err(error) = self.commit(&Group::default()) {
                 observe::not_written(&Error::from(error));
+                self.close();
             }
         }
         if let Some(file) = &self.file {
             // So that the books are one file again. What is in the log is safe there, too.
-            if checkpoint(file, "TRUNCATE").is_ok() {
+            let checkpointed = checkpoint(file, "TRUNCATE");
+            if checkpointed.is_ok() {
                 let _ = leave_log(file, false);
+            }
+            if let Ok(true) = checkpointed {
+                // That has synced all of it.
+                let _ = self.lock.note(self.number);
             }
         }
     }
@@ -165,6 +171,7 @@ impl Writer {
             self.doubtful.clear();
             self.doubtful_changes = 0;
             group.changes.clear();
+            group.running = None;
         } else if self.doubtful.last().is_none_or(|(last, _)| *last < self.number) {
             self.doubtful_changes += 1 + group.changes.len();
             self.doubtful.push((self.number, mem::take(group)));
