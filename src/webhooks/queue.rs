@@ -16,7 +16,8 @@ use crate::clock::Clock;
 use crate::observe;
 use crate::policy::{Crossing, Timestamp};
 
-/// How long what is for endpoints that are no longer given is kept: longer than it is tried.
+/// How long what waits for endpoints that are no longer given is kept: longer than it is tried. What was
+/// given up for them goes with the next look.
 const KEPT_FOR_FORMER: Duration = Duration::from_secs(4 * 24 * 3_600);
 
 /// How often what has ended is forgotten.
