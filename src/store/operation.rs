@@ -188,9 +188,9 @@ pub struct SettleOperation<'a> {
 /// A settlement's place in a queue of settlements.
 ///
 /// A store keeps one mark for each customer and producer: the sequence of the last settlement that
-/// it took, moved in the same step as what it counts. At or below it is a repeat; above it is new, and counts
-/// whether or not there is a hold, unless its id is remembered. So a queue that waits for longer than
-/// ids are remembered still counts once.
+/// it took, moved in the same step as what it counts. At or below it is a repeat; above it is new, and
+/// counts whether or not there is a hold, unless its id is remembered. So a queue that waits for longer
+/// than ids are remembered still counts once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// The queue.
@@ -240,8 +240,8 @@ pub enum Origin {
     /// expired and not yet settled: within a week for certain. When the check is older and nothing is
     /// known of the id, that is [`SettleOutcome::TooOld`].
     Held(Option<Place>),
-    /// A check, this attempt, was sent under the id and its answer never came. Counts whether or not the hold is
-    /// there; a check that arrives later places nothing.
+    /// A check, this attempt, was sent under the id and its answer never came. Counts whether or not
+    /// the hold is there; a check that arrives later places nothing.
     Unsure(u64),
     /// The id was just made and nobody else knows it.
     Fresh,

@@ -156,9 +156,11 @@ async fn debit(inner: &Arc<Inner>, settlement: &Settlement, end: Instant) -> Out
                 // One that stays counts as "perhaps done" once more, which it is not.
                 let _ = inner.sent.note([(hold, None)]).await;
             }
-            return Err(match !once && has_failed_at(&error) {
-                true => failed_at(inner, hold, error),
-                false => declared(inner, error),
+            let is_suspect = !once && has_failed_at(&error);
+            return Err(if is_suspect {
+                failed_at(inner, hold, error)
+            } else {
+                declared(inner, error)
             });
         }
     };
@@ -195,7 +197,8 @@ fn failed_at(inner: &Inner, hold: &Hold, error: Error) -> Error {
         Some(failures) => {
             let said = ApiError::of(&error).map_or_else(String::new, ToString::to_string);
             let message = format!(
-                "the API failed at the debit, {failures} times while it took others; whether it was taken is not known, and the event is not recorded: {said}"
+                "the API failed at the debit, {failures} times while it took others; whether it was \
+                 taken is not known, and the event is not recorded: {said}"
             );
             Error::new(ErrorKind::Conflict, message).with_source(error)
         }

@@ -4,7 +4,7 @@
 //! A group moves the number by as many changes as it has. One of events alone is told by them: the
 //! state, which is a page of its own, is not written, and was true of the events of then.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use super::row;
 
@@ -32,7 +32,8 @@ pub(super) fn note(file: &Connection, group: i64) -> rusqlite::Result<()> {
     set.execute(params![group, event]).map(|_| ())
 }
 
+/// The place of the newest event that is still there.
 fn newest(file: &Connection) -> rusqlite::Result<Option<i64>> {
     let mut newest = file.prepare_cached("SELECT max(sequence) FROM event")?;
-    newest.query_row([], |row| row.get(0)).optional().map(Option::flatten)
+    newest.query_row([], |row| row.get(0))
 }

@@ -1,6 +1,6 @@
--- KEYS: also 6 transactions, 7 references, 8 what is done once, if it is. ARGV: 3 what to do (open, minimum, credit, debit), 4 balance, 5 and 6
--- what the default begins at and its minimum, or empty, 7 amount, 8 reference or empty, 9 the
--- transaction, 10 the terms of a balance to open.
+-- KEYS: also 6 transactions, 7 references, 8 what is done once, if it is. ARGV: 3 what to do (open,
+-- minimum, credit, debit), 4 balance, 5 and 6 what the default begins at and its minimum, or empty, 7
+-- amount, 8 reference or empty, 9 the transaction, 10 the terms of a balance to open.
 -- Answers {what came of it, current, held, own terms, transaction}.
 local transactions, references = KEYS[6], KEYS[7]
 local wall, now, server = clock()
