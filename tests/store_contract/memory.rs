@@ -3,12 +3,18 @@
 use tower_limitry::backend::{Customer, EventQuery, MeterQuery};
 use tower_limitry::policy::{Credit, TransactionKind};
 use tower_limitry::store::Memory;
-use tower_limitry::{Books, Check, ErrorKind, Event, Limit, Meter, NewBalance};
+use tower_limitry::{Amount, Books, Check, ErrorKind, Event, Limit, Meter, NewBalance};
 
 use crate::support::*;
 
 fn chat(customer: &str, tokens: u32) -> Event {
     Event::new(customer, "chat", total(tokens))
+}
+
+/// The newest changes of Ada's credits, and what they began at.
+async fn newest_two(books: &Books) -> Vec<(TransactionKind, Amount, Amount)> {
+    let all = ledger(books, "ada", "credits", 2).await;
+    all.iter().map(|tx| (tx.kind(), tx.amount(), tx.balance_after())).collect()
 }
 
 #[tokio::test]
@@ -119,8 +125,7 @@ async fn an_opening_balance_stands_for_transactions_that_are_gone() {
             .await
             .unwrap();
     }
-    let all = ledger(&books, "ada", "credits", 2).await;
-    let shown: Vec<_> = all.iter().map(|tx| (tx.kind(), tx.amount(), tx.balance_after())).collect();
+    let shown = newest_two(&books).await;
     use TransactionKind::{Credit as In, Opening};
     assert_eq!(
         shown,
@@ -298,8 +303,7 @@ async fn a_list_of_transactions_begins_behind_the_newest_that_is_gone() {
         let charged = Check::of("ada").charge("credits", |usage| usage.value("total_tokens"));
         admitted(&books, charged).await.settle(total(tokens)).await.unwrap();
     }
-    let all = ledger(&books, "ada", "credits", 2).await;
-    let shown: Vec<_> = all.iter().map(|tx| (tx.kind(), tx.amount(), tx.balance_after())).collect();
+    let shown = newest_two(&books).await;
     use TransactionKind::{Debit as Out, Opening};
     assert_eq!(
         shown,
