@@ -3,8 +3,9 @@
 //! decide nothing, on the same kind of connection.
 //!
 //! ```sh
-//! cargo bench --features redis --bench redis            # each case for 2 seconds
-//! cargo bench --features redis --bench redis -- 10      # for 10
+//! cargo bench --features redis --bench redis            # each case for 5 seconds
+//! cargo bench --features redis --bench redis -- 20      # for 20
+//! cargo bench --features redis --bench redis -- 20 16   # 16 requests at once alone
 //! ```
 //!
 //! It starts a server of its own on a free port. Server and client share the machine.
@@ -89,35 +90,36 @@ const CASES: [Case; 2] = [
 ];
 
 fn main() {
-    let seconds = std::env::args().filter_map(|given| given.parse().ok()).next().unwrap_or(2);
-    let time = Duration::from_secs(seconds);
+    let mut given = std::env::args().filter_map(|given| given.parse().ok());
+    let time = Duration::from_secs(given.next().unwrap_or(5));
+    let only: Option<u64> = given.next();
+    let all = [1, 16, 256].into_iter().filter(|tasks| only.is_none_or(|only| only == *tasks));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     println!(
         "| check and settle | requests at once | a second | p50 us | p99 us | bare a second | of bare |"
     );
     println!("|---|---|---|---|---|---|---|");
     for case in CASES {
-        for tasks in [1, 16, 256] {
-            // In turns, so that what else the machine does is shared fairly.
-            let (mut ours, mut bare) = (Vec::new(), Vec::new());
-            for _ in 0..3 {
-                ours.push(runtime.block_on(measure(tasks, time, engine(case))));
-                bare.push(runtime.block_on(measure(tasks, time, scripts(case))));
-            }
-            let (ours, bare) = (median(ours), median(bare));
+        for tasks in all.clone() {
+            let (mut ours, mut bare) = runtime.block_on(async {
+                (Side::of(engine(case).await).await, Side::of(scripts(case).await).await)
+            });
+            let ratio = runtime.block_on(in_turns(tasks, time, &mut ours, &mut bare));
+            let (ours, bare) = (ours.run(), bare.run());
             println!(
-                "| {} | {tasks} | {:.0} | {:.0} | {:.0} | {:.0} | {:.2} |",
-                case.name,
-                ours.rate,
-                ours.p50,
-                ours.p99,
-                bare.rate,
-                ours.rate / bare.rate,
+                "| {} | {tasks} | {:.0} | {:.0} | {:.0} | {:.0} | {ratio:.2} |",
+                case.name, ours.rate, ours.p50, ours.p99, bare.rate,
             );
         }
     }
-    for tasks in [1, 16, 256] {
-        let one = runtime.block_on(measure(tasks, time, one_field()));
+    for tasks in all {
+        let one = runtime.block_on(async {
+            let mut one = Side::of(one_field().await).await;
+            for _ in 0..rounds(time) {
+                one.slice(tasks).await;
+            }
+            one.run()
+        });
         println!(
             "| one field, one script | {tasks} | {:.0} | {:.0} | {:.0} | | |",
             one.rate, one.p50, one.p99
@@ -125,16 +127,40 @@ fn main() {
     }
 }
 
-#[derive(Clone, Copy)]
+/// What the machine does beside comes and goes: neither side runs for longer than this at a time.
+const SLICE: Duration = Duration::from_millis(100);
+
+fn rounds(time: Duration) -> u32 {
+    (time.as_millis() / SLICE.as_millis()).max(1) as u32
+}
+
+/// Both sides by turns, and the median of their ratio over all turns.
+async fn in_turns<A: Work, B: Work>(
+    tasks: u64,
+    time: Duration,
+    ours: &mut Side<A>,
+    bare: &mut Side<B>,
+) -> f64 {
+    let mut ratios = Vec::new();
+    for round in 0..rounds(time) {
+        let (own, other);
+        if round % 2 == 0 {
+            own = ours.slice(tasks).await;
+            other = bare.slice(tasks).await;
+        } else {
+            other = bare.slice(tasks).await;
+            own = ours.slice(tasks).await;
+        }
+        ratios.push(own / other);
+    }
+    ratios.sort_by(f64::total_cmp);
+    ratios[ratios.len() / 2]
+}
+
 struct Run {
     rate: f64,
     p50: f64,
     p99: f64,
-}
-
-fn median(mut runs: Vec<Run>) -> Run {
-    runs.sort_by(|one, other| one.rate.total_cmp(&other.rate));
-    runs[runs.len() / 2]
 }
 
 /// One step of one customer, again and again.
@@ -142,58 +168,74 @@ trait Work: Clone + Send + Sync + 'static {
     fn step(&self, customer: String) -> impl Future<Output = ()> + Send;
 }
 
-async fn measure<W: Work>(
-    tasks: u64,
-    time: Duration,
-    work: impl Future<Output = (W, server::Server)>,
-) -> Run {
-    let (work, server) = work.await;
-    let count = Arc::new(AtomicU64::new(0));
-    // A customer's first request makes more, and is not what is measured.
-    let known: Vec<_> = (0..64)
-        .map(|first| {
-            let work = work.clone();
-            tokio::spawn(async move {
-                for number in (first..CUSTOMERS).step_by(64) {
-                    work.step(format!("acct_{number}")).await;
-                }
+/// Work on a server of its own, and what came of it until now.
+struct Side<W> {
+    work: W,
+    server: server::Server,
+    waits: Vec<f64>,
+    took: Duration,
+    number: u64,
+}
+
+impl<W: Work> Side<W> {
+    async fn of((work, server): (W, server::Server)) -> Self {
+        // A customer's first request makes more, and is not what is measured.
+        let known: Vec<_> = (0..64)
+            .map(|first| {
+                let work = work.clone();
+                tokio::spawn(async move {
+                    for number in (first..CUSTOMERS).step_by(64) {
+                        work.step(format!("acct_{number}")).await;
+                    }
+                })
             })
-        })
-        .collect();
-    for task in known {
-        task.await.unwrap();
+            .collect();
+        for task in known {
+            task.await.unwrap();
+        }
+        Self { work, server, waits: Vec::new(), took: Duration::ZERO, number: 0 }
     }
-    let began = Instant::now();
-    let running: Vec<_> = (0..tasks)
-        .map(|task| {
-            let (work, count) = (work.clone(), Arc::clone(&count));
-            tokio::spawn(async move {
-                let (mut waits, mut number) = (Vec::new(), task * 7_919);
-                while began.elapsed() < time {
-                    number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    let begun = Instant::now();
-                    work.step(format!("acct_{}", (number >> 33) % CUSTOMERS)).await;
-                    waits.push(begun.elapsed().as_secs_f64() * 1e6);
-                    count.fetch_add(1, Ordering::Relaxed);
-                }
-                waits
+
+    /// Steps a second for a while.
+    async fn slice(&mut self, tasks: u64) -> f64 {
+        let began = Instant::now();
+        let running: Vec<_> = (0..tasks)
+            .map(|_| {
+                let work = self.work.clone();
+                self.number = self.number.wrapping_add(7_919);
+                let mut number = self.number;
+                tokio::spawn(async move {
+                    let mut waits = Vec::new();
+                    while began.elapsed() < SLICE {
+                        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        let begun = Instant::now();
+                        work.step(format!("acct_{}", (number >> 33) % CUSTOMERS)).await;
+                        waits.push(begun.elapsed().as_secs_f64() * 1e6);
+                    }
+                    waits
+                })
             })
-        })
-        .collect();
-    let mut waits = Vec::new();
-    for task in running {
-        waits.extend(task.await.unwrap());
+            .collect();
+        let before = self.waits.len();
+        for task in running {
+            self.waits.extend(task.await.unwrap());
+        }
+        let took = began.elapsed();
+        self.took += took;
+        (self.waits.len() - before) as f64 / took.as_secs_f64()
     }
-    let rate = count.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64();
-    waits.sort_by(f64::total_cmp);
-    if std::env::var_os("LIMITRY_STATS").is_some() {
-        let stats = server.ask(&["INFO", "commandstats"]);
-        let scripts = stats.lines().filter(|line| line.starts_with("cmdstat_eval"));
-        eprintln!("{rate:.0} a second; {}", scripts.collect::<Vec<_>>().join(" "));
+
+    fn run(mut self) -> Run {
+        let rate = self.waits.len() as f64 / self.took.as_secs_f64();
+        if std::env::var_os("LIMITRY_STATS").is_some() {
+            let stats = self.server.ask(&["INFO", "commandstats"]);
+            let scripts = stats.lines().filter(|line| line.starts_with("cmdstat_eval"));
+            eprintln!("{rate:.0} a second; {}", scripts.collect::<Vec<_>>().join(" "));
+        }
+        self.waits.sort_by(f64::total_cmp);
+        let at = |part: f64| self.waits[((self.waits.len() - 1) as f64 * part) as usize];
+        Run { rate, p50: at(0.5), p99: at(0.99) }
     }
-    drop(server);
-    let at = |part: f64| waits[((waits.len() - 1) as f64 * part) as usize];
-    Run { rate, p50: at(0.5), p99: at(0.99) }
 }
 
 #[derive(Clone)]

@@ -17,6 +17,7 @@ mod processes;
 mod replicas;
 mod restarts;
 mod rollups;
+mod runtimes;
 mod rush;
 mod tls;
 mod voids;

@@ -1,5 +1,5 @@
-//! Servers behind TLS. The streams are ours: the client library's own take the provider of the
-//! process, and install one where there is none.
+//! Connections to one server. The streams are ours: behind TLS, the client library's own take the provider
+//! of the process, and install one where there is none.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use redis::{
 };
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 
@@ -29,16 +30,26 @@ impl Dial {
         Ok(Self(Some(TlsConnector::from(Arc::new(config)))))
     }
 
+    /// Connects, to be driven by that runtime, or by the one it is called in.
     pub(super) async fn connect(
         &self,
         host: &str,
         port: u16,
         login: &RedisConnectionInfo,
         config: AsyncConnectionConfig,
+        driven_by: Option<&Handle>,
     ) -> Result<Dialed, RedisError> {
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        let stream = TcpStream::connect((host, port)).await?;
+        let mut stream = TcpStream::connect((host, port)).await?;
         stream.set_nodelay(true)?;
+        let here = Handle::current();
+        let runtime = driven_by.unwrap_or(&here);
+        if driven_by.is_some() {
+            let moved = stream.into_std()?;
+            // A task, as the runtime may be one without I/O.
+            let moved = runtime.spawn(async { TcpStream::from_std(moved) }).await;
+            stream = moved.map_err(std::io::Error::other)??;
+        }
         let (wire, driver) = match &self.0 {
             Some(connector) => {
                 let no_tls = |problem: String| {
@@ -50,15 +61,15 @@ impl Dial {
                 let stream = stream.map_err(|error| no_tls(error.to_string()))?;
                 let (wire, driver) =
                     MultiplexedConnection::new_with_config(login, stream, config).await?;
-                (wire, tokio::spawn(driver))
+                (wire, runtime.spawn(driver))
             }
             None => {
                 let (wire, driver) =
                     MultiplexedConnection::new_with_config(login, stream, config).await?;
-                (wire, tokio::spawn(driver))
+                (wire, runtime.spawn(driver))
             }
         };
-        Ok(Dialed { wire, _driver: Arc::new(Driver(driver.abort_handle())) })
+        Ok(Dialed { wire, driver: Arc::new(Driver(driver.abort_handle())) })
     }
 }
 
@@ -67,7 +78,7 @@ impl Dial {
 #[derive(Clone)]
 pub(super) struct Dialed {
     wire: MultiplexedConnection,
-    _driver: Arc<Driver>,
+    driver: Arc<Driver>,
 }
 
 struct Driver(AbortHandle);
@@ -75,6 +86,13 @@ struct Driver(AbortHandle);
 impl Drop for Driver {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+impl Dialed {
+    /// Nothing drives it any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.driver.0.is_finished()
     }
 }
 
@@ -118,7 +136,7 @@ impl Connect for Dialed {
             let ConnectionAddr::Tcp(host, port) = info.addr() else {
                 return Err((Kind::InvalidClientConfig, "a node without host and port").into());
             };
-            dial.connect(host, *port, info.redis_settings(), config).await
+            dial.connect(host, *port, info.redis_settings(), config, None).await
         })
     }
 }
@@ -134,22 +152,25 @@ pub(super) struct Server {
 impl Server {
     /// The server of a URL without its scheme.
     pub(super) fn of(rest: &str, dial: Dial) -> Result<Self, Error> {
-        if rest.contains('#') {
+        if dial.0.is_some() && rest.contains('#') {
             return Err(invalid_url("has a fragment; certificates are always verified"));
         }
         let wrong = || invalid_url("makes no sense; give redis://host:port");
         let client = Client::open(format!("redis://{rest}")).map_err(|_| wrong())?;
         let info = client.get_connection_info();
         let ConnectionAddr::Tcp(host, port) = info.addr() else { return Err(wrong()) };
-        ServerName::try_from(host.trim_start_matches('[').trim_end_matches(']').to_owned())
-            .map_err(|_| wrong())?;
+        if dial.0.is_some() {
+            ServerName::try_from(host.trim_start_matches('[').trim_end_matches(']').to_owned())
+                .map_err(|_| wrong())?;
+        }
         Ok(Self { dial, host: host.clone(), port: *port, login: info.redis_settings().clone() })
     }
 
     pub(super) async fn connect(
         &self,
         config: AsyncConnectionConfig,
+        driven_by: Option<&Handle>,
     ) -> Result<Dialed, RedisError> {
-        self.dial.connect(&self.host, self.port, &self.login, config).await
+        self.dial.connect(&self.host, self.port, &self.login, config, driven_by).await
     }
 }

@@ -1,24 +1,26 @@
-//! The way to the server: one connection that many requests share, made again when it breaks.
+//! The way to the server: connections that many requests share, made again when they break.
+//!
+//! One is driven by a thread of our own, so that it does what it has to whatever becomes of the program's
+//! runtimes: it renews holds, and serves who calls from elsewhere. As an answer that has to cross threads
+//! takes twice as long, the runtime that calls first gets one of its own, near to it.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::ConnectionLike;
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind as Kind, RedisError, ServerErrorKind, Value,
-};
-use tokio::runtime::Handle;
+use redis::{AsyncConnectionConfig, Cmd, ErrorKind as Kind, RedisError, ServerErrorKind, Value};
+use tokio::runtime::{self, Handle};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::dial::{self, Dial, Dialed, Server};
 use super::script::Scripts;
@@ -30,8 +32,7 @@ const TOO_SILENT: usize = 32;
 
 /// What to connect to.
 pub(super) enum Target {
-    Single(Client),
-    Tls(Box<Server>),
+    Server(Box<Server>),
     Sentinel(Box<Sentinels>),
     Cluster(Box<ClusterClient>, Dial),
 }
@@ -39,16 +40,30 @@ pub(super) enum Target {
 /// One connection.
 #[derive(Clone)]
 enum Wire {
-    Single(MultiplexedConnection),
-    Dialed(Dialed),
+    Server(Dialed),
     Cluster(ClusterConnection<Dialed>),
+}
+
+/// The connection of our own thread, and the one that is driven by the runtime of that name.
+#[derive(Clone)]
+struct Wires {
+    own: Wire,
+    near: Option<(runtime::Id, Dialed)>,
+}
+
+/// What a call goes by.
+struct Way {
+    wire: Wire,
+    /// Of the connections that were made together.
+    number: u64,
+    is_near: bool,
 }
 
 #[derive(Clone)]
 enum State {
     /// No attempt has been made, or one is being made.
     Connecting,
-    Up(Wire, u64),
+    Up(Wires, u64),
     /// The last attempt failed, and the next is some time away.
     Down(Arc<RedisError>),
     Closed,
@@ -65,8 +80,12 @@ struct Shared {
     /// The connection of that number broke.
     broken: AtomicU64,
     wake: Notify,
-    /// Calls since the last answer that got none in time.
-    silent: AtomicUsize,
+    /// Calls on our own connection since its last answer that got none in time, and on the near one.
+    silent: [AtomicUsize; 2],
+    /// The next runtime that calls gets a connection of its own.
+    may_come_near: AtomicBool,
+    /// Whether any does.
+    comes_near: bool,
     timeout: Duration,
     target: Target,
     scripts: Arc<Scripts>,
@@ -75,11 +94,13 @@ struct Shared {
 }
 
 impl Link {
-    /// Starts the thread that keeps the connection.
+    /// Starts the thread that keeps the connection. Where steps follow each other on one connection, none
+    /// comes near.
     pub(super) fn start(
         target: Target,
         scripts: Arc<Scripts>,
         timeout: Duration,
+        comes_near: bool,
     ) -> Result<Self, Error> {
         let failed = |error| {
             Error::new(ErrorKind::Unavailable, "the thread of the connection cannot be started")
@@ -92,7 +113,9 @@ impl Link {
             state,
             broken: AtomicU64::new(0),
             wake: Notify::new(),
-            silent: AtomicUsize::new(0),
+            silent: Default::default(),
+            may_come_near: AtomicBool::new(false),
+            comes_near: comes_near && !matches!(target, Target::Cluster(..)),
             timeout,
             target,
             scripts,
@@ -189,8 +212,7 @@ impl Caller {
     pub(super) async fn call(&self, cmd: &Cmd, end: Instant) -> Result<Value, CallError> {
         self.within(end, |wire| async move {
             match wire {
-                Wire::Single(mut wire) => wire.req_packed_command(cmd).await,
-                Wire::Dialed(mut wire) => wire.req_packed_command(cmd).await,
+                Wire::Server(mut wire) => wire.req_packed_command(cmd).await,
                 Wire::Cluster(mut wire) => wire.req_packed_command(cmd).await,
             }
         })
@@ -238,8 +260,7 @@ impl Caller {
     ) -> Result<Value, CallError> {
         self.within(end, |wire| async move {
             match (wire, node) {
-                (Wire::Single(mut wire), _) => wire.req_packed_command(cmd).await,
-                (Wire::Dialed(mut wire), _) => wire.req_packed_command(cmd).await,
+                (Wire::Server(mut wire), _) => wire.req_packed_command(cmd).await,
                 (Wire::Cluster(mut wire), None) => wire.req_packed_command(cmd).await,
                 (Wire::Cluster(mut wire), Some((host, port))) => {
                     let (host, port) = (host.clone(), *port);
@@ -260,20 +281,21 @@ impl Caller {
         F: Future<Output = Result<Value, RedisError>>,
     {
         let mut late = None;
-        let (wire, number) = {
+        let Way { wire, number, is_near } = {
             let mut connected = std::pin::pin!(self.connected());
             self.or_late(&mut late, end, connected.as_mut())
                 .await
                 .ok_or(CallError::Late { sent: false })??
         };
+        let silent = &self.0.silent[usize::from(is_near)];
         let mut asked = std::pin::pin!(send(wire));
         let Some(answer) = self.or_late(&mut late, end, asked.as_mut()).await else {
-            if self.0.silent.fetch_add(1, Ordering::Relaxed) + 1 >= TOO_SILENT {
+            if silent.fetch_add(1, Ordering::Relaxed) + 1 >= TOO_SILENT {
                 self.0.is_broken(number);
             }
             return Err(CallError::Late { sent: true });
         };
-        self.0.silent.store(0, Ordering::Relaxed);
+        silent.store(0, Ordering::Relaxed);
         let answer = answer.and_then(|value| match value {
             Value::ServerError(_) => value.extract_error(),
             value => Ok(value),
@@ -308,14 +330,14 @@ impl Caller {
 
     /// The connection, once there is one. While there is none and the next attempt is some time
     /// away, that is told at once.
-    async fn connected(&self) -> Result<(Wire, u64), CallError> {
-        if let State::Up(wire, number) = &*self.0.state.borrow() {
-            return Ok((wire.clone(), *number));
+    async fn connected(&self) -> Result<Way, CallError> {
+        if let State::Up(wires, number) = &*self.0.state.borrow() {
+            return Ok(self.0.nearest(wires, *number));
         }
         let mut state = self.0.state.subscribe();
         loop {
             match &*state.borrow_and_update() {
-                State::Up(wire, number) => return Ok((wire.clone(), *number)),
+                State::Up(wires, number) => return Ok(self.0.nearest(wires, *number)),
                 State::Down(error) => return Err(CallError::Down(Arc::clone(error))),
                 State::Closed => return Err(CallError::Closed),
                 State::Connecting => {}
@@ -334,6 +356,47 @@ impl fmt::Debug for Caller {
 }
 
 impl Shared {
+    /// The connection that is driven by the runtime that calls, or else our own.
+    fn nearest(self: &Arc<Self>, wires: &Wires, number: u64) -> Way {
+        if self.comes_near
+            && let Ok(here) = Handle::try_current()
+        {
+            match &wires.near {
+                Some((runtime, near)) if *runtime == here.id() => {
+                    return Way { wire: Wire::Server(near.clone()), number, is_near: true };
+                }
+                Some((_, near)) if !near.is_over() => {}
+                _ => self.come_near(here, number),
+            }
+        }
+        Way { wire: wires.own.clone(), number, is_near: false }
+    }
+
+    /// Makes a connection that is driven by the runtime that calls. Meanwhile, and where that is not to be
+    /// had, our own serves.
+    fn come_near(self: &Arc<Self>, here: Handle, number: u64) {
+        let is_ours = here.id() == self.runtime.id();
+        if is_ours || !self.may_come_near.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let shared = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let dialing = shared.dial(Some(&here));
+            let Ok(Ok(Wire::Server(near))) = timeout(shared.timeout * 2, dialing).await else {
+                return;
+            };
+            shared.state.send_if_modified(|state| match state {
+                State::Up(wires, now) if *now == number => {
+                    wires.near = Some((here.id(), near));
+                    // Once it is over.
+                    shared.may_come_near.store(true, Ordering::Release);
+                    true
+                }
+                _ => false,
+            });
+        });
+    }
+
     fn is_broken(&self, number: u64) {
         self.broken.fetch_max(number, Ordering::AcqRel);
         self.wake.notify_one();
@@ -349,8 +412,12 @@ impl Shared {
             match self.connect().await {
                 Ok(wire) => {
                     failures = 0;
-                    self.silent.store(0, Ordering::Relaxed);
-                    self.state.send_replace(State::Up(wire, number));
+                    for silent in &self.silent {
+                        silent.store(0, Ordering::Relaxed);
+                    }
+                    self.may_come_near.store(true, Ordering::Release);
+                    let wires = Wires { own: wire, near: None };
+                    self.state.send_replace(State::Up(wires, number));
                     while self.broken.load(Ordering::Acquire) < number {
                         self.wake.notified().await;
                     }
@@ -366,27 +433,26 @@ impl Shared {
         }
     }
 
-    async fn connect(&self) -> Result<Wire, RedisError> {
+    async fn dial(&self, driven_by: Option<&Handle>) -> Result<Wire, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout))
             .set_response_timeout(None)
             .set_pipeline_buffer_size(1_024)
             .set_write_backpressure_boundary(256 * 1_024);
-        let connecting = async {
-            match &self.target {
-                Target::Single(client) => {
-                    let wire = client.get_multiplexed_async_connection_with_config(&config);
-                    wire.await.map(Wire::Single)
-                }
-                Target::Tls(server) => server.connect(config).await.map(Wire::Dialed),
-                Target::Sentinel(sentinels) => sentinels.connect(config).await.map(Wire::Dialed),
-                Target::Cluster(client, _) => {
-                    client.get_async_generic_connection().await.map(Wire::Cluster)
-                }
+        match &self.target {
+            Target::Server(server) => server.connect(config, driven_by).await.map(Wire::Server),
+            Target::Sentinel(sentinels) => {
+                sentinels.connect(config, driven_by).await.map(Wire::Server)
             }
-        };
+            Target::Cluster(client, _) => {
+                client.get_async_generic_connection().await.map(Wire::Cluster)
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Wire, RedisError> {
         let ready = async {
-            let wire = connecting.await?;
+            let wire = self.dial(None).await?;
             // Ahead, so that a call that is waited for briefly is not sent twice.
             let mut all = redis::pipe();
             for script in self.scripts.all() {
@@ -394,10 +460,7 @@ impl Shared {
             }
             let count = self.scripts.all().count();
             match wire.clone() {
-                Wire::Single(mut wire) => {
-                    wire.req_packed_commands(&all, 0, count).await?;
-                }
-                Wire::Dialed(mut wire) => {
+                Wire::Server(mut wire) => {
                     wire.req_packed_commands(&all, 0, count).await?;
                 }
                 Wire::Cluster(mut wire) => {
@@ -410,7 +473,7 @@ impl Shared {
             }
             Ok(wire)
         };
-        tokio::time::timeout(self.timeout * 2, ready)
+        timeout(self.timeout * 2, ready)
             .await
             .unwrap_or_else(|_| Err((Kind::Io, "no connection within the time").into()))
     }

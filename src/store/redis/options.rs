@@ -160,7 +160,7 @@ impl RedisOptions {
             keep_transactions: self.keep_transactions,
         };
         let scripts = Arc::new(Scripts::of(&terms));
-        let link = Link::start(target, Arc::clone(&scripts), self.timeout)?;
+        let link = Link::start(target, Arc::clone(&scripts), self.timeout, self.wait.is_none())?;
         let caller = link.caller();
         let asked = caller.clone();
         let policy = link.block_on(async move {
@@ -203,11 +203,10 @@ impl RedisOptions {
 
 /// What a URL leads to. It may hold a password, and is never told.
 fn target(url: &str, timeout: Duration, roots: &[u8]) -> Result<Target, Error> {
-    let wrong = |_| invalid_url("makes no sense; give redis://host:port");
     let (scheme, rest) = url.split_once("://").ok_or_else(|| invalid_url("has no scheme"))?;
     match scheme {
-        "redis" => Ok(Target::Single(Client::open(url).map_err(wrong)?)),
-        "rediss" => Ok(Target::Tls(Box::new(Server::of(rest, Dial::behind_tls(roots)?)?))),
+        "redis" => Ok(Target::Server(Box::new(Server::of(rest, Dial::default())?))),
+        "rediss" => Ok(Target::Server(Box::new(Server::of(rest, Dial::behind_tls(roots)?)?))),
         "redis-cluster" => cluster(rest, timeout, Dial::default()),
         "rediss-cluster" => cluster(rest, timeout, Dial::behind_tls(roots)?),
         "redis-sentinel" => sentinels(rest, Dial::default()),

@@ -7,6 +7,7 @@ use redis::{
     AsyncConnectionConfig, ErrorKind as Kind, RedisConnectionInfo, RedisError, Value, cmd,
     from_redis_value_ref,
 };
+use tokio::runtime::Handle;
 
 use super::dial::{Dial, Dialed};
 
@@ -26,13 +27,14 @@ impl Sentinels {
     pub(super) async fn connect(
         &self,
         config: AsyncConnectionConfig,
+        driven_by: Option<&Handle>,
     ) -> Result<Dialed, RedisError> {
         let first = self.first.load(Ordering::Relaxed);
         let mut failed = None;
         for number in 0..self.addresses.len() {
             let at = first.wrapping_add(number);
             self.first.store(at.wrapping_add(1), Ordering::Relaxed);
-            match self.ask(&self.addresses[at % self.addresses.len()], &config).await {
+            match self.ask(&self.addresses[at % self.addresses.len()], &config, driven_by).await {
                 Ok(primary) => {
                     self.first.store(at, Ordering::Relaxed);
                     return Ok(primary);
@@ -47,9 +49,10 @@ impl Sentinels {
         &self,
         (host, port): &(String, u16),
         config: &AsyncConnectionConfig,
+        driven_by: Option<&Handle>,
     ) -> Result<Dialed, RedisError> {
         let nobody = RedisConnectionInfo::default();
-        let mut sentinel = self.dial.connect(host, *port, &nobody, config.clone()).await?;
+        let mut sentinel = self.dial.connect(host, *port, &nobody, config.clone(), None).await?;
         let mut ask = cmd("SENTINEL");
         ask.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
         let named = sentinel.req_packed_command(&ask).await?.extract_error()?;
@@ -60,7 +63,8 @@ impl Sentinels {
             }
             named => from_redis_value_ref(&named)?,
         };
-        let mut primary = self.dial.connect(&host, port, &self.login, config.clone()).await?;
+        let config = config.clone();
+        let mut primary = self.dial.connect(&host, port, &self.login, config, driven_by).await?;
         // It may have been one, and sentinels hear of the next one later.
         let role = primary.req_packed_command(&cmd("ROLE")).await?.extract_error()?;
         let is_primary = matches!(&role, Value::Array(about) if about.first().is_some_and(|role| {
