@@ -160,6 +160,14 @@ impl EventId {
         Self(Repr::Uuid(bits))
     }
 
+    /// The text of the id.
+    pub(crate) fn write<'a>(&'a self, buffer: &'a mut [u8; 36]) -> &'a str {
+        match &self.0 {
+            Repr::Uuid(bits) => Uuid::from_u128(*bits).hyphenated().encode_lower(buffer),
+            Repr::Text(text) => text,
+        }
+    }
+
     /// A number that no other made id has.
     pub(crate) fn attempt(&self) -> u64 {
         match self.0 {
@@ -191,10 +199,7 @@ impl EventId {
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Repr::Uuid(bits) => fmt::Display::fmt(&Uuid::from_u128(*bits), f),
-            Repr::Text(text) => f.pad(text),
-        }
+        f.pad(self.write(&mut [0; 36]))
     }
 }
 

@@ -1,6 +1,5 @@
 //! A check as a call, and what its answer says.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use redis::Value;
@@ -55,8 +54,9 @@ impl Asked {
         let mut call =
             store.begin(script, operation.customer, &[], operation.epoch, operation.now)?;
         let names = store.shared.names();
-        let (id, attempt) = (operation.id.to_string(), operation.attempt);
-        call.arg(&id).arg(format!("R{attempt} {id}"));
+        let (mut id, mut digits) = ([0; 36], itoa::Buffer::new());
+        let id = operation.id.write(&mut id);
+        call.arg(id).pieces(&["R", digits.format(operation.attempt), " ", id]);
         match lifetime {
             Some(lifetime) => call.arg(lifetime.as_micros() as u64),
             None => call.arg(""),
@@ -72,7 +72,7 @@ impl Asked {
             call.arg("");
         }
         for line in operation.lines {
-            call.arg(keys::count(line, &names)?);
+            call.pieces(&keys::Count::of(line, &names)?.pieces(&mut digits));
             match room_of(line, operation.asked) {
                 Room::Any => call.arg(ANY),
                 Room::AtMost(amount) => call.arg(amount.as_millionths()),
@@ -136,7 +136,7 @@ impl AskedBalance {
         };
         let default = ask.balance.default;
         let (initial, minimum) = super::terms(default);
-        call.arg(initial).arg(minimum);
+        call.arg(&*initial).arg(&*minimum);
         Self { name: ask.balance.name.into(), default: default.cloned(), asked }
     }
 }
@@ -174,18 +174,21 @@ fn held(line: &Line, asked: &[Option<Amount>]) -> Option<Amount> {
 
 /// A hold, as the books have it: see `lua/customer.lua`.
 fn hold(operation: &CheckOperation<'_>, names: &[Box<str>]) -> Option<String> {
-    let mut text = format!("{}|", operation.attempt);
+    let mut text = String::with_capacity(256);
+    let mut digits = itoa::Buffer::new();
+    text.extend([digits.format(operation.attempt), "|"]);
     for line in operation.lines {
         if let Some(amount) = held(line, operation.asked) {
-            let count = keys::count(line, names)?;
-            let _ = write!(text, "h{count}|{}|", amount.as_millionths());
+            text.push('h');
+            text.extend(keys::Count::of(line, names)?.pieces(&mut digits));
+            text.extend(["|", digits.format(amount.as_millionths()), "|"]);
         }
     }
     text.push('#');
     if let Some(BalanceAsk { balance, asked: Some(asked) }) = operation.balance
         && asked.is_positive()
     {
-        let _ = write!(text, "{}|g{}", asked.as_millionths(), balance.name);
+        text.extend([digits.format(asked.as_millionths()), "|g", balance.name]);
     }
     Some(text)
 }

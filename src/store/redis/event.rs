@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::link::CallError;
 use crate::policy::{
@@ -10,7 +10,31 @@ use crate::policy::{
 };
 
 /// An event as JSON, for the books and for whoever reads the stream.
-#[derive(Deserialize, Serialize)]
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EventText<'a> {
+    id: &'a str,
+    customer_id: &'a str,
+    event_type: &'a str,
+    #[serde(serialize_with = "values")]
+    values: &'a Usage,
+    #[serde(serialize_with = "dimensions")]
+    dimensions: &'a Usage,
+    timestamp: Timestamp,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    reverses: bool,
+}
+
+fn values<S: Serializer>(usage: &Usage, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(usage.values().iter())
+}
+
+fn dimensions<S: Serializer>(usage: &Usage, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(usage.dimensions().iter())
+}
+
+/// The same, read back.
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct EventRow {
     id: String,
@@ -19,7 +43,7 @@ struct EventRow {
     values: BTreeMap<String, Amount>,
     dimensions: BTreeMap<String, String>,
     timestamp: Timestamp,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default)]
     reverses: bool,
 }
 
@@ -31,18 +55,17 @@ pub(super) fn write_event(
     at: Timestamp,
     reverses: bool,
 ) -> String {
-    let values = usage.values().iter().map(|(name, amount)| (name.to_owned(), amount));
-    let dimensions = usage.dimensions().iter();
-    let row = EventRow {
-        id: id.to_string(),
-        customer_id: customer.to_string(),
-        event_type: event_type.to_owned(),
-        values: values.collect(),
-        dimensions: dimensions.map(|(key, text)| (key.to_owned(), text.to_owned())).collect(),
+    let mut buffer = [0; 36];
+    let text = EventText {
+        id: id.write(&mut buffer),
+        customer_id: customer.as_str(),
+        event_type,
+        values: usage,
+        dimensions: usage,
         timestamp: at,
         reverses,
     };
-    serde_json::to_string(&row).unwrap_or_default()
+    serde_json::to_string(&text).unwrap_or_default()
 }
 
 pub(super) fn read_event(json: &str, sequence: u64) -> Result<RecordedEvent, CallError> {
@@ -69,16 +92,16 @@ pub(super) fn read_event(json: &str, sequence: u64) -> Result<RecordedEvent, Cal
 
 /// The part of a transaction that is known before it is made.
 #[derive(Deserialize, Serialize)]
-struct TransactionRow {
-    id: String,
-    balance: String,
+struct TransactionRow<T> {
+    id: T,
+    balance: T,
     credit: bool,
     amount: Amount,
     at: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    description: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    reference: Option<String>,
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    description: Option<T>,
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    reference: Option<T>,
 }
 
 pub(super) fn write_transaction(
@@ -89,14 +112,15 @@ pub(super) fn write_transaction(
     at: Timestamp,
     (description, reference): (Option<&str>, Option<&str>),
 ) -> String {
+    let mut buffer = [0; 36];
     let row = TransactionRow {
-        id: id.to_string(),
-        balance: balance.to_owned(),
+        id: id.write(&mut buffer),
+        balance,
         credit: kind == TransactionKind::Credit,
         amount,
         at,
-        description: description.map(Into::into),
-        reference: reference.map(Into::into),
+        description,
+        reference,
     };
     serde_json::to_string(&row).unwrap_or_default()
 }
@@ -110,7 +134,8 @@ pub(super) fn read_transaction(
     let mut parts = text.splitn(3, ' ');
     let sequence = parts.next().and_then(|text| text.parse().ok()).ok_or_else(nonsense)?;
     let after = parts.next().and_then(|text| text.parse().ok()).ok_or_else(nonsense)?;
-    let row = parts.next().and_then(|json| serde_json::from_str::<TransactionRow>(json).ok());
+    let row =
+        parts.next().and_then(|json| serde_json::from_str::<TransactionRow<String>>(json).ok());
     let row = row.ok_or_else(nonsense)?;
     Ok(Transaction {
         id: EventId::new(row.id).map_err(|_| nonsense())?,

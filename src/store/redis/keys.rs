@@ -1,5 +1,7 @@
 //! Where everything is: the one place that names keys.
 
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
 
 use crate::policy::{CounterKey, CustomerId, Timestamp, Window};
@@ -15,11 +17,21 @@ const FORMAT: &str = "1";
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
     prefix: Box<str>,
+    /// What the keys of each shard begin with.
+    heads: Arc<[Box<str>]>,
 }
 
 impl Keys {
     pub(super) fn new(prefix: &str) -> Self {
-        Self { prefix: format!("{prefix}:{FORMAT}").into() }
+        let prefix: Box<str> = format!("{prefix}:{FORMAT}").into();
+        let head = |shard| format!("{prefix}:{{{shard}}}:").into();
+        let heads = (0..SHARDS).map(head).collect();
+        Self { prefix, heads }
+    }
+
+    /// What all keys of a shard begin with.
+    pub(super) fn head(&self, shard: u16) -> &str {
+        &self.heads[usize::from(shard)]
     }
 
     /// Meters, limits and customers, and which counters there are: a hash, for ever.
@@ -27,27 +39,31 @@ impl Keys {
         format!("{}:definitions", self.prefix)
     }
 
-    /// What a shard knows of itself: a hash, for ever.
+    /// What a shard knows of itself.
     pub(super) fn shard(&self, shard: u16) -> String {
-        format!("{}:{{{shard}}}:shard", self.prefix)
+        [self.head(shard), SHARD].concat()
     }
 
     /// The events of a shard: a stream.
     pub(super) fn events(&self, shard: u16) -> String {
-        format!("{}:{{{shard}}}:events", self.prefix)
+        [self.head(shard), "events"].concat()
     }
 
     /// Alerts that fell due: a sorted set by the minutes at which their windows end.
     pub(super) fn alerts(&self, shard: u16) -> String {
-        format!("{}:{{{shard}}}:alerts", self.prefix)
+        [self.head(shard), "alerts"].concat()
     }
 
     /// What the events of a day come to, of one customer or of all of a shard: a hash.
     pub(super) fn rollups(&self, shard: u16, day: i64, customer: Option<&CustomerId>) -> String {
-        let of_all = format!("{}:{{{shard}}}:rollups:{day}", self.prefix);
+        let mut digits = itoa::Buffer::new();
+        let of_all = [self.head(shard), "rollups:", digits.format(day)];
         match customer {
-            Some(customer) => of_all + ":" + customer.as_str(),
-            None => of_all,
+            Some(customer) => {
+                let [head, what, day] = of_all;
+                [head, what, day, ":", customer.as_str()].concat()
+            }
+            None => of_all.concat(),
         }
     }
 
@@ -61,7 +77,7 @@ impl Keys {
 
     /// The same, where the customer's shard is known.
     pub(super) fn within(&self, shard: u16, what: &str, customer: &CustomerId) -> String {
-        format!("{}:{{{shard}}}:{what}:{}", self.prefix, customer.as_str())
+        [self.head(shard), what, ":", customer.as_str()].concat()
     }
 
     /// Every customer's books, for a search.
@@ -84,6 +100,8 @@ impl Keys {
     }
 }
 
+/// What a shard knows of itself: a hash, for ever.
+pub(super) const SHARD: &str = "shard";
 /// Counters, what is held on them, open holds, balances, and alerts that were told: a hash that lives as long as
 /// its last window, or for ever once it has a balance or a counter without windows.
 pub(super) const BOOKS: &str = "books";
@@ -118,20 +136,37 @@ pub(super) fn named(definition: &str) -> Box<str> {
     hash[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
 }
 
-/// The minute at which a window ends, which names it among the windows of its counter.
-pub(super) fn end(window: &Window) -> String {
-    if window.end() == Timestamp::MAX {
-        return "*".to_owned();
-    }
-    let nanos = i128::from(window.end().as_nanos());
-    let minute = 60_000_000_000;
-    (nanos.div_euclid(minute) + i128::from(nanos.rem_euclid(minute) != 0)).to_string()
+/// The minute at which a window ends, which names it among the windows of its counter; `None` when it
+/// never does.
+fn ends(window: &Window) -> Option<i64> {
+    const MINUTE: i64 = 60_000_000_000;
+    let nanos = window.end().as_nanos();
+    let has_ended = i64::from(nanos.rem_euclid(MINUTE) != 0);
+    (window.end() != Timestamp::MAX).then(|| nanos.div_euclid(MINUTE) + has_ended)
 }
 
-/// What a line counts on: the window, and the counter by its name. `None` for one that nobody knows.
-pub(super) fn count(line: &Line, names: &[Box<str>]) -> Option<String> {
-    let name = names.get(line.counter as usize)?;
-    Some(format!("{}.{name}", end(&line.window)))
+/// The same as text.
+pub(super) fn end(window: &Window) -> String {
+    ends(window).map_or_else(|| "*".to_owned(), |minute| minute.to_string())
+}
+
+/// What a line counts on: the window, and the counter by its name.
+pub(super) struct Count<'a> {
+    ends: Option<i64>,
+    name: &'a str,
+}
+
+impl<'a> Count<'a> {
+    /// `None` for a counter that nobody knows.
+    pub(super) fn of(line: &Line, names: &'a [Box<str>]) -> Option<Self> {
+        let name = names.get(line.counter as usize)?;
+        Some(Self { ends: ends(&line.window), name })
+    }
+
+    /// The text of it, in pieces.
+    pub(super) fn pieces<'b>(&'b self, digits: &'b mut itoa::Buffer) -> [&'b str; 3] {
+        [self.ends.map_or("*", |minute| digits.format(minute)), ".", self.name]
+    }
 }
 
 #[cfg(test)]

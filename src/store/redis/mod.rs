@@ -246,12 +246,15 @@ impl Inner {
         now: Moment<'_>,
     ) -> ScriptCall {
         const OWN: [&str; 4] = [keys::BOOKS, keys::DUE, keys::IDS, keys::EXPIRED];
-        let keys = &self.shared.keys;
-        let mut names = Vec::with_capacity(1 + OWN.len() + also.len());
-        names.push(keys.shard(shard));
-        names.extend(OWN.map(|what| keys.within(shard, what, customer)));
-        names.extend_from_slice(also);
-        let mut call = script.call(&names);
+        let head = self.shared.keys.head(shard);
+        let mut call = script.call(1 + OWN.len() + also.len());
+        call.pieces(&[head, keys::SHARD]);
+        for what in OWN {
+            call.pieces(&[head, what, ":", customer.as_str()]);
+        }
+        for key in also {
+            call.arg(&**key);
+        }
         call.arg(version);
         if self.is_timed {
             let wall = now.wall().as_nanos().div_euclid(1_000);

@@ -30,8 +30,8 @@ struct Entry {
 
 impl Registry {
     fn part(&self, id: &EventId) -> MutexGuard<'_, Part> {
-        use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(id);
+        use std::hash::BuildHasher;
+        let hash = foldhash::fast::FixedState::default().hash_one(id);
         let part = &self.parts[hash as usize % PARTS];
         part.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -68,7 +68,7 @@ impl Rolled {
         let SettleOperation { event_type, ref usage, at, reverses, .. } = *operation;
         let quarter = at.as_nanos().div_euclid(QUARTER);
         let day = day(at);
-        let given: Vec<_> = self
+        let given = self
             .series
             .iter()
             .filter(|series| series.meter.accepts(event_type, usage.dimensions()))
@@ -76,24 +76,23 @@ impl Rolled {
                 let aggregation = series.meter.aggregation();
                 let read = series.meter.reads(usage.values())?;
                 Some((&series.name, aggregation, aggregation.given(read, reverses)))
-            })
-            .collect();
+            });
         let ends = (day + 1) * DAY_MILLIS as i64;
         // A day longer than promised, so that no clock is asked to be exact.
         call.arg(ends.saturating_add_unsigned(self.keep + DAY_MILLIS));
         for (name, aggregation, given) in given {
-            let field = format!("{}.{name}", quarter.rem_euclid(96));
-            match given {
-                Some(amount) => {
-                    let kind = match aggregation {
-                        Aggregation::Sum | Aggregation::Count => "S",
-                        Aggregation::Max => "M",
-                        Aggregation::Latest => "L",
-                    };
-                    call.arg(kind).arg(field).arg(amount.as_millionths())
-                }
+            let kind = match (given, aggregation) {
                 // Found among the events, if they are kept.
-                None => call.arg("?").arg(field).arg(""),
+                (None, _) => "?",
+                (_, Aggregation::Sum | Aggregation::Count) => "S",
+                (_, Aggregation::Max) => "M",
+                (_, Aggregation::Latest) => "L",
+            };
+            let mut digits = itoa::Buffer::new();
+            call.arg(kind).pieces(&[digits.format(quarter.rem_euclid(96)), ".", name]);
+            match given {
+                Some(amount) => call.arg(amount.as_millionths()),
+                None => call.arg(""),
             };
         }
     }

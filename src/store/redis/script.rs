@@ -1,10 +1,11 @@
 //! The steps that the server takes as one: scripts, named by their own text.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, Value};
+use redis::{Cmd, RedisWrite, Value};
 use tokio::time::Instant;
 
 use super::link::{CallError, Caller};
@@ -112,13 +113,10 @@ impl Script {
         &self.text
     }
 
-    /// A call of the script by its name.
-    pub(super) fn call(self: &Arc<Self>, keys: &[String]) -> ScriptCall {
-        let mut cmd = Cmd::with_capacity(4 + keys.len() + 16, 512);
-        cmd.arg("EVALSHA").arg(&self.name).arg(keys.len());
-        for key in keys {
-            cmd.arg(key);
-        }
+    /// A call of the script by its name, on so many keys, which come first.
+    pub(super) fn call(self: &Arc<Self>, keys: usize) -> ScriptCall {
+        let mut cmd = Cmd::with_capacity(40, 1_024);
+        cmd.arg("EVALSHA").arg(&*self.name).arg(keys);
         ScriptCall { script: Arc::clone(self), cmd }
     }
 }
@@ -133,6 +131,17 @@ pub(super) struct ScriptCall {
 impl ScriptCall {
     pub(super) fn arg(&mut self, arg: impl redis::ToRedisArgs) -> &mut Self {
         self.cmd.arg(arg);
+        self
+    }
+
+    /// One argument, in pieces.
+    pub(super) fn pieces(&mut self, pieces: &[&str]) -> &mut Self {
+        let mut arg = self.cmd.writer_for_next_arg();
+        for piece in pieces {
+            // Into memory, which always takes it.
+            let _ = arg.write_all(piece.as_bytes());
+        }
+        drop(arg);
         self
     }
 

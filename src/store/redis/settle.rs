@@ -55,7 +55,7 @@ impl Sent {
             Origin::Fresh => ("F", None),
             Origin::Given => ("G", None),
         };
-        call.arg(id.to_string()).arg(origin);
+        call.arg(id.write(&mut [0; 36])).arg(origin);
         match attempt {
             Some(attempt) => call.arg(attempt),
             None => call.arg(""),
@@ -94,7 +94,7 @@ impl Sent {
             None => drop(call.arg("")),
         }
         rolled.encode(operation, &mut call);
-        let mut told = None;
+        let (mut told, mut digits) = (None, itoa::Buffer::new());
         for line in operation.lines {
             let Some(amount) = line.own(operation.given) else { continue };
             if !line.shares {
@@ -103,7 +103,7 @@ impl Sent {
                     call.arg(what.0).arg(amount.as_millionths());
                     told = Some(what);
                 }
-                call.arg(keys::count(line, &names)?);
+                call.pieces(&keys::Count::of(line, &names)?.pieces(&mut digits));
             }
             if !line.alerts.is_empty() {
                 call.arg("a").arg(line.limit.as_str()).arg(line.alerts.len());
