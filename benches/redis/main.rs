@@ -34,9 +34,12 @@ local now = redis.call('TIME')
 redis.call('ZRANGEBYSCORE', due, '-inf', now[1], 'LIMIT', '0', '16')
 redis.call('ZMSCORE', ids, 'F' .. ARGV[1], 'R0 ' .. ARGV[1])
 local fields, writes = {'o' .. ARGV[1], 'keep', 'long'}, {'o' .. ARGV[1], ARGV[2]}
-for at = 3, #ARGV do
+for at = 4, #ARGV do
   fields[#fields + 1], fields[#fields + 2] = 'u' .. ARGV[at], 'h' .. ARGV[at]
   writes[#writes + 1], writes[#writes + 2] = 'h' .. ARGV[at], '40000000'
+end
+if ARGV[3] ~= '' then
+  fields[#fields + 1] = ARGV[3]
 end
 local found = redis.call('HMGET', books, unpack(fields))
 redis.call('HSET', books, unpack(writes))
@@ -56,6 +59,10 @@ for at = 5, #ARGV do
   fields[#fields + 1], fields[#fields + 2] = 'h' .. ARGV[at], 'u' .. ARGV[at]
   gone[#gone + 1] = 'h' .. ARGV[at]
   writes[#writes + 1], writes[#writes + 2] = 'u' .. ARGV[at], '40000000'
+end
+if ARGV[4] ~= '' then
+  fields[#fields + 1] = 'last'
+  writes[#writes + 1], writes[#writes + 2] = 'last', '1795366933314283'
 end
 redis.call('HMGET', books, unpack(fields))
 redis.call('ZSCORE', ids, 'F' .. ARGV[1])
@@ -293,7 +300,8 @@ impl Work for Bare {
             ["books", "due", "ids"].map(|what| format!("limitry:1:{{{shard}}}:{what}:{customer}"));
         let mut check = redis::cmd("EVALSHA");
         check.arg(&self.scripts[0]).arg(4).arg(format!("limitry:1:{{{shard}}}:shard")).arg(&own);
-        check.arg(&id).arg(&self.hold).arg(&self.fields);
+        let terms = if self.balance { "mcredits" } else { "" };
+        check.arg(&id).arg(&self.hold).arg(terms).arg(&self.fields);
         let _: redis::Value = check.query_async(&mut wire).await.unwrap();
         let mut settle = redis::cmd("EVALSHA");
         settle.arg(&self.scripts[1]).arg(8).arg(format!("limitry:1:{{{shard}}}:shard")).arg(&own);
