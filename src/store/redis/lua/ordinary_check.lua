@@ -21,7 +21,14 @@ repeat
   local own, most = 'o' .. id, #ARGV
   local same, first = ARGV[7], name == '' and 9 or 12
   local step = same == '' and 3 or 2
-  local fields, count = {own, nil, nil, nil, nil, nil, nil}, 1
+  local count = 1
+  -- Of the size that they come to: to grow takes a table as long as a command.
+  local fields, writes
+  if most - first < 4 then
+    fields, writes = {own, nil, nil, nil, nil, nil, nil, nil}, {own, hold, nil, nil}
+  else
+    fields, writes = {own, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil}, {own, hold, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil}
+  end
   for at = first, most, step do
     local suffix = ARGV[at]
     fields[count + 1], fields[count + 2] = 'u' .. suffix, 'h' .. suffix
@@ -37,7 +44,7 @@ repeat
   local met = call('ZMSCORE', KEYS[4], 'F' .. id, ARGV[4])
   if found[1] or met[1] or met[2] or found[count + 2] then break end
 
-  local writes, wrote = {own, hold, nil, nil, nil, nil}, 2
+  local wrote = 2
   local refused, exact = false, true
   local place = 2
   for at = first, most, step do

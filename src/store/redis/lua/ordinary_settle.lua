@@ -25,24 +25,29 @@ repeat
   local sums = place + (name == '' and 1 or 4)
   local most = #ARGV
   local own = 'o' .. id
-  local fields, count, lines = {own, nil, nil, nil, nil, nil, nil}, 1, sums + 1
+  local count, lines = 1, sums + 1
+  -- Of the size that they come to: to grow takes a table as long as a command.
+  local fields, writes
+  if most - lines < 4 then
+    fields, writes = {own, nil, nil, nil, nil, nil, nil, nil}, {nil, nil, nil, nil}
+  else
+    fields, writes = {own, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil}, {nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil}
+  end
   while ARGV[lines] == 'S' do lines = lines + 3 end
   local ordinary = true
   place = lines
   while place <= most do
     local suffix = ARGV[place]
-    if suffix == 's' then
-      place, suffix = place + 2, ARGV[place + 2]
+    if #suffix > 1 then
+      fields[count + 1], fields[count + 2] = 'u' .. suffix, 'h' .. suffix
+      count, place = count + 2, place + 1
+    elseif suffix == 's' then
+      place = place + 2
     elseif suffix == 'a' then
-      place, suffix = place + 3 + 2 * ARGV[place + 2], nil
-    elseif #suffix == 1 then
+      place = place + 3 + 2 * ARGV[place + 2]
+    else
       ordinary = false
       break
-    end
-    if suffix then
-      fields[count + 1], fields[count + 2] = 'u' .. suffix, 'h' .. suffix
-      count = count + 2
-      place = place + 1
     end
   end
   if not ordinary then break end
@@ -57,7 +62,7 @@ repeat
 
   -- What the hold would be if nobody else held anything, and what goes with it then.
   local alone, gone, going = attempt .. '|', {own, nil, nil, nil}, 1
-  local writes, wrote = {nil, nil, nil, nil}, 0
+  local wrote = 0
   local known, suffix, given, text, after = 2, nil, nil, nil, nil
   local fresh, stays = false, false
   place = lines
