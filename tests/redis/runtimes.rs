@@ -1,5 +1,9 @@
 //! A connection is driven near to the requests that use it, and books do not depend on where that is.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -19,15 +23,21 @@ fn connections(server: &Server) -> usize {
     server.ask(&["CLIENT", "LIST", "TYPE", "normal"]).lines().count() - 1
 }
 
-/// Spends until the runtime has a connection of its own.
+/// Spends until the runtime has a connection of its own, and uses it.
 fn spend_nearby(runtime: &Runtime, books: &Books, server: &Server) -> u32 {
     let mut spent = 0;
     until("a connection of the runtime", || {
         runtime.block_on(spend(books, "ada", 1));
         spent += 1;
-        connections(server) == 2
+        called(server) == 2
     });
     spent
+}
+
+/// How many connections were used for calls last.
+fn called(server: &Server) -> usize {
+    let all = server.ask(&["CLIENT", "LIST", "TYPE", "normal"]);
+    all.lines().filter(|connection| connection.contains("cmd=evalsha")).count()
 }
 
 #[test]
@@ -78,4 +88,69 @@ fn a_runtime_without_io_is_served_by_another_threads_connection() {
         runtime.block_on(spend(&books, "ada", 1));
     }
     assert_eq!(runtime.block_on(used(&books, "ada", "ever")), amount(100));
+}
+
+/// Stands between books and server. Through one of its connections nothing comes any more.
+struct Proxy {
+    url: String,
+    hanging: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    fn start(server: &Server) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let url = format!("redis://{}", listener.local_addr().unwrap());
+        let hanging = Arc::new(AtomicUsize::new(usize::MAX));
+        let (port, hangs) = (server.port, Arc::clone(&hanging));
+        std::thread::spawn(move || {
+            for (number, client) in listener.incoming().enumerate() {
+                let (client, server) =
+                    (client.unwrap(), TcpStream::connect(("127.0.0.1", port)).unwrap());
+                let pair = |from: &TcpStream, to: &TcpStream| {
+                    (from.try_clone().unwrap(), to.try_clone().unwrap())
+                };
+                for (mut from, mut to) in [pair(&client, &server), pair(&server, &client)] {
+                    let hangs = Arc::clone(&hangs);
+                    std::thread::spawn(move || {
+                        let mut buffer = [0; 4096];
+                        while let Ok(count @ 1..) = from.read(&mut buffer) {
+                            if number != hangs.load(Ordering::SeqCst) {
+                                let _ = to.write_all(&buffer[..count]);
+                            }
+                        }
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Self { url, hanging }
+    }
+
+    fn hang(&self, number: usize) {
+        self.hanging.store(number, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_hold_is_renewed_though_the_connection_of_the_renewals_hangs_while_the_one_nearby_answers() {
+    let server = Server::start();
+    let proxy = Proxy::start(&server);
+    let store = Redis::options().prefix("p").hold_for(Duration::from_secs(6));
+    let store = store.timeout(Duration::from_millis(500)).open(&proxy.url).unwrap();
+    let books = tokens().limit(ever(1_000_000)).build_on(store).unwrap().erased();
+    let runtime = runtime();
+    let spent = spend_nearby(&runtime, &books, &server);
+    runtime.block_on(async {
+        proxy.hang(0);
+        let permit = admitted(&books, ask("ada", 60)).await;
+        let due = || {
+            let script = "return redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')[2] or '0'";
+            server.ask(&["EVAL", script, "1", "p:1:{46}:due:ada"]).parse::<u64>().unwrap()
+        };
+        let first = due();
+        until("it is renewed, or has ended", || due() != first);
+        assert!(due() > first);
+        permit.settle(total(60)).await.unwrap();
+        assert_eq!(used_held(&books, "ada", "ever").await, (amount(spent + 60), amount(0)));
+    });
 }

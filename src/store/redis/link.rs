@@ -27,7 +27,7 @@ use super::script::Scripts;
 use super::sentinel::Sentinels;
 use crate::{Error, ErrorKind};
 
-/// After so many calls in a row without an answer, the connection is made again.
+/// After so many calls in a row without an answer, the connection is made again, unless they are rare.
 const TOO_SILENT: usize = 32;
 
 /// What to connect to.
@@ -163,7 +163,7 @@ impl Link {
 
     /// A handle that calls.
     pub(super) fn caller(&self) -> Caller {
-        Caller(Arc::clone(&self.shared))
+        Caller { shared: Arc::clone(&self.shared), too_silent: TOO_SILENT }
     }
 }
 
@@ -190,21 +190,30 @@ pub(super) type Node = Option<(String, u16)>;
 
 /// Calls the server.
 #[derive(Clone)]
-pub(super) struct Caller(Arc<Shared>);
+pub(super) struct Caller {
+    shared: Arc<Shared>,
+    /// After so many calls in a row without an answer, the connection is made again.
+    too_silent: usize,
+}
 
 impl Caller {
+    /// For calls so rare that they cannot wait for many of them to get no answer.
+    pub(super) fn of_rare_calls(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), too_silent: 1 }
+    }
+
     pub(super) fn is_cluster(&self) -> bool {
-        matches!(self.0.target, Target::Cluster(..))
+        matches!(self.shared.target, Target::Cluster(..))
     }
 
     /// When a call that begins now has to be answered.
     pub(super) fn deadline(&self) -> Instant {
-        Instant::now() + self.0.timeout
+        Instant::now() + self.shared.timeout
     }
 
     /// Waits, by the time of the connection's thread.
     pub(super) fn sleep_until(&self, end: Instant) -> Sleep {
-        let _inside = self.0.runtime.enter();
+        let _inside = self.shared.runtime.enter();
         sleep_until(end)
     }
 
@@ -287,11 +296,11 @@ impl Caller {
                 .await
                 .ok_or(CallError::Late { sent: false })??
         };
-        let silent = &self.0.silent[usize::from(is_near)];
+        let silent = &self.shared.silent[usize::from(is_near)];
         let mut asked = std::pin::pin!(send(wire));
         let Some(answer) = self.or_late(&mut late, end, asked.as_mut()).await else {
-            if silent.fetch_add(1, Ordering::Relaxed) + 1 >= TOO_SILENT {
-                self.0.is_broken(number);
+            if silent.fetch_add(1, Ordering::Relaxed) + 1 >= self.too_silent {
+                self.shared.is_broken(number);
             }
             return Err(CallError::Late { sent: true });
         };
@@ -302,7 +311,7 @@ impl Caller {
         });
         answer.map_err(|error| {
             if is_of_connection(&error) {
-                self.0.is_broken(number);
+                self.shared.is_broken(number);
             }
             CallError::Redis(error)
         })
@@ -317,7 +326,7 @@ impl Caller {
     ) -> Option<F::Output> {
         poll_fn(|cx| {
             // The client of clusters asks for the runtime that it is polled in.
-            let inside = self.is_cluster().then(|| self.0.runtime.enter());
+            let inside = self.is_cluster().then(|| self.shared.runtime.enter());
             if let Poll::Ready(answer) = work.as_mut().poll(cx) {
                 return Poll::Ready(Some(answer));
             }
@@ -331,13 +340,13 @@ impl Caller {
     /// The connection, once there is one. While there is none and the next attempt is some time
     /// away, that is told at once.
     async fn connected(&self) -> Result<Way, CallError> {
-        if let State::Up(wires, number) = &*self.0.state.borrow() {
-            return Ok(self.0.nearest(wires, *number));
+        if let State::Up(wires, number) = &*self.shared.state.borrow() {
+            return Ok(self.shared.nearest(wires, *number));
         }
-        let mut state = self.0.state.subscribe();
+        let mut state = self.shared.state.subscribe();
         loop {
             match &*state.borrow_and_update() {
-                State::Up(wires, number) => return Ok(self.0.nearest(wires, *number)),
+                State::Up(wires, number) => return Ok(self.shared.nearest(wires, *number)),
                 State::Down(error) => return Err(CallError::Down(Arc::clone(error))),
                 State::Closed => return Err(CallError::Closed),
                 State::Connecting => {}
