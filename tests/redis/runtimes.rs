@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 use tower_limitry::Books;
@@ -152,5 +152,34 @@ fn a_hold_is_renewed_though_the_connection_of_the_renewals_hangs_while_the_one_n
         assert!(due() > first);
         permit.settle(total(60)).await.unwrap();
         assert_eq!(used_held(&books, "ada", "ever").await, (amount(spent + 60), amount(0)));
+    });
+}
+
+#[test]
+fn what_was_answered_while_the_runtime_was_blocked_is_no_outage() {
+    let server = Server::start();
+    let time = Duration::from_millis(200);
+    let store = Redis::options().prefix("p").timeout(time).open(&server.url()).unwrap();
+    let books = tokens().limit(ever(1_000_000)).build_on(store).unwrap().erased();
+    let runtime = runtime();
+    spend_nearby(&runtime, &books, &server);
+    runtime.block_on(async {
+        let checks: Vec<_> = (0..40).map(|_| tokio::spawn(books.check(ask("ada", 1)))).collect();
+        // So that they are sent.
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
+        let begun = Instant::now();
+        until("all are there, and the time is over", || {
+            server.ask(&[
+                "EVAL",
+                "return tostring(redis.call('ZCARD', KEYS[1]))",
+                "1",
+                "p:1:{46}:due:ada",
+            ]) == "40"
+                && begun.elapsed() > 2 * time
+        });
+        for check in checks {
+            check.await.unwrap().unwrap();
+        }
     });
 }

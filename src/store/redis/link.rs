@@ -298,7 +298,13 @@ impl Caller {
         };
         let silent = &self.shared.silent[usize::from(is_near)];
         let mut asked = std::pin::pin!(send(wire));
-        let Some(answer) = self.or_late(&mut late, end, asked.as_mut()).await else {
+        let mut answer = self.or_late(&mut late, end, asked.as_mut()).await;
+        if is_near && answer.is_none() {
+            // It may be there, and the runtime was busy with something else: it reads before it goes on.
+            tokio::task::yield_now().await;
+            answer = self.or_late(&mut late, end, asked.as_mut()).await;
+        }
+        let Some(answer) = answer else {
             if silent.fetch_add(1, Ordering::Relaxed) + 1 >= self.too_silent {
                 self.shared.is_broken(number);
             }
