@@ -183,3 +183,19 @@ fn what_was_answered_while_the_runtime_was_blocked_is_no_outage() {
         }
     });
 }
+
+#[test]
+fn a_runtime_that_ends_while_its_connection_is_made_leaves_that_to_the_next_one() {
+    let server = Server::start();
+    let proxy = Proxy::start(&server);
+    let books = open(tokens().limit(ever(1_000_000)), &proxy.url, &prefix());
+    let first = runtime();
+    proxy.hang(1);
+    until("it makes one", || {
+        first.block_on(spend(&books, "ada", 1));
+        connections(&server) == 2
+    });
+    drop(first);
+    until("its connection is gone", || connections(&server) == 1);
+    spend_nearby(&runtime(), &books, &server);
+}

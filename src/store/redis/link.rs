@@ -398,6 +398,10 @@ impl Shared {
         self.runtime.spawn(async move {
             let dialing = shared.dial(Some(&here));
             let Ok(Ok(Wire::Server(near))) = timeout(shared.timeout * 2, dialing).await else {
+                // One that has ended leaves it to the next.
+                if here.spawn(async {}).await.is_err() {
+                    shared.may_come_near.store(true, Ordering::Release);
+                }
                 return;
             };
             shared.state.send_if_modified(|state| match state {
