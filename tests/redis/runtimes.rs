@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 use tower_limitry::Books;
-use tower_limitry::store::Redis;
+use tower_limitry::policy::{CustomerId, EventId, Timestamp};
+use tower_limitry::store::{HoldKey, Moment, Redis, Store};
 
 use crate::redis::{Server, prefix, until};
 use crate::support::*;
-use crate::{ever, open, tokens};
+use crate::{ever, open, options, tokens};
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_io().build().unwrap()
@@ -198,4 +199,23 @@ fn a_runtime_that_ends_while_its_connection_is_made_leaves_that_to_the_next_one(
     drop(first);
     until("its connection is gone", || connections(&server) == 1);
     spend_nearby(&runtime(), &books, &server);
+}
+
+#[test]
+fn a_call_that_outlives_its_store_is_answered() {
+    let server = Server::start();
+    let runtime = runtime();
+    let (id, customer) = (EventId::new("one").unwrap(), CustomerId::new("ada").unwrap());
+    let key = || HoldKey { id: &id, customer: &customer, place: None, attempt: None };
+    let now = Moment::new(Timestamp::UNIX_EPOCH, Duration::ZERO);
+    let store = options("p").open(&server.url()).unwrap();
+    until("a connection of the runtime", || {
+        runtime.block_on(async { store.release(key(), now).await }).unwrap();
+        called(&server) == 2
+    });
+    runtime.block_on(async {
+        let late = store.release(key(), now);
+        drop(store);
+        let _ = late.await;
+    });
 }

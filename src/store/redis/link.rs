@@ -337,6 +337,11 @@ impl Caller {
                 return Poll::Ready(Some(answer));
             }
             drop(inside);
+            // Of a runtime that has ended nobody may ask the time; it does not end meanwhile.
+            let state = self.shared.state.borrow();
+            if matches!(*state, State::Closed) {
+                return Poll::Ready(None);
+            }
             let late = late.get_or_insert_with(|| Box::pin(self.sleep_until(end)));
             late.as_mut().poll(cx).map(|()| None)
         })
