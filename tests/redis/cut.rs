@@ -112,7 +112,7 @@ async fn healed(books: &Books, proxy: &Proxy) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_event_that_is_sent_again_after_any_cut_counts_once() {
     let server = Server::start();
     let proxy = Proxy::start(server.port);
@@ -145,7 +145,7 @@ async fn an_event_that_is_sent_again_after_any_cut_counts_once() {
     assert_eq!(used(&books, "ada", "ever").await.floor(), counted);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_check_that_is_cut_at_any_byte_leaves_no_hold() {
     let server = Server::start();
     let proxy = Proxy::start(server.port);
