@@ -7,9 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use tower_limitry::outbox::Outbox;
+use tower_limitry::policy::Credit;
 use tower_limitry::store::Redis;
-use tower_limitry::{Books, CheckError, Event};
+use tower_limitry::{Books, CheckError, Event, NewBalance};
 
+use crate::loss::file;
 use crate::redis::{Server, prefix};
 use crate::support::*;
 use crate::{STUCK, ever, tokens};
@@ -112,7 +115,7 @@ async fn healed(books: &Books, proxy: &Proxy) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_event_that_is_sent_again_after_any_cut_counts_once() {
     let server = Server::start();
     let proxy = Proxy::start(server.port);
@@ -145,7 +148,7 @@ async fn an_event_that_is_sent_again_after_any_cut_counts_once() {
     assert_eq!(used(&books, "ada", "ever").await.floor(), counted);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_check_that_is_cut_at_any_byte_leaves_no_hold() {
     let server = Server::start();
     let proxy = Proxy::start(server.port);
@@ -173,4 +176,89 @@ async fn a_check_that_is_cut_at_any_byte_leaves_no_hold() {
     let fresh = admitted(&books, ask("ada", 5)).await;
     fresh.settle(total(5)).await.unwrap();
     assert_eq!(used(&books, "ada", "ever").await, amount(5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_settlement_that_is_cut_at_any_byte_is_delivered_once() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.port);
+    let store = Redis::options().prefix(prefix()).timeout(Duration::from_secs(20));
+    let store = store.open(&format!("redis://127.0.0.1:{}", proxy.port)).unwrap();
+    let builder = tokens().limit(ever(1_000_000));
+    let builder = builder.default_balance(NewBalance::new("credits").initial(1_000_000));
+    let engine = builder.build_on(store).unwrap().backend().clone();
+    let wait = Duration::from_millis(1);
+    let outbox = Outbox::builder(engine.clone()).backoff(wait, wait).open(file()).await.unwrap();
+    let (direct, books) = (Books::new(engine).erased(), Books::new(outbox.clone()).erased());
+    let check = || ask("ada", 5).charge("credits", |usage| usage.value("total_tokens"));
+    let (mut settled, cuts) = (0, AtomicUsize::new(0));
+    let mut settle = async |cut: Option<(usize, i64)>| {
+        let permit = admitted(&books, check()).await;
+        healed(&direct, &proxy).await;
+        proxy.heal();
+        if let Some((direction, bytes)) = cut {
+            proxy.cut_after(direction, bytes);
+        }
+        permit.settle(total(2)).await.unwrap();
+        settled += 1;
+        if cut.is_some() {
+            // Until it was cut, or came through in fewer bytes.
+            let end = Instant::now() + STUCK;
+            while proxy.open.load(Ordering::SeqCst) == 2 && outbox.stats().depth > 0 {
+                assert!(Instant::now() < end);
+                tokio::task::yield_now().await;
+            }
+            if proxy.open.load(Ordering::SeqCst) < 2 {
+                cuts.fetch_add(1, Ordering::Relaxed);
+            }
+            proxy.heal();
+        }
+        outbox.flush(STUCK).await.unwrap();
+        settled
+    };
+    settle(None).await;
+    settle(None).await;
+    let sizes = [proxy.passed(0), proxy.passed(1)];
+    let every = times(7, 1) as usize;
+    for (direction, size) in sizes.into_iter().enumerate() {
+        for bytes in (0..size).step_by(every) {
+            let settled = settle(Some((direction, bytes))).await;
+            healed(&direct, &proxy).await;
+            let seen = used_held(&direct, "ada", "ever").await;
+            assert_eq!(seen, (amount(2 * settled), amount(0)), "{direction} {bytes}");
+        }
+    }
+    let cuts = cuts.load(Ordering::Relaxed) as i64;
+    assert!(cuts > sizes.iter().sum::<i64>() / every as i64 / 2, "{cuts} of {sizes:?}");
+    let left = current(&direct, "ada", "credits").await;
+    let settled = settle(None).await;
+    assert_eq!(left, amount(1_000_000 - 2 * (settled - 1)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_credit_that_is_cut_at_any_byte_is_there_once_under_its_reference() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.port);
+    let books = open(&server, &proxy).await;
+    books.create_balance("ada", NewBalance::new("credits")).await.unwrap();
+    let credit = |number: i64| Credit::new("ada", "credits", 3).reference(format!("{number:06}"));
+    healed(&books, &proxy).await;
+    proxy.heal();
+    books.credit(credit(0)).await.unwrap();
+    let sizes = [proxy.passed(0), proxy.passed(1)];
+    let (mut credited, mut cut) = (1, 0);
+    for (direction, size) in sizes.into_iter().enumerate() {
+        for bytes in (0..size).step_by(times(5, 1) as usize) {
+            proxy.cut_after(direction, bytes);
+            if let Err(error) = books.credit(credit(credited)).await {
+                assert!(error.is_transient(), "{error:?}");
+                cut += 1;
+            }
+            healed(&books, &proxy).await;
+            books.credit(credit(credited)).await.unwrap();
+            credited += 1;
+        }
+    }
+    assert!(cut > credited / 2, "{cut} of {credited}");
+    assert_eq!(current(&books, "ada", "credits").await, amount(3 * credited));
 }

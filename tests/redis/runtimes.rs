@@ -16,7 +16,7 @@ use crate::support::*;
 use crate::{ever, open, options, tokens};
 
 fn runtime() -> Runtime {
-    Builder::new_current_thread().enable_io().build().unwrap()
+    Builder::new_multi_thread().worker_threads(1).enable_io().build().unwrap()
 }
 
 /// How many connections the server has, but for the one that asks.
@@ -49,9 +49,10 @@ fn books_go_on_when_the_runtime_that_used_them_first_has_ended() {
     for _ in 0..3 {
         let runtime = runtime();
         spent += spend_nearby(&runtime, &books, &server);
-        // Beside it, another one.
+        // Beside it, another one, and one that lives while somebody waits in it.
         self::runtime().block_on(spend(&books, "ada", 1));
-        spent += 1;
+        Builder::new_current_thread().build().unwrap().block_on(spend(&books, "ada", 1));
+        spent += 2;
         drop(runtime);
         until("its connection is gone", || connections(&server) == 1);
     }
@@ -66,18 +67,19 @@ fn a_hold_is_renewed_though_the_runtime_of_its_request_is_blocked() {
     let books = tokens().limit(ever(1_000_000)).build_on(store).unwrap().erased();
     let runtime = runtime();
     let spent = spend_nearby(&runtime, &books, &server);
-    runtime.block_on(async {
+    let work = runtime.spawn(async move {
         let permit = admitted(&books, ask("ada", 60)).await;
         let due = || {
             let script = "return redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')[2] or '0'";
             server.ask(&["EVAL", script, "1", "p:1:{46}:due:ada"]).parse::<u64>().unwrap()
         };
         let first = due();
-        // On this thread, which is the runtime's only one.
+        // On the runtime's only worker.
         until("it is renewed, and again", || due() > first + 2_500_000);
         permit.settle(total(60)).await.unwrap();
         assert_eq!(used_held(&books, "ada", "ever").await, (amount(spent + 60), amount(0)));
     });
+    runtime.block_on(work).unwrap();
 }
 
 #[test]

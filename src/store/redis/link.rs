@@ -2,7 +2,8 @@
 //!
 //! One is driven by a thread of our own, so that it does what it has to whatever becomes of the program's
 //! runtimes: it renews holds, and serves who calls from elsewhere. As an answer that has to cross threads
-//! takes twice as long, the runtime that calls first gets one of its own, near to it.
+//! takes longer, the runtime that calls first gets one of its own, near to it, if it has workers: they see
+//! to a connection also while nobody waits in their runtime.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -18,7 +19,7 @@ use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use redis::{AsyncConnectionConfig, Cmd, ErrorKind as Kind, RedisError, ServerErrorKind, Value};
-use tokio::runtime::{self, Handle};
+use tokio::runtime::{self, Handle, RuntimeFlavor};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
@@ -395,8 +396,8 @@ impl Shared {
     /// Makes a connection that is driven by the runtime that calls. Meanwhile, and where that is not to be
     /// had, our own serves.
     fn come_near(self: &Arc<Self>, here: Handle, number: u64) {
-        let is_ours = here.id() == self.runtime.id();
-        if is_ours || !self.may_come_near.swap(false, Ordering::AcqRel) {
+        let has_workers = here.runtime_flavor() == RuntimeFlavor::MultiThread;
+        if !has_workers || !self.may_come_near.swap(false, Ordering::AcqRel) {
             return;
         }
         let shared = Arc::clone(self);

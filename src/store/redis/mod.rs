@@ -15,8 +15,11 @@
 //! ```
 //!
 //! A check is one script call, and so is a settlement or a release: one round trip, and one atomic
-//! step on the server. One connection serves all requests of a process and is made again when it
-//! breaks. Redis 7 or Valkey 9 is needed, standalone, behind Sentinel, or as a cluster:
+//! step on the server. Requests share one connection, which the workers of their tokio runtime drive;
+//! another, on a thread of its own, renews holds whatever becomes of that runtime, and serves whoever
+//! calls from elsewhere. Both are made again when they break. (On a cluster, and where replicas are
+//! waited for, the second serves all.) Redis 7 or Valkey 9 is needed, standalone, behind Sentinel, or as
+//! a cluster:
 //!
 //! | URL | |
 //! |---|---|
