@@ -300,8 +300,11 @@ impl Caller {
         let silent = &self.shared.silent[usize::from(is_near)];
         let mut asked = std::pin::pin!(send(wire));
         let mut answer = self.or_late(&mut late, end, asked.as_mut()).await;
-        if is_near && answer.is_none() {
-            // It may be there, and the runtime was busy with something else: it reads before it goes on.
+        // It may be there, and the runtime was busy with something else: it reads before it goes on, though
+        // not before it has been at the one that it was told of last.
+        let mut turns = if is_near { 2 } else { 0 };
+        while answer.is_none() && turns > 0 {
+            turns -= 1;
             tokio::task::yield_now().await;
             answer = self.or_late(&mut late, end, asked.as_mut()).await;
         }
