@@ -179,7 +179,7 @@ fn what_was_answered_while_the_runtime_was_blocked_is_no_outage() {
                 && begun.elapsed() > 2 * time
         });
         for check in checks {
-            check.await.unwrap().unwrap();
+            check.await.unwrap().unwrap().release().await.unwrap();
         }
     });
     runtime.block_on(work).unwrap();
