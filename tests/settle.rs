@@ -945,3 +945,10 @@ async fn a_hold_lives_while_its_response_lives_however_long() {
     let after = standing(&books).await;
     assert_eq!((after.used, after.credits, after.open), (0.into(), 496.into(), 0));
 }
+
+#[test]
+fn a_dimension_whose_key_is_cut_is_there_once() {
+    let long = "k".repeat(300);
+    let usage = Usage::of("tokens", 1).dimension(&long, "a").dimension(&long, "b");
+    assert_eq!(usage.dimensions().iter().map(|(_, text)| text).collect::<Vec<_>>(), ["b"]);
+}

@@ -284,10 +284,10 @@ impl Dimensions {
 
     /// Adds a dimension, or replaces the one of that key; cut as [`Usage::dimension`] says.
     pub fn set(&mut self, key: &str, value: &str) {
-        let value = shortened(value);
-        match self.0.iter_mut().find(|(name, _)| name == key) {
+        let (key, value) = (shortened(key), shortened(value));
+        match self.0.iter_mut().find(|(name, _)| *name == key) {
             Some((_, held)) => *held = value,
-            None => self.0.push((shortened(key), value)),
+            None => self.0.push((key, value)),
         }
     }
 

@@ -2,6 +2,7 @@
 //! of the process, and install one where there is none.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -11,9 +12,9 @@ use redis::{
     Pipeline, RedisConnectionInfo, RedisError, RedisFuture, Value,
 };
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsConnector;
 
 use super::invalid_url;
@@ -40,7 +41,7 @@ impl Dial {
         driven_by: Option<&Handle>,
     ) -> Result<Dialed, RedisError> {
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        let mut stream = TcpStream::connect((host, port)).await?;
+        let mut stream = first_of(lookup_host((host, port)).await?).await?;
         stream.set_nodelay(true)?;
         let here = Handle::current();
         let runtime = driven_by.unwrap_or(&here);
@@ -71,6 +72,19 @@ impl Dial {
         };
         Ok(Dialed { wire, driver: Arc::new(Driver(driver.abort_handle())) })
     }
+}
+
+/// A host may have several addresses, of which one that does not answer keeps nobody waiting.
+async fn first_of(addresses: impl Iterator<Item = SocketAddr>) -> std::io::Result<TcpStream> {
+    let mut connecting: JoinSet<_> = addresses.map(TcpStream::connect).collect();
+    let mut failed = std::io::Error::other("the host has no address");
+    while let Some(connected) = connecting.join_next().await {
+        match connected? {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 /// A connection to one server. What drives it ends with the last of its clones: one that hangs would

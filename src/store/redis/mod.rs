@@ -18,7 +18,7 @@
 //! step on the server. Requests share one connection, which the workers of their tokio runtime drive;
 //! another, on a thread of its own, renews holds whatever becomes of that runtime, and serves whoever
 //! calls from elsewhere. Both are made again when they break. (On a cluster, and where replicas are
-//! waited for, the second serves all.) Redis 7 or Valkey 9 is needed, standalone, behind Sentinel, or as
+//! waited for, the second serves all. A runtime with workers has to have I/O, as any that serves requests does.) Redis 7 or Valkey 9 is needed, standalone, behind Sentinel, or as
 //! a cluster:
 //!
 //! | URL | |
