@@ -141,8 +141,8 @@ pub(super) fn named(definition: &str) -> Box<str> {
 fn ends(window: &Window) -> Option<i64> {
     const MINUTE: i64 = 60_000_000_000;
     let nanos = window.end().as_nanos();
-    let has_ended = i64::from(nanos.rem_euclid(MINUTE) != 0);
-    (window.end() != Timestamp::MAX).then(|| nanos.div_euclid(MINUTE) + has_ended)
+    let begun = i64::from(nanos.rem_euclid(MINUTE) != 0);
+    (window.end() != Timestamp::MAX).then(|| nanos.div_euclid(MINUTE) + begun)
 }
 
 /// The same as text.
