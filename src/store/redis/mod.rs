@@ -17,9 +17,10 @@
 //! A check is one script call, and so is a settlement or a release: one round trip, and one atomic
 //! step on the server. Requests share one connection, which the workers of their tokio runtime drive;
 //! another, on a thread of its own, renews holds whatever becomes of that runtime, and serves whoever
-//! calls from elsewhere. Both are made again when they break. (On a cluster, and where replicas are
-//! waited for, the second serves all. A runtime with workers has to have I/O, as any that serves requests does.) Redis 7 or Valkey 9 is needed, standalone, behind Sentinel, or as
-//! a cluster:
+//! calls from elsewhere. Both are made again when they break. On a cluster, and where replicas are
+//! waited for, the second serves all; so it does for a runtime with workers but without I/O, where tokio
+//! prints a panic for each connection that it could not take. Redis 7 or Valkey 9 is needed, standalone,
+//! behind Sentinel, or as a cluster:
 //!
 //! | URL | |
 //! |---|---|

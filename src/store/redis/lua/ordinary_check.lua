@@ -22,7 +22,7 @@ repeat
   local same, first = ARGV[7], name == '' and 9 or 12
   local step = same == '' and 3 or 2
   local count = 1
-  -- Of the size that they come to: to grow takes a table as long as a command.
+  -- Tables of the size that they come to: to grow one takes as long as a command.
   local fields, writes
   if most - first < 4 then
     fields, writes = {own, nil, nil, nil, nil, nil, nil, nil}, {own, hold, nil, nil}

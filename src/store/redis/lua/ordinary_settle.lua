@@ -26,7 +26,7 @@ repeat
   local most = #ARGV
   local own = 'o' .. id
   local count, lines = 1, sums + 1
-  -- Of the size that they come to: to grow takes a table as long as a command.
+  -- Tables of the size that they come to: to grow one takes as long as a command.
   local fields, writes
   if most - lines < 4 then
     fields, writes = {own, nil, nil, nil, nil, nil, nil, nil}, {nil, nil, nil, nil}
