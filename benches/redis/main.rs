@@ -1,6 +1,8 @@
 //! What books on Redis cost: checks with their settlements a second, and the wait for them, beside
 //! bare scripts that read and write the same fields (as much in each, and no number where text will do) and
-//! decide nothing, on the same kind of connection.
+//! decide nothing, on the same kind of connection: once such that tell all keys at every step how long
+//! they live, as whoever keeps no account of it has to, and once such that never do and work on keys
+//! that were told before.
 //!
 //! ```sh
 //! cargo bench --features redis --bench redis            # each case for 5 seconds
@@ -26,63 +28,69 @@ mod server;
 
 const CUSTOMERS: u64 = 10_000;
 
-/// What a check reads and writes, with nothing decided.
+/// What a check reads and writes, with nothing decided. What begins with `--told` is for those that tell
+/// keys how long they live.
 const BARE_CHECK: &str = "
-local shard, books, due, ids = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-redis.call('HGET', shard, 'version')
+local books, due, own, most = KEYS[2], KEYS[3], ARGV[#ARGV], #ARGV
+redis.call('HGET', KEYS[1], 'version')
 local now = redis.call('TIME')
-redis.call('ZRANGEBYSCORE', due, '-inf', now[1], 'LIMIT', '0', '16')
-redis.call('ZMSCORE', ids, 'F' .. ARGV[1], 'R0 ' .. ARGV[1])
-local fields, writes = {'o' .. ARGV[1], 'keep', 'long'}, {'o' .. ARGV[1], ARGV[2]}
-for at = 4, #ARGV do
-  fields[#fields + 1], fields[#fields + 2] = 'u' .. ARGV[at], 'h' .. ARGV[at]
-  writes[#writes + 1], writes[#writes + 2] = 'h' .. ARGV[at], '40000000'
+redis.call('ZRANGEBYSCORE', due, '-inf', now[1], 'LIMIT', '0', '1')
+local found = redis.call('HMGET', books, 'lives', unpack(ARGV, 4, most))
+redis.call('ZMSCORE', KEYS[4], own, ARGV[1])
+local writes = {own, ARGV[2]}
+for at = 5, ARGV[3] + 4, 2 do
+  writes[at - 2], writes[at - 1] = ARGV[at], '40000000'
 end
-if ARGV[3] ~= '' then
-  fields[#fields + 1] = ARGV[3]
-end
-local found = redis.call('HMGET', books, unpack(fields))
 redis.call('HSET', books, unpack(writes))
-redis.call('ZADD', due, now[1] + 60, ARGV[1])
-redis.call('PEXPIRE', due, '1814400000')
-redis.call('PTTL', books)
+redis.call('ZADD', due, string.format('%d', now[1] + 60), own)
+--told redis.call('PEXPIRE', due, '864000000')
+--told redis.call('PEXPIRE', books, '864000000')
 return found";
 
 /// The same for a settlement.
 const BARE_SETTLE: &str = "
-local shard, books, due, ids, events, transactions, sums, all =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-redis.call('HGET', shard, 'version')
+local books, most, holds = KEYS[2], #ARGV, ARGV[4] + 5
+redis.call('HGET', KEYS[1], 'version')
 local now = redis.call('TIME')
-local fields, gone, writes = {'o' .. ARGV[1]}, {'o' .. ARGV[1]}, {}
-for at = 5, #ARGV do
-  fields[#fields + 1], fields[#fields + 2] = 'h' .. ARGV[at], 'u' .. ARGV[at]
-  gone[#gone + 1] = 'h' .. ARGV[at]
-  writes[#writes + 1], writes[#writes + 2] = 'u' .. ARGV[at], '40000000'
+local own = ARGV[holds]
+redis.call('HMGET', books, 'lives', unpack(ARGV, 5, most))
+redis.call('XADD', KEYS[5], 'MAXLEN', '~', '1563', '*', 'event', ARGV[1], 'at', ARGV[2])
+redis.call('ZADD', KEYS[4], string.format('%d', now[1] + 600), own)
+--told redis.call('PEXPIRE', KEYS[5], '3110400000')
+--told redis.call('PEXPIRE', KEYS[4], '177000000')
+redis.call('HINCRBY', KEYS[6], '55.5155dbd356f96160', '40000000')
+redis.call('HINCRBY', KEYS[7], '55.5155dbd356f96160', '40000000')
+local writes = {}
+for at = 5, holds - 1 do
+  writes[2 * at - 9], writes[2 * at - 8] = ARGV[at], '1795366933314283'
 end
-if ARGV[4] ~= '' then
-  fields[#fields + 1] = 'last'
-  writes[#writes + 1], writes[#writes + 2] = 'last', '1795366933314283'
-end
-redis.call('HMGET', books, unpack(fields))
-redis.call('ZSCORE', ids, 'F' .. ARGV[1])
-redis.call('ZADD', ids, now[1] + 600, 'F' .. ARGV[1])
-redis.call('PEXPIRE', ids, '90600000')
-redis.call('HINCRBY', sums, '55.5155dbd356f96160', '40000000')
-redis.call('HINCRBY', all, '55.5155dbd356f96160', '40000000')
 redis.call('HSET', books, unpack(writes))
-redis.call('HDEL', books, unpack(gone))
-redis.call('ZREM', due, ARGV[1])
-if ARGV[4] ~= '' then
-  redis.call('RPUSH', transactions, ARGV[4])
+redis.call('HDEL', books, unpack(ARGV, holds, most))
+redis.call('ZREM', KEYS[3], own)
+if ARGV[3] ~= '' then
+  redis.call('RPUSH', KEYS[8], ARGV[3])
 end
-redis.call('XADD', events, 'MAXLEN', '~', '1563', '*', 'event', ARGV[2], 'at', ARGV[3])
-redis.call('PEXPIRE', events, '3024000000')
-redis.call('XLEN', events)
 return 'n'";
+
+/// What keys are told once a day: until when they live, and that a set stays though it is empty.
+const BARE_KEYS: &str = "
+local all = redis.call('KEYS', '*')
+for _, key in ipairs(all) do
+  if string.find(key, ':books:', 1, true) then
+    redis.call('HSET', key, 'lives', '1795366933314283')
+    local due = string.gsub(key, ':books:', ':due:')
+    redis.call('ZADD', due, '+inf', '')
+    redis.call('PEXPIRE', due, '864000000')
+  end
+  if not string.find(key, ':shard$') then redis.call('PEXPIRE', key, '864000000') end
+end
+return #all";
 
 /// The least that a script can do.
 const ONE_FIELD: &str = "return redis.call('HINCRBY', KEYS[1], 'n', 40000000)";
+
+/// As long as the number of a check is.
+const ATTEMPT: u64 = 13_071_402_335_826_912_345;
 
 #[derive(Clone, Copy)]
 struct Case {
@@ -103,24 +111,30 @@ fn main() {
     let all = [1, 16, 256].into_iter().filter(|tasks| only.is_none_or(|only| only == *tasks));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     println!(
-        "| check and settle | requests at once | a second | p50 us | p99 us | bare a second | of bare |"
+        "| check and settle | requests at once | a second | p50 us | p99 us | of bare | of bare that tells nothing |"
     );
     println!("|---|---|---|---|---|---|---|");
     for case in CASES {
         for tasks in all.clone() {
-            let (mut ours, mut bare) = runtime.block_on(async {
-                (Side::of(engine(case).await).await, Side::of(scripts(case).await).await)
+            let [ours, bare, silent] = runtime.block_on(async {
+                let mut ours = Side::of(engine(case).await).await;
+                let mut bare = Side::of(scripts(case, true).await).await;
+                let mut silent = Side::of(scripts(case, false).await).await;
+                for _ in 0..rounds(time) {
+                    ours.slice(tasks).await;
+                    bare.slice(tasks).await;
+                    silent.slice(tasks).await;
+                }
+                [ours.run(), bare.run(), silent.run()]
             });
-            runtime.block_on(in_turns(tasks, time, &mut ours, &mut bare));
-            let (ours, bare) = (ours.run(), bare.run());
             println!(
-                "| {} | {tasks} | {:.0} | {:.0} | {:.0} | {:.0} | {:.2} |",
+                "| {} | {tasks} | {:.0} | {:.0} | {:.0} | {:.2} | {:.2} |",
                 case.name,
                 ours.rate,
                 ours.p50,
                 ours.p99,
-                bare.rate,
                 ours.rate / bare.rate,
+                ours.rate / silent.rate,
             );
         }
     }
@@ -139,29 +153,11 @@ fn main() {
     }
 }
 
-/// What the machine does beside comes and goes: neither side runs for longer than this at a time.
+/// What the machine does beside comes and goes: no side runs for longer than this at a time.
 const SLICE: Duration = Duration::from_millis(100);
 
 fn rounds(time: Duration) -> u32 {
     (time.as_millis() / SLICE.as_millis()).max(1) as u32
-}
-
-/// Both sides by turns.
-async fn in_turns<A: Work, B: Work>(
-    tasks: u64,
-    time: Duration,
-    ours: &mut Side<A>,
-    bare: &mut Side<B>,
-) {
-    for round in 0..rounds(time) {
-        if round % 2 == 0 {
-            ours.slice(tasks).await;
-            bare.slice(tasks).await;
-        } else {
-            bare.slice(tasks).await;
-            ours.slice(tasks).await;
-        }
-    }
 }
 
 struct Run {
@@ -173,6 +169,11 @@ struct Run {
 /// One step of one customer, again and again.
 trait Work: Clone + Send + Sync + 'static {
     fn step(&self, customer: String) -> impl Future<Output = ()> + Send;
+
+    /// What is done once, when all customers are known.
+    fn told(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
 }
 
 /// Work on a server of its own, and what came of it until now.
@@ -200,6 +201,7 @@ impl<W: Work> Side<W> {
         for task in known {
             task.await.unwrap();
         }
+        work.told().await;
         Self { work, server, waits: Vec::new(), took: Duration::ZERO, number: 0 }
     }
 
@@ -281,7 +283,8 @@ async fn engine(case: Case) -> (Ours, server::Server) {
 struct Bare {
     wire: MultiplexedConnection,
     scripts: [String; 2],
-    fields: Vec<String>,
+    /// Of each counter: what is used and what is held, as fields of the books.
+    fields: Vec<[String; 2]>,
     hold: String,
     balance: bool,
     next: Arc<AtomicU64>,
@@ -295,17 +298,28 @@ impl Work for Bare {
         let shard = customer.bytes().fold(0, |sum, byte| (sum * 31 + u32::from(byte)) % 64);
         let own =
             ["books", "due", "ids"].map(|what| format!("limitry:1:{{{shard}}}:{what}:{customer}"));
+        let own_field = format!("o{id}");
         let mut check = redis::cmd("EVALSHA");
         check.arg(&self.scripts[0]).arg(4).arg(format!("limitry:1:{{{shard}}}:shard")).arg(&own);
-        let terms = if self.balance { "mcredits" } else { "" };
-        check.arg(&id).arg(&self.hold).arg(terms).arg(&self.fields);
+        check.arg(format!("R{ATTEMPT}{own_field}")).arg(&self.hold);
+        check.arg(2 * self.fields.len() + 2 * usize::from(self.balance));
+        for both in &self.fields {
+            check.arg(both);
+        }
+        if self.balance {
+            check.arg("bcredits").arg("gcredits").arg("mcredits");
+        }
+        check.arg(&own_field);
         let _: redis::Value = check.query_async(&mut wire).await.unwrap();
         let mut settle = redis::cmd("EVALSHA");
-        settle.arg(&self.scripts[1]).arg(8).arg(format!("limitry:1:{{{shard}}}:shard")).arg(&own);
+        settle.arg(&self.scripts[1]).arg(7 + usize::from(self.balance));
+        settle.arg(format!("limitry:1:{{{shard}}}:shard")).arg(&own);
         settle.arg(format!("limitry:1:{{{shard}}}:events"));
-        settle.arg(format!("limitry:1:{{{shard}}}:transactions:{customer}"));
         settle.arg(format!("limitry:1:{{{shard}}}:rollups:20779:{customer}"));
         settle.arg(format!("limitry:1:{{{shard}}}:rollups:20779"));
+        if self.balance {
+            settle.arg(format!("limitry:1:{{{shard}}}:transactions:{customer}"));
+        }
         let event = format!(
             "{{\"id\":\"{id}\",\"customerId\":\"{customer}\",\"eventType\":\"chat\",\"values\":{{\"total_tokens\":40}},\
              \"dimensions\":{{\"model\":\"large-2\"}},\"timestamp\":\"2026-11-22T13:41:58.224417646Z\"}}"
@@ -317,8 +331,29 @@ impl Work for Bare {
         } else {
             String::new()
         };
-        settle.arg(&id).arg(event).arg("1771000000000000000").arg(transaction).arg(&self.fields);
+        settle.arg(event).arg("1771000000000000000").arg(transaction);
+        settle.arg(self.fields.len() + 2 * usize::from(self.balance));
+        for [used, _] in &self.fields {
+            settle.arg(used);
+        }
+        if self.balance {
+            settle.arg("bcredits").arg("last");
+        }
+        settle.arg(&own_field);
+        for [_, held] in &self.fields {
+            settle.arg(held);
+        }
+        if self.balance {
+            settle.arg("gcredits");
+        }
         let _: redis::Value = settle.query_async(&mut wire).await.unwrap();
+    }
+
+    async fn told(&self) {
+        let mut wire = self.wire.clone();
+        let keys: u64 =
+            redis::cmd("EVAL").arg(BARE_KEYS).arg(0).query_async(&mut wire).await.unwrap();
+        assert!(keys > 2 * CUSTOMERS);
     }
 }
 
@@ -335,15 +370,32 @@ async fn load(wire: &mut MultiplexedConnection, script: &str) -> String {
     redis::cmd("SCRIPT").arg("LOAD").arg(script).query_async(wire).await.unwrap()
 }
 
-async fn scripts(case: Case) -> (Bare, server::Server) {
+async fn scripts(case: Case, tells: bool) -> (Bare, server::Server) {
     let server = server::Server::start();
     let mut wire = connect(&server).await;
-    let scripts = [load(&mut wire, BARE_CHECK).await, load(&mut wire, BARE_SETTLE).await];
-    let count = case.limits + usize::from(case.balance);
-    let fields: Vec<String> =
-        (0..count).map(|field| format!("2988000{field}.5155dbd356f9616{field}")).collect();
+    let told = if tells { "" } else { "--" };
+    let scripts = [BARE_CHECK, BARE_SETTLE].map(|script| script.replace("--told ", told));
+    let [check, settle] = scripts;
+    let scripts = [load(&mut wire, &check).await, load(&mut wire, &settle).await];
+    for shard in 0..64 {
+        let key = format!("limitry:1:{{{shard}}}:shard");
+        let mut known = redis::cmd("HSET");
+        known.arg(key).arg("version").arg("9f2c57ba80d14e63").arg("since").arg("1795366933314283");
+        let _: redis::Value = known.query_async(&mut wire).await.unwrap();
+    }
+    let counters =
+        (0..case.limits).map(|counter| format!("2988000{counter}.5155dbd356f9616{counter}"));
+    let fields: Vec<_> =
+        counters.map(|counter| ["u", "h"].map(|what| what.to_owned() + &counter)).collect();
     // As long as a hold on these is.
-    let hold = fields.iter().fold("0|".to_owned(), |hold, field| hold + "h" + field + "|40000000|");
+    let mut hold = format!("{ATTEMPT}|");
+    for [_, held] in &fields {
+        hold.extend([held, "|40000000|"]);
+    }
+    hold.push('#');
+    if case.balance {
+        hold.push_str("40000000|gcredits");
+    }
     let next = Arc::default();
     (Bare { wire, scripts, fields, hold, balance: case.balance, next }, server)
 }
