@@ -37,6 +37,7 @@ impl<S: Store> Inner<S> {
         let mut definitions = self.definitions.lock().await;
         // A store that cannot keep it says so before anything has changed.
         self.store.keep(&[]).await?;
+        self.catch_up(&mut definitions).await?;
         let only = only(&definitions);
         let mut former = definitions.clone();
         let former_owners = concerned(only.as_ref(), &definitions);
@@ -134,6 +135,7 @@ impl<S: Store> Inner<S> {
     ) -> Result<(), Error> {
         let mut definitions = self.definitions.lock().await;
         self.store.keep(&[]).await?;
+        self.catch_up(&mut definitions).await?;
         let before = self.accounts.get(id);
         let mut former = before.as_deref().cloned().unwrap_or_default();
         let mut known = former.clone();

@@ -39,6 +39,11 @@ impl<S: Store> Inner<S> {
         Ok(())
     }
 
+    /// Takes up what others have changed, to change something else.
+    pub(super) async fn catch_up(&self, definitions: &mut Definitions) -> Result<(), Error> {
+        self.reload_under(definitions, self.epoch.load(Ordering::Acquire)).await
+    }
+
     fn take_over(&self, definitions: &mut Definitions, kept: Kept) -> Result<(), Error> {
         definitions.number(kept.counters);
         for (counter, since) in kept.since {

@@ -204,3 +204,13 @@ async fn pages_of_events_go_over_all_shards_and_miss_none() {
         assert_eq!(pages(EventQuery::new().customer("acct_3"), length).await, own);
     }
 }
+
+#[tokio::test]
+async fn who_adds_a_limit_heeds_those_that_others_added_before() {
+    let (url, prefix) = fresh();
+    let [one, other] = [(); 2].map(|()| open(tokens(), &url, &prefix));
+    one.put_limit(Limit::per_day("daily", "tokens", 10)).await.unwrap();
+    // Has taken no step since, and counts anew itself.
+    other.put_limit(Limit::per_week("weekly", "tokens", 100)).await.unwrap();
+    denied(&other, ask("ada", 11)).await;
+}
