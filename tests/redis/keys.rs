@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use tower_limitry::policy::Credit;
-use tower_limitry::{Check, Event, Limit, NewBalance};
+use tower_limitry::{Check, Event, Limit, NewBalance, Usage};
 
 use crate::redis::Server;
 use crate::support::*;
-use crate::{open, tokens};
+use crate::{open, options, tokens};
 
 const ODD: [&str; 9] = ["ada", "{", "}", "{}", "a{b}c", "}{", "{17}", "a\u{fe0f}ü", "a:b c*?["];
 
@@ -72,6 +72,44 @@ async fn every_key_expires_except_balances_counters_without_windows_and_definiti
     let expected =
         ["1:definitions", "books:bob", "books:eve", "references:bob", "shard", "transactions:bob"];
     assert_eq!(for_ever, expected);
+}
+
+#[tokio::test]
+async fn books_in_which_nothing_was_counted_expire_too() {
+    let (server, clock) = (Server::start(), noon());
+    let store = options("p").danger_time_of_the_engine().open(&server.url()).unwrap();
+    let builder = tokens().clock(clock.clone()).limit(Limit::per_minute("minute", "tokens", 100));
+    let books = builder.build_on(store).unwrap().erased();
+    // Of no value that is counted, and when its window has ended.
+    admitted(&books, Check::of("ada")).await.settle(Usage::of("pages", 1)).await.unwrap();
+    let late = admitted(&books, ask("bob", 3)).await;
+    clock.advance(HOUR);
+    late.settle(total(3)).await.unwrap();
+    for key in server.keys().iter().filter(|key| key.ends_with("ada") || key.ends_with("bob")) {
+        assert_ne!(server.ask(&["TTL", key]), ":-1", "{key}");
+    }
+}
+
+#[tokio::test]
+async fn events_that_begin_anew_expire_too() {
+    let server = Server::start();
+    let builder = || tokens().limit(Limit::per_day("daily", "tokens", 100));
+    let books = open(builder(), &server.url(), "p");
+    // Another process, which keeps none.
+    let store = options("p").keep_events(0).open(&server.url()).unwrap();
+    let keeps_none = builder().build_on(store).unwrap().erased();
+    let begins = async |customer: &str| {
+        admitted(&books, ask(customer, 3)).await.settle(total(1)).await.unwrap();
+        let mut keys = server.keys().into_iter();
+        let events = keys.find(|key| key.ends_with(":events")).unwrap();
+        assert_ne!(server.ask(&["TTL", &events]), ":-1");
+        events
+    };
+    admitted(&keeps_none, ask("ada", 3)).await.settle(total(1)).await.unwrap();
+    // And a server that drops them.
+    let events = begins("ada").await;
+    assert_eq!(server.ask(&["DEL", &events]), ":1");
+    begins("ada").await;
 }
 
 #[tokio::test]

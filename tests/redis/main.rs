@@ -6,6 +6,7 @@
 
 mod amounts;
 mod cluster;
+mod commands;
 mod cut;
 mod keys;
 mod loss;

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use tower_limitry::Usage;
 use tower_limitry::policy::{Aggregation, Amount, CustomerId, EventId, Window};
 use tower_limitry::store::{
     CheckOperation, Checked, HoldKey, HoldTerms, Line, Moment, Origin, Outcome, Redis,
     SettleOperation, SettleOutcome, Store,
 };
+use tower_limitry::{Limit, Usage};
 
 use crate::redis::fresh;
 use crate::support::*;
@@ -221,4 +221,91 @@ async fn a_check_that_arrives_again_after_its_release_places_nothing() {
             assert_eq!(bench.check(true).await.outcome, Outcome::Allowed, "another check");
         }
     }
+}
+
+#[tokio::test]
+async fn a_check_that_comes_again_is_one_open_hold() {
+    let store = store();
+    for settles in [false, true] {
+        let bench = Bench {
+            store: &store,
+            id: EventId::new("order-1").unwrap(),
+            customer: CustomerId::new(format!("acct_{settles}")).unwrap(),
+            now: Moment::new(time(NOON), Duration::ZERO),
+            given: true,
+            attempt: Some(5),
+        };
+        let place = bench.check(true).await.place;
+        assert_eq!(bench.check(true).await.place, place);
+        if settles {
+            let outcome = bench.settle(Origin::Held(place)).await;
+            assert_eq!(outcome, SettleOutcome::Recorded);
+        } else {
+            bench.store.release(HoldKey { place, ..bench.key() }, bench.now).await.unwrap();
+        }
+        assert_eq!(store.open_holds().await.unwrap(), 0, "settles: {settles}");
+    }
+}
+
+/// As when definitions have changed meanwhile, and another process is asked.
+#[tokio::test]
+async fn a_check_that_comes_again_for_more_lets_go_of_no_more_than_it_held() {
+    let (url, prefix) = fresh();
+    let limits = tokens().limit(ever(100)).limit(Limit::per_day("daily", "tokens", 100));
+    drop(open(limits, &url, &prefix));
+    let now = Moment::new(time(NOON), Duration::ZERO);
+    let [one, other] = [(); 2].map(|()| {
+        let store = options(&prefix).danger_time_of_the_engine().open(&url).unwrap();
+        store.load(now).unwrap();
+        store
+    });
+    let lines: [Line; 2] =
+        [0, 1].map(|counter| Line::new(counter, Aggregation::Sum, amount(100), Window::ALL_TIME));
+    let customer = CustomerId::new("ada").unwrap();
+    let check = async |store: &Redis, id: &str, attempt, lines: &[Line]| {
+        let operation = CheckOperation {
+            epoch: 0,
+            now,
+            id: &EventId::new(id).unwrap(),
+            attempt,
+            customer: &customer,
+            lines,
+            asked: &[Some(amount(10))],
+            judged: &mut [],
+            balance: None,
+            hold: Some(HoldTerms { lifetime: Some(LIFETIME), remember: true }),
+            event_type: "request",
+            expected: &Usage::new(),
+        };
+        let checked = store.check(operation).await.unwrap();
+        assert_eq!(checked.outcome, Outcome::Allowed, "{id}");
+        (checked.judged.iter().map(|line| line.held).collect::<Vec<_>>(), checked.place)
+    };
+    let settle = async |store: &Redis, id: &str, place| {
+        let operation = SettleOperation {
+            epoch: 0,
+            now,
+            id: &EventId::new(id).unwrap(),
+            customer: &customer,
+            origin: Origin::Held(place),
+            event_type: "request",
+            usage: &mut total(7),
+            at: now.wall(),
+            lines: &lines,
+            given: &[Some(amount(7))],
+            charge: None,
+            reverses: false,
+            mark: None,
+        };
+        assert_eq!(store.settle(operation).await.unwrap().outcome, SettleOutcome::Recorded);
+    };
+    // The first of a customer is out of the ordinary.
+    let (_, place) = check(&one, "order-0", 4, &lines).await;
+    settle(&one, "order-0", place).await;
+    check(&one, "order-1", 5, &lines[..1]).await;
+    let (_, place) = check(&other, "order-1", 5, &lines).await;
+    check(&one, "order-2", 6, &lines[1..]).await;
+    settle(&other, "order-1", place).await;
+    let (held, _) = check(&one, "order-3", 7, &lines).await;
+    assert_eq!(held, [amount(10), amount(20)], "those of order-2 and order-3");
 }

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use compact_str::CompactString;
 use redis::Value;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use super::keys::Fields;
 use super::link::{CallError, Caller};
-use super::registry::Opening;
+use super::registry::{Held, Opening};
 use super::reply::Reply;
 use super::script::ScriptCall;
 use super::{Inner, keys};
@@ -39,7 +41,7 @@ struct AskedLine {
 }
 
 struct AskedBalance {
-    name: compact_str::CompactString,
+    name: CompactString,
     default: Option<NewBalance>,
     asked: Option<Amount>,
 }
@@ -48,7 +50,7 @@ impl Asked {
     /// `None` when the operation is out of date.
     pub(super) fn of(store: &Inner, operation: &CheckOperation<'_>) -> Option<Self> {
         let lifetime = operation.hold.map(|terms| store.lifetime(terms.lifetime));
-        let is_ordinary = lifetime.is_some_and(|time| time <= WEEK) && has_room(operation);
+        let is_ordinary = lifetime.is_some_and(|time| time <= BRIEF) && has_room(operation);
         let scripts = &store.scripts;
         let script = if is_ordinary { &scripts.check } else { &scripts.whole_check };
         let mut call =
@@ -56,23 +58,23 @@ impl Asked {
         let names = store.shared.names();
         let (mut id, mut digits) = ([0; 36], itoa::Buffer::new());
         let id = operation.id.write(&mut id);
-        call.arg(id).pieces(&["R", digits.format(operation.attempt), " ", id]);
+        call.arg(2 * operation.lines.len() + usize::from(operation.balance.is_some()));
+        call.pieces(&["R", digits.format(operation.attempt), keys::HOLD, id]);
         match lifetime {
             Some(lifetime) => call.arg(lifetime.as_micros() as u64),
             None => call.arg(""),
         };
-        call.arg(hold(operation, &names)?);
+        let fields = operation.lines.iter().map(|line| Fields::of(keys::place(line), &names));
+        let mut fields: SmallVec<[_; 4]> = fields.collect::<Option<_>>()?;
+        let text = hold(operation, &mut fields);
+        call.arg(&*text);
         let same = same(operation);
         match same {
             Some(amount) => call.arg(amount.as_millionths()),
             None => call.arg(""),
         };
         let balance = operation.balance.map(|ask| AskedBalance::encode(ask, &mut call));
-        if balance.is_none() {
-            call.arg("");
-        }
         for line in operation.lines {
-            call.pieces(&keys::Count::of(line, &names)?.pieces(&mut digits));
             match room_of(line, operation.asked) {
                 Room::Any => call.arg(ANY),
                 Room::AtMost(amount) => call.arg(amount.as_millionths()),
@@ -81,15 +83,30 @@ impl Asked {
             if same.is_some() {
                 continue;
             }
-            match held(line, operation.asked) {
+            match held_on(line, operation.asked) {
                 Some(amount) => call.arg(amount.as_millionths()),
                 None => call.arg(""),
             };
         }
+        for fields in &mut fields {
+            call.arg(fields.used()).arg(fields.held());
+        }
+        if let Some(ask) = operation.balance {
+            for what in ["b", "g", "m"] {
+                call.pieces(&[what, ask.balance.name]);
+            }
+        }
+        call.pieces(&[keys::HOLD, id]);
         let opening = operation.hold.map(|terms| {
             let ends =
                 terms.lifetime.map(|lifetime| operation.now.monotonic().saturating_add(lifetime));
-            store.registry.open(operation.id, operation.attempt, operation.customer, ends)
+            store.registry.open(
+                operation.id,
+                operation.attempt,
+                operation.customer,
+                ends,
+                Held::of(operation, text),
+            )
         });
         Some(Self {
             call,
@@ -129,7 +146,6 @@ impl AskedLine {
 impl AskedBalance {
     fn encode(ask: BalanceAsk<'_>, call: &mut ScriptCall) -> Self {
         let asked = ask.asked;
-        call.arg(ask.balance.name);
         match asked {
             Some(asked) => call.arg(asked.as_millionths()),
             None => call.arg(""),
@@ -141,7 +157,8 @@ impl AskedBalance {
     }
 }
 
-const WEEK: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// Holds for longer than half a day need their keys told how long to live.
+const BRIEF: Duration = Duration::from_secs(12 * 3_600);
 
 /// Room for whatever is: more than an amount can be.
 const ANY: &str = "99999999999999999999";
@@ -162,35 +179,54 @@ fn has_room(operation: &CheckOperation<'_>) -> bool {
 
 /// What is set aside on every line, where that is the same.
 fn same(operation: &CheckOperation<'_>) -> Option<Amount> {
-    let mut amounts = operation.lines.iter().map(|line| held(line, operation.asked));
+    let mut amounts = operation.lines.iter().map(|line| held_on(line, operation.asked));
     let first = amounts.next()??;
     amounts.all(|amount| amount == Some(first)).then_some(first)
 }
 
 /// What is set aside on a line; once where several share a counter.
-fn held(line: &Line, asked: &[Option<Amount>]) -> Option<Amount> {
+fn held_on(line: &Line, asked: &[Option<Amount>]) -> Option<Amount> {
     Some(line.holds(line.own(asked))).filter(|amount| amount.is_positive() && !line.shares)
 }
 
+impl Held {
+    fn of(operation: &CheckOperation<'_>, text: Box<[u8]>) -> Self {
+        let lines = operation.lines.iter().filter_map(|line| {
+            let amount = held_on(line, operation.asked)?;
+            Some((keys::place(line), amount))
+        });
+        Self { text, lines: lines.collect(), balance: asked_of(operation) }
+    }
+}
+
+/// What is set aside of the balance.
+fn asked_of(operation: &CheckOperation<'_>) -> Option<(CompactString, Amount)> {
+    let ask = operation.balance?;
+    let asked = ask.asked.filter(|asked| asked.is_positive())?;
+    Some((ask.balance.name.into(), asked))
+}
+
 /// A hold, as the books have it: see `lua/customer.lua`.
-fn hold(operation: &CheckOperation<'_>, names: &[Box<str>]) -> Option<String> {
-    let mut text = String::with_capacity(256);
+fn hold(operation: &CheckOperation<'_>, fields: &mut [Fields]) -> Box<[u8]> {
+    let mut text = Vec::with_capacity(256);
     let mut digits = itoa::Buffer::new();
-    text.extend([digits.format(operation.attempt), "|"]);
-    for line in operation.lines {
-        if let Some(amount) = held(line, operation.asked) {
-            text.push('h');
-            text.extend(keys::Count::of(line, names)?.pieces(&mut digits));
-            text.extend(["|", digits.format(amount.as_millionths()), "|"]);
+    text.extend_from_slice(digits.format(operation.attempt).as_bytes());
+    text.push(b'|');
+    for (line, fields) in operation.lines.iter().zip(fields) {
+        if let Some(amount) = held_on(line, operation.asked) {
+            text.extend_from_slice(fields.held());
+            text.push(b'|');
+            text.extend_from_slice(digits.format(amount.as_millionths()).as_bytes());
+            text.push(b'|');
         }
     }
-    text.push('#');
-    if let Some(BalanceAsk { balance, asked: Some(asked) }) = operation.balance
-        && asked.is_positive()
-    {
-        text.extend([digits.format(asked.as_millionths()), "|g", balance.name]);
+    text.push(b'#');
+    if let Some((name, amount)) = asked_of(operation) {
+        text.extend_from_slice(digits.format(amount.as_millionths()).as_bytes());
+        text.extend_from_slice(b"|g");
+        text.extend_from_slice(name.as_bytes());
     }
-    Some(text)
+    text.into()
 }
 
 fn read(

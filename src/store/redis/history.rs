@@ -108,7 +108,7 @@ impl Inner {
             })
             .collect();
         // A shard of which nothing was heard for so long has let all go.
-        let kept_from = match self.is_timed {
+        let kept_from = match self.terms.is_timed {
             true => Timestamp::MIN,
             false => Timestamp::from(std::time::SystemTime::now())
                 .saturating_sub(self.terms.keep_events_for),

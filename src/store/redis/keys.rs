@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
 
 use crate::policy::{CounterKey, CustomerId, Timestamp, Window};
 use crate::store::Line;
@@ -150,22 +151,45 @@ pub(super) fn end(window: &Window) -> String {
     ends(window).map_or_else(|| "*".to_owned(), |minute| minute.to_string())
 }
 
-/// What a line counts on: the window, and the counter by its name.
-pub(super) struct Count<'a> {
-    ends: Option<i64>,
-    name: &'a str,
+/// What the field of a hold begins with, in front of its id.
+pub(super) const HOLD: &str = "o";
+
+/// Where a line counts: the minute at which the window ends, if it does, and the counter.
+pub(super) type Place = (Option<i64>, u32);
+
+pub(super) fn place(line: &Line) -> Place {
+    (ends(&line.window), line.counter)
 }
 
-impl<'a> Count<'a> {
+/// The fields of the books for one place: what is used there, and what is held.
+pub(super) struct Fields {
+    text: SmallVec<[u8; 48]>,
+}
+
+impl Fields {
     /// `None` for a counter that nobody knows.
-    pub(super) fn of(line: &Line, names: &'a [Box<str>]) -> Option<Self> {
-        let name = names.get(line.counter as usize)?;
-        Some(Self { ends: ends(&line.window), name })
+    pub(super) fn of((ends, counter): Place, names: &[Box<str>]) -> Option<Self> {
+        let name = names.get(counter as usize)?;
+        let mut text = SmallVec::from_slice(b"u");
+        match ends {
+            Some(minute) => {
+                text.extend_from_slice(itoa::Buffer::new().format(minute).as_bytes());
+            }
+            None => text.push(b'*'),
+        }
+        text.push(b'.');
+        text.extend_from_slice(name.as_bytes());
+        Some(Self { text })
     }
 
-    /// The text of it, in pieces.
-    pub(super) fn pieces<'b>(&'b self, digits: &'b mut itoa::Buffer) -> [&'b str; 3] {
-        [self.ends.map_or("*", |minute| digits.format(minute)), ".", self.name]
+    pub(super) fn used(&mut self) -> &[u8] {
+        self.text[0] = b'u';
+        &self.text
+    }
+
+    pub(super) fn held(&mut self) -> &[u8] {
+        self.text[0] = b'h';
+        &self.text
     }
 }
 

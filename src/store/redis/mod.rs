@@ -107,11 +107,11 @@
 //! | `definitions` | hash | for ever | meters, limits, customers, counters; `rollup:` and `rolled:`*meter*: what it is summed up as, and since when |
 //! | `{n}:shard` | hash | for ever | `version` of the definitions, `since` when it is kept, `gone`: the newest event that is not, `lost`: when the server last lost all, `days`: the first and last that are summed up |
 //! | `{n}:rollups:DAY:ID`, `{n}:rollups:DAY` | hash | [`keep_rollups_for`](RedisOptions::keep_rollups_for) and a day | *quarter*`.`*meter*: what the events of a customer, or of all of the shard, come to; `?` where they have to be counted |
-//! | `{n}:events` | stream | [`keep_events_for`](RedisOptions::keep_events_for) | `event`: JSON as the API has it, `at`: its time |
-//! | `{n}:books:ID` | hash | to the end of its last window, and eight days after the last hold; for ever with a balance or an all-time counter | `u`, `h`, `l`, `a` *window*`.`*counter*: used, held, time of the latest, alerts told; `b`, `g`, `m` *balance*: current, held, own terms; `o` *id*: an open hold |
-//! | `{n}:due:ID` | sorted set | eight days after the last hold, or more | when open holds expire |
-//! | `{n}:ids:ID` | sorted set | a day | ids that are settled or released |
-//! | `{n}:expired:ID` | sorted set | eight days | ids of holds that expired |
+//! | `{n}:events` | stream | [`keep_events_for`](RedisOptions::keep_events_for) and a day | `event`: JSON as the API has it, `at`: its time |
+//! | `{n}:books:ID` | hash | to the end of its last window, and some ten days after the last hold; for ever with a balance or an all-time counter | `u`, `h`, `l`, `a` *window*`.`*counter*: used, held, time of the latest, alerts told; `b`, `g`, `m` *balance*: current, held, own terms; `o` *id*: an open hold; `lives`: until when steps need not tell keys how long they live |
+//! | `{n}:due:ID` | sorted set | some ten days after the last hold | when open holds expire, each by its field in the books; and one without a name that never does, so that the key stays |
+//! | `{n}:ids:ID` | sorted set | two days | `o` *id* that is settled, `R` *attempt* `o` *id* that is released |
+//! | `{n}:expired:ID` | sorted set | eight days | holds that expired, by their fields |
 //! | `{n}:marks:ID` | hash | 400 days after it moved | how far each outbox was taken, and on which day |
 //! | `{n}:alerts` | sorted set | for ever | alerts that fell due, by the minute at which their window ends; those that ended go with the next one |
 //! | `{n}:transactions:ID` | list | for ever | the newest changes of balances |
@@ -176,8 +176,6 @@ struct Inner {
     terms: Terms,
     scripts: Arc<Scripts>,
     wait: Option<(u32, Duration)>,
-    /// Time is the engine's, not the server's.
-    is_timed: bool,
     renewed: std::sync::Mutex<Duration>,
 }
 
@@ -223,10 +221,15 @@ impl Inner {
         epoch: u64,
         now: Moment<'_>,
     ) -> Option<ScriptCall> {
-        let seen = self.shared.seen(epoch)?;
         let shard = keys::shard_of(customer.as_str());
-        let version = &seen.versions[usize::from(shard)];
-        Some(self.begin_under(script, (customer, shard), also, version, now))
+        let version = self.version(shard, epoch)?;
+        Some(self.begin_under(script, (customer, shard), also, &version, now))
+    }
+
+    /// The version of a shard's definitions in that epoch; `None` when it is over.
+    fn version(&self, shard: u16, epoch: u64) -> Option<Arc<str>> {
+        let seen = self.shared.seen(epoch)?;
+        Some(Arc::clone(&seen.versions[usize::from(shard)]))
     }
 
     /// Begins a script call that does not depend on definitions.
@@ -259,12 +262,11 @@ impl Inner {
         for key in also {
             call.arg(&**key);
         }
-        call.arg(version);
-        if self.is_timed {
+        if self.terms.is_timed {
             let wall = now.wall().as_nanos().div_euclid(1_000);
-            call.arg(format!("{wall} {}", now.monotonic().as_micros()));
+            call.arg(format!("{version} {wall} {}", now.monotonic().as_micros()));
         } else {
-            call.arg("");
+            call.arg(version);
         }
         call
     }

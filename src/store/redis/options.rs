@@ -158,6 +158,7 @@ impl RedisOptions {
             keep_events: self.keep_events.div_ceil(usize::from(SHARDS)),
             keep_events_for: self.keep_events_for,
             keep_transactions: self.keep_transactions,
+            is_timed: self.is_timed,
         };
         let scripts = Arc::new(Scripts::of(&terms));
         let link = Link::start(target, Arc::clone(&scripts), self.timeout, self.wait.is_none())?;
@@ -191,7 +192,6 @@ impl RedisOptions {
             terms,
             scripts,
             wait: self.wait,
-            is_timed: self.is_timed,
             renewed: std::sync::Mutex::default(),
         });
         if !self.is_timed {

@@ -4,10 +4,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use compact_str::CompactString;
 use foldhash::HashMap;
 use smallvec::SmallVec;
 
-use crate::policy::{CustomerId, EventId};
+use super::keys::Place;
+use crate::policy::{Amount, CustomerId, EventId};
 
 const PARTS: usize = 16;
 
@@ -26,6 +28,16 @@ struct Entry {
     customer: CustomerId,
     /// When it ends by itself; one that does not is renewed.
     ends: Option<Duration>,
+    held: Held,
+}
+
+/// What a hold sets aside.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// As the books have it. Where they have another, the rest of this is not of it.
+    pub(super) text: Box<[u8]>,
+    pub(super) lines: SmallVec<[(Place, Amount); 4]>,
+    pub(super) balance: Option<(CompactString, Amount)>,
 }
 
 impl Registry {
@@ -44,20 +56,37 @@ impl Registry {
         attempt: u64,
         customer: &CustomerId,
         ends: Option<Duration>,
+        held: Held,
     ) -> Opening {
-        let entry = Entry { attempt, customer: customer.clone(), ends };
+        let entry = Entry { attempt, customer: customer.clone(), ends, held };
         self.part(id).entry(id.clone()).or_default().push(entry);
         Opening { registry: Arc::clone(self), id: id.clone(), attempt, placed: false }
     }
 
-    /// Lets go of holds under an id: of one attempt, or of all.
-    pub(super) fn close(&self, id: &EventId, attempt: Option<u64>) {
+    /// Lets go of holds under an id: of one attempt, or of all. Says what one of them set aside.
+    pub(super) fn close(&self, id: &EventId, attempt: Option<u64>) -> Option<Held> {
         let mut part = self.part(id);
-        if let Some(entries) = part.get_mut(id) {
-            entries.retain(|entry| attempt.is_some_and(|attempt| attempt != entry.attempt));
-            if entries.is_empty() {
-                part.remove(id);
-            }
+        let entries = part.get_mut(id)?;
+        let own = |entry: &Entry| attempt.is_none_or(|attempt| attempt == entry.attempt);
+        let mut held = None;
+        while let Some(place) = entries.iter().position(own) {
+            held = Some(entries.swap_remove(place).held);
+        }
+        if entries.is_empty() {
+            part.remove(id);
+        }
+        held
+    }
+
+    /// Lets go of one that was not placed, as far as is known.
+    fn forget(&self, id: &EventId, attempt: u64) {
+        let mut part = self.part(id);
+        let Some(entries) = part.get_mut(id) else { return };
+        if let Some(place) = entries.iter().position(|entry| entry.attempt == attempt) {
+            entries.swap_remove(place);
+        }
+        if entries.is_empty() {
+            part.remove(id);
         }
     }
 
@@ -128,7 +157,7 @@ impl Opening {
 impl Drop for Opening {
     fn drop(&mut self) {
         if !self.placed {
-            self.registry.close(&self.id, Some(self.attempt));
+            self.registry.forget(&self.id, self.attempt);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
-use super::Inner;
+use super::{Inner, keys};
 use crate::Error;
 use crate::policy::{CustomerId, EventId, Timestamp};
 use crate::store::{HoldKey, Moment};
@@ -48,7 +48,7 @@ impl Inner {
         self: &Arc<Self>,
         now: Moment<'_>,
     ) -> Option<impl Future<Output = Result<(), Error>> + Send + 'static> {
-        if !self.is_timed {
+        if !self.terms.is_timed {
             return None;
         }
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,7 +72,7 @@ impl Inner {
         call.arg(self.lifetime(Some(lifetime)).as_micros() as u64);
         call.arg(if revives { "1" } else { "" });
         for id in ids {
-            call.arg(id.to_string());
+            call.pieces(&[keys::HOLD, id.write(&mut [0; 36])]);
         }
         // The next one may come too late, if it goes by a connection that hangs.
         let caller = self.caller.of_rare_calls();

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use redis::cmd;
+use smallvec::SmallVec;
 
 use super::keys::{SHARDS, named, shard_of};
 use super::link::CallError;
@@ -63,33 +64,57 @@ impl Rolled {
         Ok(Self { series, keep: Kept::of(fields).map_or(0, |kept| kept.millis) })
     }
 
-    /// Tells a settlement what its event gives to every meter, and until when that is kept.
-    pub(super) fn encode(&self, operation: &SettleOperation<'_>, call: &mut ScriptCall) {
+    /// What an event gives to every meter.
+    pub(super) fn given<'a>(&'a self, operation: &SettleOperation<'_>) -> Given<'a> {
         let SettleOperation { event_type, ref usage, at, reverses, .. } = *operation;
-        let quarter = at.as_nanos().div_euclid(QUARTER);
-        let day = day(at);
-        let given = self
-            .series
-            .iter()
+        let series = self.series.iter();
+        let sums = series
             .filter(|series| series.meter.accepts(event_type, usage.dimensions()))
             .filter_map(|series| {
                 let aggregation = series.meter.aggregation();
-                let read = series.meter.reads(usage.values())?;
-                Some((&series.name, aggregation, aggregation.given(read, reverses)))
+                let given = aggregation.given(series.meter.reads(usage.values())?, reverses);
+                let kind = match (given, aggregation) {
+                    // Found among the events, if they are kept.
+                    (None, _) => "?",
+                    (_, Aggregation::Sum | Aggregation::Count) => "",
+                    (_, Aggregation::Max) => "M",
+                    (_, Aggregation::Latest) => "L",
+                };
+                Some((kind, &*series.name, given))
             });
-        let ends = (day + 1) * DAY_MILLIS as i64;
         // A day longer than promised, so that no clock is asked to be exact.
-        call.arg(ends.saturating_add_unsigned(self.keep + DAY_MILLIS));
-        for (name, aggregation, given) in given {
-            let kind = match (given, aggregation) {
-                // Found among the events, if they are kept.
-                (None, _) => "?",
-                (_, Aggregation::Sum | Aggregation::Count) => "S",
-                (_, Aggregation::Max) => "M",
-                (_, Aggregation::Latest) => "L",
-            };
-            let mut digits = itoa::Buffer::new();
-            call.arg(kind).pieces(&[digits.format(quarter.rem_euclid(96)), ".", name]);
+        let ends = (day(at) + 1) * DAY_MILLIS as i64;
+        Given {
+            ends: ends.saturating_add_unsigned(self.keep + DAY_MILLIS),
+            quarter: at.as_nanos().div_euclid(QUARTER).rem_euclid(96),
+            sums: sums.collect(),
+        }
+    }
+}
+
+/// What an event gives to meters, and until when that is kept.
+pub(super) struct Given<'a> {
+    ends: i64,
+    quarter: i64,
+    sums: SmallVec<[(&'static str, &'a str, Option<Amount>); 4]>,
+}
+
+impl Given<'_> {
+    pub(super) fn len(&self) -> usize {
+        self.sums.len()
+    }
+
+    /// Whether all of it can be added.
+    pub(super) fn adds(&self) -> bool {
+        self.sums.iter().all(|(kind, ..)| kind.is_empty())
+    }
+
+    /// As `lua/rollup.lua` reads it.
+    pub(super) fn encode(&self, call: &mut ScriptCall) {
+        let mut digits = itoa::Buffer::new();
+        call.arg(self.ends);
+        for (kind, name, given) in &self.sums {
+            call.pieces(&[kind, digits.format(self.quarter), ".", name]);
             match given {
                 Some(amount) => call.arg(amount.as_millionths()),
                 None => call.arg(""),

@@ -13,6 +13,7 @@ use super::link::{CallError, Caller};
 const AMOUNT: &str = include_str!("lua/amount.lua");
 const CUSTOMER: &str = include_str!("lua/customer.lua");
 const EVENT: &str = include_str!("lua/event.lua");
+const LIVES: &str = include_str!("lua/lives.lua");
 const ROLLUP: &str = include_str!("lua/rollup.lua");
 const WINDOWS: &str = include_str!("lua/windows.lua");
 
@@ -36,22 +37,30 @@ pub(super) struct Terms {
     pub(super) keep_events_for: Duration,
     /// How many changes of balances a customer keeps.
     pub(super) keep_transactions: usize,
+    /// Time is the engine's, not the server's.
+    pub(super) is_timed: bool,
 }
 
 impl Terms {
     fn text(&self) -> String {
         let horizon = self.remember.as_micros();
-        // A day and an hour more: some are forgotten only when others come.
-        let keep_ids = self.remember.as_millis() + 90_000_000;
-        let events_for = self.keep_events_for.as_millis();
+        // A day more, for ordinary steps, which do not tell it again. And for ids a day and an hour more:
+        // some are forgotten only when others come.
+        const DAY: u128 = 86_400_000;
+        let keep_ids = self.remember.as_millis() + 2 * DAY + 3_600_000;
+        let events_for = self.keep_events_for.as_millis() + DAY;
+        // Of how many ordinary settlements one looks whether there are too many events.
+        let look = if self.keep_events < 1_024 { 1 } else { 16 };
         let mut text = String::new();
         for (name, value) in [
             ("HORIZON", horizon.to_string()),
             ("KEEP_IDS", format!("'{keep_ids}'")),
             ("KEEP_EVENTS", self.keep_events.to_string()),
             ("KEEP_EVENTS_FOR", format!("'{events_for}'")),
+            ("LOOK", look.to_string()),
             ("KEEP_TRANSACTIONS", self.keep_transactions.to_string()),
             ("KEEP_MARKS", KEEP_MARKS.to_string()),
+            ("TIMED", self.is_timed.to_string()),
         ] {
             let _ = writeln!(text, "local {name} = {value}");
         }
@@ -89,16 +98,16 @@ macro_rules! scripts {
 }
 
 scripts! {
-    check: [ORDINARY_CHECK, AMOUNT, CUSTOMER, CHECK],
-    whole_check: [AMOUNT, CUSTOMER, CHECK],
-    settle: [ORDINARY_SETTLE, WINDOWS, AMOUNT, CUSTOMER, EVENT, ROLLUP, SETTLE],
-    whole_settle: [NOTHING_SETTLED, WINDOWS, AMOUNT, CUSTOMER, EVENT, ROLLUP, SETTLE],
-    release: [AMOUNT, CUSTOMER, include_str!("lua/release.lua")],
-    renew: [AMOUNT, CUSTOMER, include_str!("lua/renew.lua")],
-    balance: [AMOUNT, CUSTOMER, EVENT, include_str!("lua/balance.lua")],
-    balances: [AMOUNT, CUSTOMER, include_str!("lua/balances.lua")],
-    look: [AMOUNT, CUSTOMER, include_str!("lua/look.lua")],
-    recount: [AMOUNT, CUSTOMER, include_str!("lua/recount.lua")],
+    check: [ORDINARY_CHECK, LIVES, AMOUNT, CUSTOMER, CHECK],
+    whole_check: [LIVES, AMOUNT, CUSTOMER, CHECK],
+    settle: [ORDINARY_SETTLE, LIVES, WINDOWS, AMOUNT, CUSTOMER, EVENT, ROLLUP, SETTLE],
+    whole_settle: [NOTHING_SETTLED, LIVES, WINDOWS, AMOUNT, CUSTOMER, EVENT, ROLLUP, SETTLE],
+    release: [LIVES, AMOUNT, CUSTOMER, include_str!("lua/release.lua")],
+    renew: [LIVES, AMOUNT, CUSTOMER, include_str!("lua/renew.lua")],
+    balance: [LIVES, AMOUNT, CUSTOMER, EVENT, include_str!("lua/balance.lua")],
+    balances: [LIVES, AMOUNT, CUSTOMER, include_str!("lua/balances.lua")],
+    look: [LIVES, AMOUNT, CUSTOMER, include_str!("lua/look.lua")],
+    recount: [LIVES, AMOUNT, CUSTOMER, include_str!("lua/recount.lua")],
 }
 
 impl Script {

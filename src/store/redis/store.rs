@@ -108,7 +108,7 @@ impl Inner {
             };
             if operation.origin == Origin::Given {
                 let at = operation.at.as_nanos().div_euclid(1_000);
-                call.arg(operation.id.to_string()).arg(at);
+                call.pieces(&[keys::HOLD, operation.id.write(&mut [0; 36])]).arg(at);
             }
             let caller = self.caller.clone();
             let look = async move { call.run(&caller, caller.deadline()).await };
@@ -242,7 +242,7 @@ impl Store for Redis {
         let inner = &self.inner;
         let renewal = inner.renew_when_due(now);
         let mut call = inner.begin_any(&inner.scripts.release, key.customer, &[], now);
-        call.arg(key.id.to_string());
+        call.pieces(&[keys::HOLD, key.id.write(&mut [0; 36])]);
         match key.attempt {
             Some(attempt) => call.arg(attempt),
             None => call.arg(""),

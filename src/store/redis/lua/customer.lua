@@ -1,28 +1,24 @@
 -- The keys of one customer, all in one slot: see keys.rs. ARGV[1] is the version of the definitions
--- by which the operation was resolved; ARGV[2] is wall and monotonic time in microseconds where the
--- store is given a clock, and empty where the server's is good.
+-- by which the operation was resolved; where the store is given a clock (TIMED), behind that wall and
+-- monotonic time in microseconds.
 local call = redis.call
 local shard, books, due, ids, expired = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local LATE, DAY = 604800000, 86400000
--- How long it is remembered that a hold expired: a day more than it may still be settled, as the clock
--- of who checked may be ahead.
-local LONGEST = LATE + DAY
+local VERSION = TIMED and string.match(ARGV[1], '^%S*') or ARGV[1]
 
 local function clock()
   local now = call('TIME')
   local server = now[1] * 1e6 + now[2]
-  if ARGV[2] == '' then return server, server, server end
-  local wall, now = string.match(ARGV[2], '^(%S+) (%S+)$')
+  if not TIMED then return server, server, server end
+  local wall, now = string.match(ARGV[1], '(%S+) (%S+)$')
   return tonumber(wall), tonumber(now), server
 end
 
--- A key that lives at least so many milliseconds from now. A day more, so that it is seldom told.
-local function outlive(key, millis)
-  if call('PTTL', key) < millis then call('PEXPIRE', key, millis + DAY) end
-end
-
 -- Holds are text: attempt|, for each line field|amount|, then # and for a balance amount|field. (The
--- server's cmsgpack takes as long as all the rest.) Answers fields and amounts.
+-- server's cmsgpack takes as long as all the rest.) One whose id was finished otherwise begins with a
+-- space, so that no ordinary settlement takes it. A hold is named by the field that it is in: o and the id.
+local function attempt_of(hold) return string.match(hold, '^ ?(%d+)') end
+
+-- Fields and amounts.
 local function held_by(hold)
   local fields, amounts, count = {}, {}, 0
   local behind = string.find(hold, '#', 1, true)
@@ -46,9 +42,9 @@ local function rest_of(held, own)
 end
 
 -- Takes a hold away, and with it what it held.
-local function let_go(id, hold)
+local function let_go(own, hold)
   local fields, amounts = held_by(hold)
-  local gone, writes = {'o' .. id}, {}
+  local gone, writes = {own}, {}
   if fields[1] then
     local found = call('HMGET', books, unpack(fields))
     for at, field in ipairs(fields) do
@@ -58,7 +54,7 @@ local function let_go(id, hold)
   end
   if writes[1] then call('HSET', books, unpack(writes)) end
   call('HDEL', books, unpack(gone))
-  call('ZREM', due, id)
+  call('ZREM', due, own)
 end
 
 -- Forgets ids whose time is over: some, now and then.
@@ -69,10 +65,10 @@ local function forget(key, before, server)
 end
 
 -- Nobody renewed it. It costs nothing, and may still be settled for a week.
-local function expire(id, now)
-  local hold = call('HGET', books, 'o' .. id)
-  if hold then let_go(id, hold) else call('ZREM', due, id) end
-  call('ZADD', expired, now, id)
+local function expire(own, now)
+  local hold = call('HGET', books, own)
+  if hold then let_go(own, hold) else call('ZREM', due, own) end
+  call('ZADD', expired, now, own)
   call('PEXPIRE', expired, LONGEST)
   forget(expired, now - LONGEST * 1000, 0)
 end

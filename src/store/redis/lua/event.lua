@@ -24,11 +24,12 @@ local function append(stream, server, event, at)
   local over = call('XLEN', stream) - most
   if over > most / 8 then
     local gone
-    for _, entry in ipairs(call('XRANGE', stream, '-', '+', 'COUNT', math.min(over, 256))) do
+    local oldest = call('XRANGE', stream, '-', '+', 'COUNT', math.min(over, 256))
+    for _, entry in ipairs(oldest) do
       local old = amount(entry[2][4])
       if not gone or below(gone, old) then gone = old end
-      call('XDEL', stream, entry[1])
     end
+    call('XTRIM', stream, 'MAXLEN', over + most - #oldest)
     note_gone(gone)
   end
 end

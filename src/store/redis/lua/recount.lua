@@ -1,13 +1,13 @@
--- Puts counters of one customer at what the kept events come to. ARGV: 3 how many counters are counted
+-- Puts counters of one customer at what the kept events come to. ARGV: 2 how many counters are counted
 -- again, then for each its name and the minute at which its window of now ends (or *); then for each
 -- sum: kind, window and counter, the minute of its end, value, time in nanoseconds.
 local version = call('HGET', shard, 'version')
-if version ~= ARGV[1] then return {'s'} end
+if version ~= VERSION then return {'s'} end
 local wall = clock()
 local minute = math.floor(wall / 6e7)
-local many = tonumber(ARGV[3])
+local many = tonumber(ARGV[2])
 local goes = {}
-for at = 4, 3 + 2 * many, 2 do goes[ARGV[at]] = ARGV[at + 1] end
+for at = 3, 2 + 2 * many, 2 do goes[ARGV[at]] = ARGV[at + 1] end
 
 -- Where what is held on a counter goes over to.
 local function moved(field)
@@ -34,7 +34,7 @@ if #held > 0 then
   end
   for _, own in ipairs(open) do
     local hold = call('HGET', books, own)
-    local text, behind = string.match(hold, '^%d+|'), string.match(hold, '#.*$')
+    local text, behind = string.match(hold, '^ ?%d+|'), string.match(hold, '#.*$')
     local fields, amounts = held_by(hold)
     for at, field in ipairs(fields) do
       if string.byte(field) == 104 then text = text .. (moved(field) or field) .. '|' .. amounts[at] .. '|' end
@@ -43,7 +43,7 @@ if #held > 0 then
   end
 end
 local last, stays = 0, false
-for at = 4 + 2 * many, #ARGV, 5 do
+for at = 3 + 2 * many, #ARGV, 5 do
   local ends = ARGV[at + 2]
   call('HSET', books, 'u' .. ARGV[at + 1], ARGV[at + 3])
   if ARGV[at] == 'l' then call('HSET', books, 'l' .. ARGV[at + 1], ARGV[at + 4]) end

@@ -1,20 +1,20 @@
--- ARGV: 3 id, 4 attempt or empty for any.
+-- ARGV: 2 the hold, 3 attempt or empty for any.
 local wall, now, server = clock()
 sweep(now)
-local id, attempt = ARGV[3], ARGV[4]
-local hold = call('HGET', books, 'o' .. id)
-if hold and (attempt == '' or string.match(hold, '^%d+') == attempt) then
-  let_go(id, hold)
-elseif (attempt == '' or attempt == '0') and call('ZREM', expired, id) == 1 then
+local own, attempt = ARGV[2], ARGV[3]
+local hold = call('HGET', books, own)
+if hold and (attempt == '' or attempt_of(hold) == attempt) then
+  let_go(own, hold)
+elseif (attempt == '' or attempt == '0') and call('ZREM', expired, own) == 1 then
   -- It had a hold, which ended by itself.
-elseif call('ZSCORE', ids, 'F' .. id) then
+elseif call('ZSCORE', ids, own) then
   return 'n'
 end
 -- The same check may arrive again, whatever became of its hold.
 if attempt == '' then attempt = '0' end
-call('ZADD', ids, wall + HORIZON, 'R' .. attempt .. ' ' .. id)
+call('ZADD', ids, wall + HORIZON, 'R' .. attempt .. own)
 -- For a settlement that does not know of which check it is.
-if attempt ~= '0' then call('ZADD', ids, wall + HORIZON, 'R ' .. id) end
+if attempt ~= '0' then call('ZADD', ids, wall + HORIZON, 'R' .. own) end
 call('PEXPIRE', ids, KEEP_IDS)
 forget(ids, wall, server)
 return 'r'

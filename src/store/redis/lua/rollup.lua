@@ -1,14 +1,15 @@
 -- Adds an event to what its quarter of an hour comes to, for its customer and for all of the shard.
 -- From ARGV[place] on: the millisecond at which the day's sums are let go; then for each meter that it
--- moves: kind (S, M or L), quarter and series, amount. What cannot be summed up is '?', and is counted
--- from the events themselves.
-local function roll_up(place, wall, server, at)
+-- moves: quarter and series, and the amount. In front of a series of which there is the highest or the
+-- latest, that is M or L. What cannot be summed up is ?, and is counted from the events themselves.
+local function roll_up(place, many, wall, server, at)
   for key = 7, 8 do
     local sums = KEYS[key]
-    local fresh, one = false, place + 1
-    while ARGV[one] and string.find(ARGV[one], '^[%u?]') do
-      local kind, field, given = ARGV[one], ARGV[one + 1], ARGV[one + 2]
-      if kind == 'S' then
+    local fresh = false
+    for one = place + 1, place + 2 * many, 2 do
+      local kind, field = string.match(ARGV[one], '^([ML?]?)(.*)$')
+      local given = ARGV[one + 1]
+      if kind == '' then
         local sum = redis.pcall('HINCRBY', sums, field, given)
         if type(sum) == 'table' then call('HSET', sums, field, '?')
         elseif sum == tonumber(given) then fresh = true end
@@ -16,7 +17,7 @@ local function roll_up(place, wall, server, at)
         fresh = call('HSET', sums, field, '?') == 1 or fresh
       else
         local found = call('HGET', sums, field)
-        local value = kind == 'L' and string.format('%s %s %.0f', given, ARGV[6], server) or given
+        local value = kind == 'L' and string.format('%s %s %.0f', given, ARGV[4], server) or given
         if not found then
           call('HSET', sums, field, value)
           fresh = true
@@ -27,7 +28,6 @@ local function roll_up(place, wall, server, at)
           if passes then call('HSET', sums, field, value) end
         end
       end
-      one = one + 3
     end
     if fresh then begin_quarter(sums, KEYS[8], ARGV[place], wall, shard) end
   end

@@ -39,6 +39,7 @@ if settled then
     if settled.begun[key] then begin_quarter(KEYS[key], KEYS[8], settled.ends, settled.wall, KEYS[1]) end
   end
   if settled.fresh then end_windows(KEYS[2], settled.wall, settled.stays) end
+  if settled.tells then live_on(settled.server) end
   return 'n'
 end
 
