@@ -123,9 +123,9 @@ impl Inner {
         }
         let mut call = self.begin_any(&self.scripts.balance, change.customer, &also, change.now);
         let name = change.balance.name;
-        let (initial, minimum) = super::terms(change.balance.default);
+        let [initial, minimum] = super::terms(change.balance.default);
         call.arg(if kind == TransactionKind::Credit { "credit" } else { "debit" });
-        call.arg(name).arg(initial).arg(minimum).arg(change.amount.as_millionths());
+        call.arg(name).amount(initial).amount(minimum).arg(change.amount.as_millionths());
         match change.reference.filter(|_| kind == TransactionKind::Credit) {
             // The length first, so that no two pairs look the same.
             Some(reference) => call.arg(format!("{}:{name}{reference}", name.len())),

@@ -69,10 +69,7 @@ impl Asked {
         let text = hold(operation, &mut fields);
         call.arg(&*text);
         let same = same(operation);
-        match same {
-            Some(amount) => call.arg(amount.as_millionths()),
-            None => call.arg(""),
-        };
+        call.amount(same);
         let balance = operation.balance.map(|ask| AskedBalance::encode(ask, &mut call));
         for line in operation.lines {
             match room_of(line, operation.asked) {
@@ -83,10 +80,7 @@ impl Asked {
             if same.is_some() {
                 continue;
             }
-            match held_on(line, operation.asked) {
-                Some(amount) => call.arg(amount.as_millionths()),
-                None => call.arg(""),
-            };
+            call.amount(held_on(line, operation.asked));
         }
         for fields in &mut fields {
             call.arg(fields.used()).arg(fields.held());
@@ -146,13 +140,9 @@ impl AskedLine {
 impl AskedBalance {
     fn encode(ask: BalanceAsk<'_>, call: &mut ScriptCall) -> Self {
         let asked = ask.asked;
-        match asked {
-            Some(asked) => call.arg(asked.as_millionths()),
-            None => call.arg(""),
-        };
         let default = ask.balance.default;
-        let (initial, minimum) = super::terms(default);
-        call.arg(&*initial).arg(&*minimum);
+        let [initial, minimum] = super::terms(default);
+        call.amount(asked).amount(initial).amount(minimum);
         Self { name: ask.balance.name.into(), default: default.cloned(), asked }
     }
 }

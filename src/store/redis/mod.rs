@@ -272,11 +272,10 @@ impl Inner {
     }
 }
 
-/// What a default balance begins at, and its minimum, as scripts are told.
-fn terms(default: Option<&NewBalance>) -> (String, String) {
-    let text =
-        |amount: Result<Amount, _>| amount.unwrap_or(Amount::ZERO).as_millionths().to_string();
-    default.map(|terms| (text(terms.initial), text(terms.minimum))).unwrap_or_default()
+/// What a default balance begins at, and its minimum, if there is one.
+fn terms(default: Option<&NewBalance>) -> [Option<Amount>; 2] {
+    [default.map(|terms| &terms.initial), default.map(|terms| &terms.minimum)]
+        .map(|amount| amount.map(|amount| amount.as_ref().map_or(Amount::ZERO, |amount| *amount)))
 }
 
 /// Reads the terms of a customer's own balance.

@@ -115,10 +115,7 @@ impl Given<'_> {
         call.arg(self.ends);
         for (kind, name, given) in &self.sums {
             call.pieces(&[kind, digits.format(self.quarter), ".", name]);
-            match given {
-                Some(amount) => call.arg(amount.as_millionths()),
-                None => call.arg(""),
-            };
+            call.amount(*given);
         }
     }
 }

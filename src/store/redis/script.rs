@@ -9,6 +9,7 @@ use redis::{Cmd, RedisWrite, Value};
 use tokio::time::Instant;
 
 use super::link::{CallError, Caller};
+use crate::policy::Amount;
 
 const AMOUNT: &str = include_str!("lua/amount.lua");
 const CUSTOMER: &str = include_str!("lua/customer.lua");
@@ -141,6 +142,14 @@ impl ScriptCall {
     pub(super) fn arg(&mut self, arg: impl redis::ToRedisArgs) -> &mut Self {
         self.cmd.arg(arg);
         self
+    }
+
+    /// An amount in millionths, or empty.
+    pub(super) fn amount(&mut self, amount: Option<Amount>) -> &mut Self {
+        match amount {
+            Some(amount) => self.arg(amount.as_millionths()),
+            None => self.arg(""),
+        }
     }
 
     /// One argument, in pieces.

@@ -134,11 +134,10 @@ fn encode_charge(operation: &SettleOperation<'_>, held: Option<&Held>, call: &mu
     let size = amount.max(Amount::ZERO.saturating_sub(amount));
     let made =
         write_transaction(operation.id, balance.name, kind, size, operation.at, (None, None));
-    let (initial, _) = super::terms(balance.default);
-    call.arg(amount.as_millionths()).arg(initial);
+    let [initial, _] = super::terms(balance.default);
+    call.arg(amount.as_millionths()).amount(initial);
     let aside = |held: &Held| held.balance.as_ref().map_or(Amount::ZERO, |(_, amount)| *amount);
-    encode_some(held.map(aside), call);
-    call.arg(made);
+    call.amount(held.map(aside)).arg(made);
 }
 
 /// The limits that alert, by the places of their counters.
@@ -154,13 +153,6 @@ fn encode_alerts(operation: &SettleOperation<'_>, call: &mut ScriptCall) {
             call.arg(*percent).arg(due.as_millionths());
         }
     }
-}
-
-fn encode_some(amount: Option<Amount>, call: &mut ScriptCall) {
-    match amount {
-        Some(amount) => call.arg(amount.as_millionths()),
-        None => call.arg(""),
-    };
 }
 
 /// A counter and what it is given.
@@ -196,7 +188,7 @@ impl Counted {
         let found = asides.iter().flatten().filter(|amount| amount.is_positive()).count();
         let is_known = held.is_some_and(|held| held.lines.len() == found);
         let text = |aside: Option<Amount>, call: &mut ScriptCall| {
-            encode_some(aside.filter(|_| is_known), call);
+            call.amount(aside.filter(|_| is_known));
         };
         let (given, aside) = match lines {
             [] => (Amount::ZERO, Some(Amount::ZERO)),
