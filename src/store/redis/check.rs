@@ -10,9 +10,8 @@ use tokio::time::Instant;
 use super::keys::Fields;
 use super::link::{CallError, Caller};
 use super::registry::{Held, Opening};
-use super::reply::Reply;
 use super::script::ScriptCall;
-use super::{Inner, keys};
+use super::{Inner, keys, reply};
 use crate::Error;
 use crate::policy::{
     Aggregation, Amount, Balance, NewBalance, Room, Verdict, judge_balance, judge_limit, room,
@@ -82,15 +81,20 @@ impl Asked {
             }
             call.amount(held_on(line, operation.asked));
         }
+        let name = operation.balance.map(|ask| ask.balance.name);
         for fields in &mut fields {
-            call.arg(fields.used()).arg(fields.held());
+            call.arg(fields.used());
         }
-        if let Some(ask) = operation.balance {
-            for what in ["b", "g", "m"] {
-                call.pieces(&[what, ask.balance.name]);
-            }
+        if let Some(name) = name {
+            call.pieces(&["b", name]);
         }
         call.pieces(&[keys::HOLD, id]);
+        for fields in &mut fields {
+            call.arg(fields.held());
+        }
+        if let Some(name) = name {
+            call.pieces(&["g", name]).pieces(&["m", name]);
+        }
         let opening = operation.hold.map(|terms| {
             let ends =
                 terms.lifetime.map(|lifetime| operation.now.monotonic().saturating_add(lifetime));
@@ -226,11 +230,12 @@ fn read(
     attempt: u64,
     holds: bool,
 ) -> Result<Checked, CallError> {
-    let mut reply = Reply::of(value)?;
+    let text = reply::text(value)?.ok_or(CallError::Nonsense("no answer to a check"))?;
+    let mut told = Told(Some(&text));
     let mut checked =
         Checked { outcome: Outcome::Stale, place: None, judged: Vec::new(), balance: None };
-    let what = reply.text()?;
-    checked.outcome = match what.as_str() {
+    let what = told.piece()?;
+    checked.outcome = match what {
         "s" | "x" => Outcome::Stale,
         "f" => Outcome::Finished,
         "r" => Outcome::Released,
@@ -242,12 +247,21 @@ fn read(
     if !matches!(checked.outcome, Outcome::Allowed | Outcome::Refused) {
         return Ok(checked);
     }
+    let used: SmallVec<[Amount; 8]> =
+        lines.iter().map(|_| told.amount()).collect::<Result<_, _>>()?;
+    let current = if balance.is_some() { told.some_amount()? } else { None };
+    // Nothing in the place of the hold; and nothing behind it where nothing is held.
+    let is_free = told.is_over();
+    if !is_free {
+        told.piece()?;
+    }
+    let mut held = || if is_free { Ok(Amount::ZERO) } else { told.amount() };
     // What is answered is from before the hold, if one was placed now.
     let placed = holds && what == "a";
-    for line in lines {
-        let [used, held] = [reply.some_amount()?, reply.some_amount()?]
-            .map(|amount| amount.unwrap_or(Amount::ZERO));
-        let verdict = match what.as_str() {
+    checked.judged.reserve_exact(lines.len());
+    for (line, used) in lines.iter().zip(used) {
+        let held = held()?;
+        let verdict = match what {
             "k" => Verdict::Within,
             _ => judge_limit(line.aggregation, line.cap, used, held, line.asked),
         };
@@ -255,7 +269,11 @@ fn read(
         checked.judged.push(Judged { verdict, used, held: held.saturating_add(own) });
     }
     if let Some(ask) = balance {
-        checked.balance = Some(judge(&mut reply, ask, &what, placed)?);
+        let held = held()?;
+        checked.balance = Some(match current {
+            Some(current) => judge(ask, current, held, told.rest(), what, placed)?,
+            None => JudgedBalance { verdict: Verdict::Exceeded, balance: None },
+        });
     }
     if holds && checked.outcome == Outcome::Allowed {
         checked.place = Some(Place(attempt));
@@ -264,18 +282,15 @@ fn read(
 }
 
 fn judge(
-    reply: &mut Reply,
     ask: AskedBalance,
+    current: Amount,
+    held: Amount,
+    terms: Option<&str>,
     what: &str,
     placed: bool,
 ) -> Result<JudgedBalance, CallError> {
-    if reply.is_over() {
-        return Ok(JudgedBalance { verdict: Verdict::Exceeded, balance: None });
-    }
-    let (current, held) = (reply.amount()?, reply.some_amount()?.unwrap_or(Amount::ZERO));
-    let terms = if reply.is_over() { None } else { reply.some_text()? };
     let (unit, minimum) = match (terms, &ask.default) {
-        (Some(terms), _) => super::own_terms(&terms)?,
+        (Some(terms), _) => super::own_terms(terms)?,
         (None, Some(default)) => (default.unit.clone(), default.minimum.unwrap_or(Amount::ZERO)),
         (None, None) => return Err(CallError::Nonsense("a balance without terms")),
     };
@@ -288,6 +303,48 @@ fn judge(
     let held = held.saturating_add(own.unwrap_or(Amount::ZERO));
     let balance = Balance { name: ask.name, unit, current, minimum, held };
     Ok(JudgedBalance { verdict, balance: Some(balance) })
+}
+
+/// What a check is told: pieces with a space between them, in one text, as one is read faster than many
+/// are.
+struct Told<'a>(Option<&'a str>);
+
+impl<'a> Told<'a> {
+    fn is_over(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The next piece.
+    fn piece(&mut self) -> Result<&'a str, CallError> {
+        let text = self.0.ok_or(CallError::Nonsense("an answer that is too short"))?;
+        let (piece, rest) = match text.split_once(' ') {
+            Some((piece, rest)) => (piece, Some(rest)),
+            None => (text, None),
+        };
+        self.0 = rest;
+        Ok(piece)
+    }
+
+    /// An amount, if it is there.
+    fn some_amount(&mut self) -> Result<Option<Amount>, CallError> {
+        let piece = self.piece()?;
+        if piece.is_empty() {
+            return Ok(None);
+        }
+        let millionths =
+            piece.parse().map_err(|_| CallError::Nonsense("an amount that is no number"))?;
+        Ok(Some(Amount::from_millionths(millionths)))
+    }
+
+    /// An amount, or nothing.
+    fn amount(&mut self) -> Result<Amount, CallError> {
+        Ok(self.some_amount()?.unwrap_or(Amount::ZERO))
+    }
+
+    /// All that is left, if it is there.
+    fn rest(self) -> Option<&'a str> {
+        self.0.filter(|rest| !rest.is_empty())
+    }
 }
 
 pub(super) fn kind(aggregation: Aggregation) -> &'static str {

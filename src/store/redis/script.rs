@@ -1,6 +1,5 @@
 //! The steps that the server takes as one: scripts, named by their own text.
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +27,8 @@ const SETTLE: &str = include_str!("lua/settle.lua");
 /// How long marks are kept after they were moved last, in days.
 const KEEP_MARKS: u32 = 400;
 
-/// What is the same in every call of a store is in the text of its scripts, and not sent.
+/// What is the same in every call of a store stands in the text of its scripts in the place of names, and is
+/// not sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
     /// How long ids are remembered.
@@ -43,7 +43,8 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    fn text(&self) -> String {
+    /// By their names in scripts, where a name that begins with another comes before it.
+    fn values(&self) -> [(&'static str, String); 8] {
         let horizon = self.remember.as_micros();
         // A day more, for ordinary steps, which do not tell it again. And for ids a day and an hour more:
         // some are forgotten only when others come.
@@ -52,20 +53,16 @@ impl Terms {
         let events_for = self.keep_events_for.as_millis() + DAY;
         // Of how many ordinary settlements one looks whether there are too many events.
         let look = if self.keep_events < 1_024 { 1 } else { 16 };
-        let mut text = String::new();
-        for (name, value) in [
+        [
             ("HORIZON", horizon.to_string()),
             ("KEEP_IDS", format!("'{keep_ids}'")),
-            ("KEEP_EVENTS", self.keep_events.to_string()),
             ("KEEP_EVENTS_FOR", format!("'{events_for}'")),
+            ("KEEP_EVENTS", self.keep_events.to_string()),
             ("LOOK", look.to_string()),
             ("KEEP_TRANSACTIONS", self.keep_transactions.to_string()),
             ("KEEP_MARKS", KEEP_MARKS.to_string()),
             ("TIMED", self.is_timed.to_string()),
-        ] {
-            let _ = writeln!(text, "local {name} = {value}");
-        }
-        text
+        ]
     }
 }
 
@@ -86,8 +83,8 @@ macro_rules! scripts {
 
         impl Scripts {
             pub(super) fn of(terms: &Terms) -> Self {
-                let terms = terms.text();
-                Self { $($name: Arc::new(Script::of(&[&terms, $($part),+])),)+ }
+                let values = terms.values();
+                Self { $($name: Arc::new(Script::of(&[$($part),+], &values)),)+ }
             }
 
             /// All of them, to be loaded ahead.
@@ -112,8 +109,11 @@ scripts! {
 }
 
 impl Script {
-    fn of(parts: &[&str]) -> Self {
-        let text = parts.concat();
+    fn of(parts: &[&str], values: &[(&str, String)]) -> Self {
+        let mut text = parts.concat();
+        for (name, value) in values {
+            text = text.replace(name, value);
+        }
         let name = redis::Script::new(&text).get_hash().to_owned();
         Self { text, name }
     }

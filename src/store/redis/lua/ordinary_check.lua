@@ -14,58 +14,63 @@ repeat
   local now = TIMED and string.match(ARGV[1], '%d+$') or server
   if call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', '0', '1')[1] then break end
 
-  local most, same = #ARGV, ARGV[6]
-  local own, shape = ARGV[most], ARGV[2] + 0
+  local most, same, shape = #ARGV, ARGV[6], ARGV[2] + 0
   local charges = shape % 2
-  local first, step = 7 + 3 * charges, same == '' and 2 or 1
-  local after = first + step * (shape - charges) / 2
+  local count = (shape - charges) / 2
+  local at, step = 7 + 3 * charges, same == '' and 2 or 1
+  local first = at + step * count
+  -- From what is used to what is held.
+  local behind = count + charges + 1
+  local own = ARGV[first + behind - 1]
   -- The answer to the caller, too, where what comes of it takes the place of how long keys live.
-  local found = call('HMGET', books, 'lives', unpack(ARGV, after, most))
+  local found = call('HMGET', books, 'lives', unpack(ARGV, first, most))
   local met = call('ZMSCORE', KEYS[4], own, ARGV[3])
   local lives = found[1]
-  if found[most - after + 2] or met[1] or met[2] then break end
+  if found[behind + 1] or met[1] or met[2] then break end
 
   -- Of the size that it comes to: to grow takes as long as a command.
   local writes
-  if most - after < 4 then
+  if count + charges < 2 then
     writes = {own, ARGV[5], nil, nil}
   else
     writes = {own, ARGV[5], nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil}
   end
-  local wrote, place = 2, 2
-  local refused, exact = false, true
-  for at = first, after - 1, step do
-    local used, held = found[place], found[place + 1]
-    local given = step == 1 and same or ARGV[at + 1]
-    local set = given
+  local wrote, fields = 2, first + behind - 2
+  local refused, exact, alone = false, true, true
+  for place = 2, count + 1 do
+    local used, held, given = found[place], found[place + behind], same
+    if step == 2 then given = ARGV[at + 1] end
     -- Fewer digits are less, and there is always room for none.
-    if held or used and #used >= #ARGV[at] then
+    if held or not used or #used >= #ARGV[at] then
+      if not used then found[place] = '0' end
+      if held then alone = false end
       used, held = (used or 0) + 0, (held or 0) + 0
       local sum = used + held
       if sum > ARGV[at] + 0 then refused = true end
       if held ~= 0 and given ~= '' then
         held = held + given
-        set = string.format('%d', held)
+        given = string.format('%d', held)
       end
       if used < -9e15 or sum > 9e15 or held > 9e15 then exact = false end
     end
     if given ~= '' then
-      writes[wrote + 1], writes[wrote + 2] = ARGV[after + place - 1], set
       wrote = wrote + 2
+      writes[wrote - 1], writes[wrote] = ARGV[place + fields], given
     end
-    place = place + 2
+    at = at + step
   end
   if charges == 1 then
-    local current, terms, asked, minimum = found[place], found[place + 2], ARGV[7], ARGV[9]
+    local current, terms, asked, minimum = found[count + 2], found[most - first + 2], ARGV[7], ARGV[9]
     if terms then
-      current, minimum = current or '0', string.match(terms, '^%S+')
+      current, minimum, alone = current or '0', string.match(terms, '^%S+'), false
     elseif minimum ~= '' then
       current = current or ARGV[8]
     else break end
-    found[place] = current
+    found[count + 2] = current
     current, minimum = current + 0, minimum + 0
-    local held = (found[place + 1] or 0) + 0
-    local above = current - minimum
+    local held, above = found[most - first + 1], current - minimum
+    if held then alone = false end
+    held = (held or 0) + 0
     local available = above - held
     if current > 9e15 or minimum > 9e15 or minimum < -9e15 or above > 9e15 or above < -9e15 or held > 9e15
       or available < -9e15 then break end
@@ -80,17 +85,20 @@ repeat
           if held > 9e15 then break end
           asked = string.format('%d', held)
         end
-        writes[wrote + 1], writes[wrote + 2] = ARGV[after + place - 1], asked
         wrote = wrote + 2
+        writes[wrote - 1], writes[wrote] = ARGV[most - 1], asked
       end
     end
   end
   if not exact then break end
-  if refused then
-    found[1] = 'd'
-    return found
+  local told = behind
+  if not alone then
+    told = most - first + 2
+    for place = behind + 1, told do found[place] = found[place] or '' end
   end
-  found[1] = 'a'
+  found[1] = refused and 'd' or 'a'
+  local answer = table.concat(found, ' ', 1, told)
+  if refused then return answer end
   call('HSET', books, unpack(writes, 1, wrote))
   call('ZADD', due, string.format('%d', now + ARGV[4]), own)
   -- Texts of as many digits tell which is later.
@@ -102,6 +110,6 @@ repeat
       call('PEXPIRE', books, millis + 86400000)
     end
   end
-  return found
+  return answer
 until true
 

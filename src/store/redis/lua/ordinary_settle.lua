@@ -63,20 +63,21 @@ repeat
       number = given + 0
       if #given > 15 then ordinary = false end
     end
-    local field, used, held, after = ARGV[place], found[place - skip], found[place + behind], given
+    local field, used, held = ARGV[place], found[place - skip], found[place + behind]
     if used then
       -- What is given is small: beyond this, one of the two before it is, too.
-      after = used + number
-      if after > 8e15 or after < -8e15 then ordinary = false end
-      after = format('%d', after)
+      used = used + number
+      if used > 8e15 or used < -8e15 then ordinary = false end
+      used = format('%d', used)
     else
+      used = given
       -- Nothing is counted of a window that has ended; a counter without windows has the books stay.
       local ends = string.match(field, '^u([^.]+)')
       if ends == '*' or ends * 6e7 <= wall then ordinary = false end
       fresh = true
     end
-    writes[wrote + 1], writes[wrote + 2] = field, after
     wrote = wrote + 2
+    writes[wrote - 1], writes[wrote] = field, used
     if held ~= mine and (held or mine ~= '0') then alone = false end
   end
   local alert = same == '' and lines + 2 + 3 * count or lines + 2
