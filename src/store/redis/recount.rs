@@ -42,14 +42,21 @@ impl Inner {
         for _ in 0..ATTEMPTS {
             let lock: Arc<str> = locked_version().into();
             let counted = self.count_locked(change, shards.clone(), &lock).await;
+            // What comes after this comes with a version of its own.
+            let knows_all = self.shared.knows_all(&self.caller).await;
             let version: Arc<str> = new_version().into();
             for shard in shards.clone() {
                 let freed = self.shared.set_version(&self.caller, shard, Some(&lock), &version);
                 freed.await?;
             }
             if counted? {
-                let numbers: Vec<u16> = shards.clone().collect();
-                self.shared.adopt(change.epoch, &numbers, &version);
+                if knows_all? {
+                    let numbers: Vec<u16> = shards.clone().collect();
+                    self.shared.adopt(change.epoch, &numbers, &version);
+                } else {
+                    // Of what others have changed the next step is told.
+                    self.shared.outdate(change.epoch);
+                }
                 return self.forgotten(shards).await;
             }
         }

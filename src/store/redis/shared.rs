@@ -153,10 +153,7 @@ impl Shared {
                     None => missing.push(shard),
                 }
             }
-            let mut all = cmd("HGETALL");
-            all.arg(self.keys.definitions());
-            let fields: BTreeMap<_, _> =
-                reply::pairs(caller.call(&all, caller.deadline()).await?)?.into_iter().collect();
+            let fields = self.fields(caller).await?;
             if !missing.is_empty() || !fields.contains_key(VERSION) {
                 self.found(caller, &fields, &missing, now).await?;
             } else if let Some((shard, version)) = locked {
@@ -168,6 +165,21 @@ impl Shared {
                 return Err(CallError::Late { sent: false });
             }
         }
+    }
+
+    /// The definitions on the server.
+    async fn fields(&self, caller: &Caller) -> Result<BTreeMap<String, String>, CallError> {
+        let mut all = cmd("HGETALL");
+        all.arg(self.keys.definitions());
+        let all = caller.call(&all, caller.deadline()).await?;
+        Ok(reply::pairs(all)?.into_iter().collect())
+    }
+
+    /// Whether this process knows all that the server has. Not, when another has changed something, and
+    /// perhaps not, while a change of its own is on its way.
+    pub(super) async fn knows_all(&self, caller: &Caller) -> Result<bool, CallError> {
+        let fields = self.fields(caller).await?;
+        Ok(are_same(&self.table().fields, &fields))
     }
 
     /// Begins books where there are none. Where there were some, the server has lost them: what this
@@ -248,11 +260,7 @@ impl Shared {
         let Fetched { versions, fields } = fetched;
         let is_news = {
             let mut table = self.table();
-            let same = |one: &BTreeMap<String, String>, other: &BTreeMap<String, String>| {
-                let matter = |(field, _): &(&String, &String)| *field != VERSION;
-                one.iter().filter(matter).eq(other.iter().filter(matter))
-            };
-            let is_news = !same(&table.fields, &fields);
+            let is_news = !are_same(&table.fields, &fields);
             for (field, text) in &fields {
                 if let Some(name) = field.strip_prefix(COUNTER) {
                     let known = table.counters.iter().any(|(known, _)| **known == *name);
@@ -481,6 +489,11 @@ impl Note {
             _ => Changes::All,
         };
     }
+}
+
+fn are_same(one: &BTreeMap<String, String>, other: &BTreeMap<String, String>) -> bool {
+    let matter = |(field, _): &(&String, &String)| *field != VERSION;
+    one.iter().filter(matter).eq(other.iter().filter(matter))
 }
 
 fn customer(id: &str) -> Result<CustomerId, Error> {

@@ -53,6 +53,7 @@ if stays then
   call('HSET', books, 'keep', 1)
   call('PERSIST', books)
 elseif call('HEXISTS', books, 'keep') == 0 and last > 0 then
-  outlive(books, math.ceil(last * 60000 - wall / 1000))
+  -- The last may have just ended.
+  outlive(books, math.max(0, math.ceil(last * 60000 - wall / 1000)))
 end
 return {'n'}
