@@ -2,6 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::kept::block_on;
 use super::{Clock, Engine, SystemClock};
 use crate::Error;
 use crate::backend::Books;
@@ -139,6 +140,7 @@ impl EngineBuilder {
     pub fn build_on<S: Store>(self, store: S) -> Result<Books<Engine<S>>, ConfigError> {
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::default()));
         let steady = Steady::default();
+        let alone = block_on(store.alone()).map_err(of_store)?;
         let kept = store.load(Moment::now(steady.steady(&*clock), &*clock)).map_err(of_store)?;
         let keeps = kept.is_some();
         let mut kept = kept.unwrap_or_default();
@@ -165,6 +167,7 @@ impl EngineBuilder {
         if kept.shared {
             let (meters, limits) =
                 (std::mem::take(&mut kept.meters), std::mem::take(&mut kept.limits));
+            definitions.share();
             definitions.take_over(meters, limits, &kept.removed_meters, &kept.removed_limits)?;
         }
         let calendar = Calendar::new(self.zone.as_deref(), None).map_err(|error| {
@@ -192,6 +195,7 @@ impl EngineBuilder {
         if keeps {
             engine.take_up(kept, self.alerts_again).map_err(of_store)?;
         }
+        block_on(alone.end());
         Ok(Books::new(engine))
     }
 

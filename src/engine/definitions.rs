@@ -38,6 +38,8 @@ pub(super) struct Definitions {
     values: BTreeSet<CompactString>,
     /// Counters whose history before that time is not whole.
     since: HashMap<u32, Timestamp>,
+    /// Other processes count, too, and do not know what goes on being counted here.
+    shared: bool,
 }
 
 impl Definitions {
@@ -45,6 +47,11 @@ impl Definitions {
     pub(super) fn counting(counters: Vec<Box<str>>) -> Self {
         let numbers_kept = counters.len() as u32;
         Self { numbers: CounterNumbers::of(counters), numbers_kept, ..Self::default() }
+    }
+
+    /// Of books that other processes share: nothing is counted without a limit.
+    pub(super) fn share(&mut self) {
+        self.shared = true;
     }
 
     /// Counters that have their numbers, those known already first.
@@ -265,6 +272,9 @@ impl Definitions {
     }
 
     fn retire(&mut self, limit: &Limit) {
+        if self.shared {
+            return;
+        }
         let Some(meter) = self.meters.get(&limit.meter) else { return };
         let rule = Rule::new(meter, limit.clone(), &mut self.numbers).dormant();
         let owner = owner(limit);

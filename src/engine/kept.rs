@@ -267,7 +267,7 @@ impl<S: Store> Inner<S> {
 
 /// Waits for a future on this thread, which may be one of a runtime or not. Within a task of tokio's it
 /// must not be told to yield, for which it would wait for ever.
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(super) fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(Thread);
 
     impl Wake for Unpark {

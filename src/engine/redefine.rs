@@ -34,6 +34,19 @@ impl<S: Store> Inner<S> {
         change: impl FnOnce(&mut Definitions) -> Result<T, Error> + Send,
         keep: Keep<'_>,
     ) -> Result<T, Error> {
+        // Ahead of the definitions, which requests may need meanwhile.
+        let alone = self.store.alone().await?;
+        let redefined = self.redefine_alone(only, change, keep).await;
+        alone.end().await;
+        redefined
+    }
+
+    async fn redefine_alone<T>(
+        &self,
+        only: impl FnOnce(&Definitions) -> Option<CustomerId> + Send,
+        change: impl FnOnce(&mut Definitions) -> Result<T, Error> + Send,
+        keep: Keep<'_>,
+    ) -> Result<T, Error> {
         let mut definitions = self.definitions.lock().await;
         // A store that cannot keep it says so before anything has changed.
         self.store.keep(&[]).await?;
@@ -133,6 +146,18 @@ impl<S: Store> Inner<S> {
         customer: Option<Customer>,
         windows: Option<Arc<Windows>>,
     ) -> Result<(), Error> {
+        let alone = self.store.alone().await?;
+        let described = self.describe_alone(id, customer, windows).await;
+        alone.end().await;
+        described
+    }
+
+    async fn describe_alone(
+        self: &Arc<Self>,
+        id: &CustomerId,
+        customer: Option<Customer>,
+        windows: Option<Arc<Windows>>,
+    ) -> Result<(), Error> {
         let mut definitions = self.definitions.lock().await;
         self.store.keep(&[]).await?;
         self.catch_up(&mut definitions).await?;
@@ -213,8 +238,15 @@ impl<S: Store> Inner<S> {
             if self.store.flush().await.is_err() {
                 return;
             }
+            let Ok(alone) = self.store.alone().await else { continue };
             let mut definitions = self.definitions.lock().await;
-            if self.count_moved(&mut definitions, id, moved).await.is_ok() {
+            let counted = match self.catch_up(&mut definitions).await {
+                Ok(()) => self.count_moved(&mut definitions, id, moved).await,
+                failed => failed,
+            };
+            drop(definitions);
+            alone.end().await;
+            if counted.is_ok() {
                 return;
             }
         }

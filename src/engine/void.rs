@@ -9,7 +9,7 @@ use super::kept::counters;
 use crate::backend::Recorded;
 use crate::policy::catalog::Rule;
 use crate::policy::{Amount, CustomerId, EventId, RecordedEvent, TransactionKind};
-use crate::store::{Keep, Line, Origin, SettleOperation, SettleOutcome, Store};
+use crate::store::{Found, Keep, Line, Origin, SettleOperation, SettleOutcome, Store};
 use crate::{Error, ErrorKind};
 
 impl<S: Store> Inner<S> {
@@ -19,11 +19,31 @@ impl<S: Store> Inner<S> {
         customer: &CustomerId,
         id: &EventId,
     ) -> Result<Recorded, Error> {
-        let mut definitions = self.definitions.lock().await;
         let found = self.store.find(customer, id).await?;
         let found = found.filter(|found| !found.event.reverses).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "no event of the customer is kept under this id")
         })?;
+        let seeks = {
+            let mut definitions = self.definitions.lock().await;
+            !self.sought(&mut definitions, &found.event).await?.is_empty()
+        };
+        if !seeks {
+            return self.void_found(found).await;
+        }
+        // Others do not change meanwhile what the highest is looked for by.
+        let alone = self.store.alone().await?;
+        let caught_up = self.catch_up(&mut *self.definitions.lock().await).await;
+        let voided = match caught_up {
+            Ok(()) => self.void_found(found).await,
+            Err(error) => Err(error),
+        };
+        alone.end().await;
+        voided
+    }
+
+    async fn void_found(&self, found: Found) -> Result<Recorded, Error> {
+        let mut definitions = self.definitions.lock().await;
+        let customer = &found.event.customer;
         let reversal = found.event.reversal().map_err(|error| Error::invalid("id", error))?;
         let sought = self.sought(&mut definitions, &found.event).await?;
         if self.store.find(customer, &reversal.id).await?.is_some() {

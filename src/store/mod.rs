@@ -28,6 +28,7 @@ use crate::policy::{
 };
 use crate::{Error, ErrorKind};
 
+mod alone;
 #[cfg(any(feature = "redis", feature = "sqlite"))]
 mod definition;
 mod kept;
@@ -39,6 +40,7 @@ pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
+pub use alone::{Alone, Together};
 pub use kept::{Found, Keep, Kept, KeptAlert, KeptHold, RolledUp, Rollup, Rollups, Wanted};
 #[cfg(feature = "embedded")]
 pub use memory::Memory;
@@ -298,6 +300,16 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     fn alerts<'a>(&'a self, now: Moment<'a>) -> BoxFuture<'a, Result<Vec<KeptAlert>, Error>> {
         let _ = now;
         Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    /// Begins a change of definitions. In books that other processes share, none of them begins one until what
+    /// is answered has ended: a change goes by the definitions that there are, and counts by them.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be reached, or another process has been at it for minutes.
+    fn alone(&self) -> BoxFuture<'_, Result<Alone, Error>> {
+        Box::pin(std::future::ready(Ok(Alone::default())))
     }
 
     /// Keeps definitions for the next process: all of these in one step, before any step that is

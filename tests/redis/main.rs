@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod amounts;
+mod changes;
 mod cluster;
 mod commands;
 mod cut;

@@ -214,22 +214,3 @@ async fn who_adds_a_limit_heeds_those_that_others_added_before() {
     other.put_limit(Limit::per_week("weekly", "tokens", 100)).await.unwrap();
     denied(&other, ask("ada", 11)).await;
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn limits_that_two_processes_add_at_once_hold_on_both() {
-    for round in 0..times(20, 400) {
-        let (url, prefix) = fresh();
-        let [one, other] = [(); 2].map(|()| open(tokens(), &url, &prefix));
-        let daily = one.put_limit(Limit::per_day("daily", "tokens", 10));
-        let weekly = other.put_limit(Limit::per_week("weekly", "tokens", 100));
-        let (daily, weekly) = tokio::join!(daily, weekly);
-        (daily.unwrap(), weekly.unwrap());
-        for books in [&one, &other] {
-            let permit = admitted(books, ask("ada", 1)).await;
-            let limits: Vec<_> =
-                permit.decision().limits().map(|limit| limit.id().to_owned()).collect();
-            assert_eq!(limits.len(), 2, "round {round}: {limits:?}");
-            permit.release().await.unwrap();
-        }
-    }
-}

@@ -40,6 +40,11 @@ impl Keys {
         format!("{}:definitions", self.prefix)
     }
 
+    /// Who changes definitions now: a string that expires.
+    pub(super) fn changing(&self) -> String {
+        format!("{}:changing", self.prefix)
+    }
+
     /// What a shard knows of itself.
     pub(super) fn shard(&self, shard: u16) -> String {
         [self.head(shard), SHARD].concat()

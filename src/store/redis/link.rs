@@ -523,6 +523,12 @@ pub(super) enum CallError {
 }
 
 impl CallError {
+    /// The server takes no writes now: it has no memory for them, or is no primary.
+    pub(super) fn is_refused_write(&self) -> bool {
+        let Self::Redis(error) = self else { return false };
+        matches!(error.kind(), Kind::Extension | Kind::Server(ServerErrorKind::ReadOnly))
+    }
+
     pub(super) fn is_no_script(&self) -> bool {
         matches!(self, Self::Redis(error) if error.kind() == Kind::Server(ServerErrorKind::NoScript))
     }

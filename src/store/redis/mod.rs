@@ -63,8 +63,9 @@
 //! A limit that is added while programs run holds on all of them from their next step on: every step
 //! carries the version by which it was resolved, and one that is out of date changes nothing and is
 //! resolved anew. What was added, changed or removed so wins over what programs define in code, until it is
-//! changed again. A limit in code is enforced by the programs that have it; while two releases
-//! with different limits run side by side, each counts on its own.
+//! changed again. One process at a time changes something, and others that want to wait for it; one that is
+//! killed meanwhile keeps them for ten seconds. A limit in code is enforced by the programs that have it;
+//! while two releases with different limits run side by side, each counts on its own.
 //!
 //! Events recorded together are taken customer by customer, each event as one step.
 //!
@@ -105,6 +106,7 @@
 //! | key | type | lives | holds |
 //! |---|---|---|---|
 //! | `definitions` | hash | for ever | meters, limits, customers, counters; `rollup:` and `rolled:`*meter*: what it is summed up as, and since when |
+//! | `changing` | string | ten seconds | which process changes definitions now |
 //! | `{n}:shard` | hash | for ever | `version` of the definitions, `since` when it is kept, `gone`: the newest event that is not, `lost`: when the server last lost all, `days`: the first and last that are summed up |
 //! | `{n}:rollups:DAY:ID`, `{n}:rollups:DAY` | hash | [`keep_rollups_for`](RedisOptions::keep_rollups_for) and a day | *quarter*`.`*meter*: what the events of a customer, or of all of the shard, come to; `?` where they have to be counted |
 //! | `{n}:events` | stream | [`keep_events_for`](RedisOptions::keep_events_for) and a day | `event`: JSON as the API has it, `at`: its time |
@@ -128,12 +130,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use compact_str::CompactString;
+use tokio::sync::RwLock;
 
 use crate::policy::{Amount, CustomerId, NewBalance};
 use crate::store::Moment;
 use crate::{Error, ErrorKind};
 
 mod balance;
+mod change;
 mod check;
 mod dial;
 mod event;
@@ -177,6 +181,8 @@ struct Inner {
     scripts: Arc<Scripts>,
     wait: Option<(u32, Duration)>,
     renewed: std::sync::Mutex<Duration>,
+    /// Changes of definitions that are being written.
+    writing: Arc<RwLock<()>>,
 }
 
 /// A hold that lives longer lives as long as anybody cares.

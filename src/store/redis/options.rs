@@ -193,6 +193,7 @@ impl RedisOptions {
             scripts,
             wait: self.wait,
             renewed: std::sync::Mutex::default(),
+            writing: Arc::default(),
         });
         if !self.is_timed {
             link.spawn(renewal::go_on(Arc::downgrade(&inner)));

@@ -17,8 +17,8 @@ use crate::policy::{
     Transaction, Window,
 };
 use crate::store::{
-    BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Keep, Kept,
-    KeptAlert, Lanes, Moment, Origin, Outcome, Recount, RolledUp, Rollups, SettleOperation,
+    Alone, BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Keep,
+    Kept, KeptAlert, Lanes, Moment, Origin, Outcome, Recount, RolledUp, Rollups, SettleOperation,
     SettleOutcome, Settled, Store, Wanted,
 };
 use crate::{Error, ErrorKind};
@@ -445,13 +445,20 @@ impl Store for Redis {
         Box::pin(self.inner.alerts(now.wall()))
     }
 
+    fn alone(&self) -> BoxFuture<'_, Result<Alone, Error>> {
+        let alone = self.link.spawn(Arc::clone(&self.inner).alone());
+        Box::pin(async move { alone.await.map_err(|_| Error::from(CallError::Closed))? })
+    }
+
     fn keep<'a>(&'a self, changes: &[Keep<'_>]) -> BoxFuture<'a, Result<(), Error>> {
         let mut note = match self.inner.shared.note(changes) {
             Ok(note) => note,
             Err(error) => return Box::pin(std::future::ready(Err(error))),
         };
         let inner = Arc::clone(&self.inner);
+        let known = Arc::clone(&inner.writing).try_read_owned();
         let writing = self.link.spawn(async move {
+            let _known = known;
             let rolled = std::mem::take(&mut note.rolled);
             inner.shared.write(&inner.caller, note).await?;
             inner.rolled_since_now(rolled).await

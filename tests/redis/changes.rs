@@ -1,0 +1,167 @@
+//! Definitions that several processes change at once.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tower_limitry::backend::Customer;
+use tower_limitry::policy::{Amount, Period};
+use tower_limitry::{Books, Check, Limit};
+
+use crate::redis::{Server, fresh};
+use crate::support::*;
+use crate::{ever, open, tokens};
+
+const CUSTOMERS: [&str; 3] = ["ada", "bob", "eve"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_that_two_processes_add_at_once_hold_on_both() {
+    for round in 0..times(20, 400) {
+        let (url, prefix) = fresh();
+        let [one, other] = [(); 2].map(|()| open(tokens(), &url, &prefix));
+        let daily = one.put_limit(Limit::per_day("daily", "tokens", 10));
+        let weekly = other.put_limit(Limit::per_week("weekly", "tokens", 100));
+        let (daily, weekly) = tokio::join!(daily, weekly);
+        (daily.unwrap(), weekly.unwrap());
+        for books in [&one, &other] {
+            let judged = judged_by(books, "ada").await;
+            assert_eq!(judged.len(), 2, "round {round}: {judged:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_limit_that_comes_back_counts_what_those_recorded_who_never_knew_it() {
+    let (url, prefix) = fresh();
+    let one = open(tokens(), &url, &prefix);
+    one.put_limit(ever(10)).await.unwrap();
+    spend(&one, "ada", 1).await;
+    assert!(one.remove_limit("ever").await.unwrap());
+    let later = open(tokens(), &url, &prefix);
+    spend(&later, "ada", 8).await;
+    one.put_limit(ever(10)).await.unwrap();
+    for books in [&one, &later] {
+        denied(books, ask("ada", 2)).await;
+    }
+}
+
+#[tokio::test]
+async fn whoever_was_killed_while_it_changed_something_is_not_waited_for_for_long() {
+    let server = Server::start();
+    let books = open(tokens(), &server.url(), "limitry");
+    // As another process leaves it that is killed, but for the ten seconds.
+    server.ask(&["SET", "limitry:1:changing", "another", "PX", "300"]);
+    books.put_limit(ever(10)).await.unwrap();
+    denied(&books, ask("ada", 11)).await;
+    assert_eq!(server.ask(&["EXISTS", "limitry:1:changing"]).trim(), ":0");
+}
+
+/// Limits and customers change under load, on three processes at once. Then all of them judge alike, as
+/// one does that has just begun, and what was used is what was spent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_processes_change_at_once_is_one_for_all_of_them() {
+    let mut random = Random(seed());
+    for _ in 0..times(2, 40) {
+        let (url, prefix) = fresh();
+        let books = [(); 3].map(|()| open(tokens(), &url, &prefix));
+        let spent = CUSTOMERS.map(|_| AtomicU64::new(0));
+        for round in 0..20 {
+            let [one, two, three] = &books;
+            let changes = [(); 3].map(|()| Change::any(&mut random));
+            let told = format!("round {round}: {changes:?}");
+            let [first, second, third] = changes;
+            tokio::join!(
+                first.make(one),
+                second.make(two),
+                third.make(three),
+                work(one, &spent, 0),
+                work(two, &spent, 1),
+                work(three, &spent, 2),
+            );
+            let begun = open(tokens(), &url, &prefix);
+            for (customer, spent) in CUSTOMERS.iter().zip(&spent) {
+                let known = judged_by(&begun, customer).await;
+                let spent = Amount::from(spent.load(Ordering::Relaxed) as u32);
+                if known.iter().any(|(_, _, used, _)| *used != spent) {
+                    let mut times = Vec::new();
+                    let page = begun
+                        .events(tower_limitry::backend::EventQuery::new().customer(*customer))
+                        .await
+                        .unwrap();
+                    for event in page.items {
+                        times.push((
+                            event.at().to_string(),
+                            event.usage().values().get("total_tokens").map(|a| a.to_string()),
+                        ));
+                    }
+                    println!("{customer} {known:?} spent {spent} {times:#?}");
+                    println!("{:?}", begun.limits().await);
+                }
+                for (id, _, used, _) in &known {
+                    assert_eq!(*used, spent, "{told}: {customer}, {id}");
+                }
+                for (process, books) in books.iter().enumerate() {
+                    let judged = judged_by(books, customer).await;
+                    assert_eq!(judged, known, "{told}: {customer}, process {process}");
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Change {
+    Put(Limit),
+    Remove(&'static str),
+    Describe(Customer),
+    Forget(&'static str),
+}
+
+impl Change {
+    fn any(random: &mut Random) -> Self {
+        let id = ["a", "b", "c", "d"][random.below(4) as usize];
+        let customer = CUSTOMERS[random.below(3) as usize];
+        match random.below(7) {
+            0..4 => {
+                let period = [Period::Annual, Period::AllTime][random.below(2) as usize];
+                let cap = 1_000_000 + random.below(1_000) as u32;
+                let limit = Limit::new(id, "tokens", period, cap);
+                Self::Put(if random.below(4) == 0 { limit.for_customer(customer) } else { limit })
+            }
+            4 => Self::Remove(id),
+            5 => {
+                let zone = ["Pacific/Apia", "Europe/Oslo", "UTC"][random.below(3) as usize];
+                Self::Describe(Customer::new(customer).zone(zone))
+            }
+            _ => Self::Forget(customer),
+        }
+    }
+
+    async fn make(self, books: &Books) {
+        match self {
+            Self::Put(limit) => books.put_limit(limit).await.unwrap(),
+            Self::Remove(id) => drop(books.remove_limit(id).await.unwrap()),
+            Self::Describe(customer) => books.put_customer(customer).await.unwrap(),
+            Self::Forget(customer) => drop(books.remove_customer(customer).await.unwrap()),
+        }
+    }
+}
+
+/// Some requests of each customer.
+async fn work(books: &Books, spent: &[AtomicU64; 3], process: usize) {
+    for number in 0..6 {
+        let customer = (number + process) % 3;
+        spend(books, CUSTOMERS[customer], 1).await;
+        spent[customer].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The limits that the next check of a customer is judged by.
+async fn judged_by(books: &Books, customer: &str) -> Vec<(String, Amount, Amount, String)> {
+    let permit = admitted(books, Check::of(customer)).await;
+    let of = |limit: tower_limitry::backend::LimitState<'_>| {
+        (limit.id().to_owned(), limit.limit(), limit.used(), format!("{:?}", limit.reset()))
+    };
+    let mut judged: Vec<_> = permit.decision().limits().map(of).collect();
+    permit.release().await.unwrap();
+    judged.sort();
+    judged
+}
