@@ -8,6 +8,7 @@ mod amounts;
 mod cluster;
 mod commands;
 mod cut;
+mod extremes;
 mod keys;
 mod loss;
 mod orders;

@@ -105,9 +105,10 @@ impl RedisOptions {
         Self { keep_rollups_for: time.clamp(day, super::LONGEST), ..self }
     }
 
-    /// Keeps so many of the newest changes of each customer's balances; 1,000 unless set.
+    /// Keeps so many of the newest changes of each customer's balances; 1,000 unless set, at least one and
+    /// at most 2^32 - 1, which is what a list of the server takes.
     pub fn keep_transactions(self, most: usize) -> Self {
-        Self { keep_transactions: most.max(1), ..self }
+        Self { keep_transactions: most.clamp(1, u32::MAX as usize), ..self }
     }
 
     /// Answers a settlement that charges a balance, and a credit or debit, only once so many replicas
