@@ -43,6 +43,13 @@ async fn books_that_keep_as_much_as_a_number_tells_count_as_others_do() {
 }
 
 #[tokio::test]
+async fn a_step_may_take_as_long_as_a_number_tells() {
+    let longest = Duration::MAX;
+    run(|options| options.timeout(longest).hold_for(longest)).await;
+    run(|options| options.timeout(longest).wait_for_replicas(0, longest)).await;
+}
+
+#[tokio::test]
 async fn books_that_keep_or_remember_nothing_count_as_others_do() {
     let none = Duration::ZERO;
     run(|options| options.keep_transactions(0).keep_events(0)).await;

@@ -71,7 +71,7 @@ impl RedisOptions {
     /// How long a step may take before its outcome counts as unknown, waiting for a connection
     /// included; half a second unless set.
     pub fn timeout(self, timeout: Duration) -> Self {
-        Self { timeout, ..self }
+        Self { timeout: timeout.min(super::LONGEST), ..self }
     }
 
     /// How long a hold lives whose process is gone; a minute unless set, at least a second. While its
@@ -116,7 +116,7 @@ impl RedisOptions {
     /// makes a loss less likely, no more. Other steps of this process wait meanwhile, too, as they share
     /// the connection. Not for clusters.
     pub fn wait_for_replicas(self, replicas: u32, at_most: Duration) -> Self {
-        Self { wait: Some((replicas, at_most)), ..self }
+        Self { wait: Some((replicas, at_most.min(super::LONGEST))), ..self }
     }
 
     /// Accepts a server whose `maxmemory-policy` drops keys when memory is short. What it drops then
