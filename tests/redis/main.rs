@@ -22,6 +22,7 @@ mod rollups;
 mod runtimes;
 mod rush;
 mod tls;
+mod told;
 mod voids;
 
 #[path = "../support/redis.rs"]
