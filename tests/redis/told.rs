@@ -50,8 +50,8 @@ impl Ask {
             let aggregation =
                 [Aggregation::Sum, Aggregation::Sum, Aggregation::Max, Aggregation::Latest]
                     [counter as usize];
-            for number in 0..random.below(3) {
-                let cap = [Amount::MAX, Amount::MAX, any(random)][random.below(3) as usize];
+            for number in 0..[0, 0, 1, 2][random.below(4) as usize] {
+                let cap = if random.below(4) == 0 { any(random) } else { Amount::MAX };
                 let mut line = Line::new(counter, aggregation, cap, Window::ALL_TIME);
                 line.shares = number > 0;
                 line.amount = counter as u16 % 2;
@@ -70,8 +70,9 @@ impl Case {
     fn any(random: &mut Random, name: &str) -> Self {
         let unit = UNITS[random.below(UNITS.len() as u64) as usize];
         let terms = |random: &mut Random| {
-            let terms = NewBalance::new(name).unit(unit).initial(any(random));
-            terms.minimum([Amount::ZERO, any(random)][random.below(2) as usize])
+            let initial = [any(random), amount(1_000_000)][random.below(2) as usize];
+            let minimum = [Amount::ZERO, any(random)][random.below(2) as usize];
+            NewBalance::new(name).unit(unit).initial(initial).minimum(minimum)
         };
         let default = (random.below(2) == 0).then(|| terms(random).unit("by default"));
         let own = (random.below(2) == 0).then(|| terms(random));
@@ -89,7 +90,17 @@ impl Case {
             }
         }
         let charged = (random.below(3) == 0).then(|| any(random));
-        Self { used, own, charged, asks }
+        if random.below(3) > 0 {
+            return Self { used, own, charged, asks };
+        }
+        // With room enough for all.
+        for ask in &mut asks {
+            ask.lines.iter_mut().for_each(|line| line.cap = Amount::MAX);
+            ask.asked = vec![None, Some(amount(1 + random.below(9) as i64))];
+            let default = NewBalance::new(name).unit(unit).initial(1_000);
+            ask.balance = Some((Some(default), ask.asked[random.below(2) as usize]));
+        }
+        Self { used: Vec::new(), own: None, charged: None, asks }
     }
 }
 
@@ -221,7 +232,10 @@ async fn a_check_is_told_the_same_in_every_state_of_the_books_and_when_it_comes_
         seen[0] += u64::from(told.0 == Outcome::Allowed);
         seen[1] += u64::from(told.0 == Outcome::Refused);
         seen[2] += u64::from(told.1.iter().any(|line| line.held.is_positive()));
-        seen[3] += u64::from(told.2.as_ref().is_some_and(|told| told.balance.is_some()));
+        let balance = told.2.as_ref().and_then(|told| told.balance.as_ref());
+        let asked = ask.balance.as_ref().and_then(|(_, asked)| *asked).unwrap_or_default();
+        let others = told.0 == Outcome::Allowed && balance.is_some_and(|told| told.held() > asked);
+        seen[3] += u64::from(others);
         for way in &ways {
             let about = format!("{number}: {:?}", way.customer.as_str());
             way.prepare(&case).await;
@@ -232,6 +246,6 @@ async fn a_check_is_told_the_same_in_every_state_of_the_books_and_when_it_comes_
             assert_eq!(shown(&again), shown(&first), "{about}: again");
         }
     }
-    println!("allowed, refused, held, with a balance: {seen:?}");
-    assert!(seen.iter().all(|times| *times > 50), "{seen:?}");
+    println!("allowed, refused, on lines and on a balance that others hold of: {seen:?}");
+    assert!(seen.iter().all(|times| *times > 20), "{seen:?}");
 }
