@@ -80,6 +80,23 @@ async fn sums_and_comparisons_are_those_of_memory_at_every_edge() {
     }
 }
 
+/// A sum of whole thousands was written with a second minus within, and was no number any more.
+#[tokio::test]
+async fn debts_of_whole_thousands_are_exact_beyond_what_a_float_can_tell() {
+    let (url, prefix) = fresh();
+    let debt = NewBalance::new("credits").initial(-9_000_000_000_i64).minimum(-10_i64.pow(12));
+    let builder = crate::tokens().limit(crate::ever(1)).default_balance(debt);
+    let books = crate::open(builder, &url, &prefix);
+    for (taken, left) in [(9_000_000_000_i64, -18_000_000_000_i64), (1_000, -18_000_001_000)] {
+        books.debit(Debit::new("ada", "credits", taken)).await.unwrap();
+        assert_eq!(current(&books, "ada", "credits").await, amount(left));
+    }
+    for used_by_then in [-9_000_000_000_i64, -18_000_000_000] {
+        books.record(Event::new("ada", "chat", total(-9_000_000_000_i64))).await.unwrap();
+        assert_eq!(used(&books, "ada", "ever").await, amount(used_by_then));
+    }
+}
+
 #[tokio::test]
 async fn holds_are_exact_beyond_what_a_float_can_tell() {
     let (url, prefix) = fresh();

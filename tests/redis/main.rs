@@ -9,6 +9,7 @@ mod changes;
 mod cluster;
 mod commands;
 mod cut;
+mod extremes;
 mod keys;
 mod loss;
 mod orders;
@@ -22,6 +23,7 @@ mod rollups;
 mod runtimes;
 mod rush;
 mod tls;
+mod told;
 mod voids;
 
 #[path = "../support/redis.rs"]

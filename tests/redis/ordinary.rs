@@ -12,15 +12,33 @@ use tower_limitry::{Books, Check, CheckError, Event, Limit, Meter, NewBalance, U
 use crate::redis::{Server, fresh};
 use crate::support::*;
 
-const CUSTOMERS: [&str; 3] = ["ada", "bob", "eve"];
+const CUSTOMERS: [&str; 3] = ["ada", "bob |#{b}", "ève 1 2"];
+/// The first two are everybody's, the third is only there once it is created, and the last never is.
+const BALANCES: [&str; 4] = ["credits", "gifts", "own |ü# 1", "none"];
+const UNITS: [&str; 6] = ["credits", "", "US dollars", " lead", "€ |#", "-5 "];
+/// Where floats end, and what is beyond.
+const LARGE: [i64; 8] = [
+    1,
+    8_999_999_999_999_999,
+    9_000_000_000_000_000,
+    (1 << 53) - 1,
+    1 << 53,
+    (1 << 53) + 1,
+    1 << 58,
+    1 << 60,
+];
+
+fn large(random: &mut Random) -> Amount {
+    Amount::from_millionths(LARGE[random.below(LARGE.len() as u64) as usize])
+}
 
 async fn books_of(books: &Books, customer: &str) -> String {
     let usage = books.usage(customer).await.unwrap();
     let mut limits: Vec<_> =
         usage.limits().map(|limit| (limit.id().to_owned(), limit.used(), limit.held())).collect();
     limits.sort();
-    let balance = books.balance(customer, "credits").await.unwrap().unwrap();
-    format!("{limits:?} {} {}", balance.current(), balance.held())
+    let balances = books.balances(customer).await.unwrap();
+    format!("{limits:?} {balances:?}")
 }
 
 /// How often the server has run a command.
@@ -37,6 +55,7 @@ fn rules(clock: &ManualClock, told: &Told) -> EngineBuilder {
         .on_alert(move |crossing| told.lock().unwrap().push(format!("{crossing:?}")))
         .meter(Meter::sum("tokens", "n"))
         .meter(Meter::sum("pages", "pages"))
+        .meter(Meter::sum("mass", "mass"))
         .meter(Meter::count("requests"))
         .meter(Meter::max("longest", "n").event_type("slow"))
         .meter(Meter::latest("newest", "n").event_type("slow"))
@@ -47,6 +66,8 @@ fn rules(clock: &ManualClock, told: &Told) -> EngineBuilder {
         .limit(Limit::per_day("pages", "pages", 400).alert_at([20]))
         .limit(Limit::per_day("day", "tokens", u32::MAX))
         .limit(Limit::all_time("ever", "tokens", Amount::MAX))
+        .limit(Limit::all_time("mass", "mass", Amount::MAX))
+        .limit(Limit::per_day("heavy", "mass", Amount::from_millionths(1 << 60)))
         .limit(Limit::per_day("longest", "longest", 250))
         .limit(Limit::per_hour("newest", "newest", 250))
         .default_balance(NewBalance::new("credits").initial(4_000))
@@ -59,15 +80,13 @@ type Told = Arc<Mutex<Vec<String>>>;
 async fn all_of_books(books: &[Books; 3], customer: &str) -> [String; 3] {
     let mut all = [(); 3].map(|()| String::new());
     for (books, text) in books.iter().zip(&mut all) {
-        let gifts = books.balance(customer, "gifts").await.unwrap().unwrap();
         let ledger: Vec<_> = ledger(books, customer, "credits", 100)
             .await
             .into_iter()
             .take(3)
             .map(|made| (made.amount(), made.balance_after()))
             .collect();
-        let own = books_of(books, customer).await;
-        *text = format!("{own} {} {} {ledger:?}", gifts.current(), gifts.held());
+        *text = format!("{} {ledger:?}", books_of(books, customer).await);
     }
     all
 }
@@ -93,7 +112,7 @@ async fn the_ordinary_way_and_the_whole_way_are_one_law() {
     ];
     // Another process, which shares the books.
     let mut other = build(ordinary(), &told[1]);
-    let mut open: Vec<(Vec<Permit>, &str, bool)> = Vec::new();
+    let mut open: Vec<(Vec<Permit>, &str, bool, Option<Amount>)> = Vec::new();
     let (mut cap, mut era) = (5_000, 0);
     for step in 0..times(1_500, 30_000) {
         if random.below(2) == 0 {
@@ -108,7 +127,9 @@ async fn the_ordinary_way_and_the_whole_way_are_one_law() {
                     [if slow { 2 } else { random.below(2) as usize }];
                 let estimate = [None, Some(0), Some(1), Some(40), Some(90)];
                 let estimate = estimate[random.below(5) as usize];
-                let (charge, pages, named) = (random.below(4), random.below(6), random.below(4));
+                let (charge, pages, named) = (random.below(8), random.below(6), random.below(4));
+                let mass = (random.below(8) == 0).then(|| large(&mut random));
+                let (charged, looks) = (random.below(4), random.below(6) == 0);
                 let (dimension, id) = (random.below(3), random.below(6));
                 let brief = random.below(8) == 0;
                 let mut answers = Vec::new();
@@ -126,15 +147,23 @@ async fn the_ordinary_way_and_the_whole_way_are_one_law() {
                     if pages == 0 && estimate.is_some() {
                         check = check.estimate("pages", 7);
                     }
-                    if charge < 2 {
-                        let name = ["credits", "gifts"][charge as usize];
-                        check = check.charge(name, |usage| usage.value("n"));
+                    if let Some(mass) = mass {
+                        check = check.estimate("mass", mass);
+                    }
+                    if let Some(name) = BALANCES.get(charge as usize) {
+                        let what = if charged == 0 && mass.is_some() { "mass" } else { "n" };
+                        check = check.charge(name, move |usage| usage.value(what));
                     }
                     if brief {
                         check = check.hold_for(3 * MINUTE);
                     }
                     if named == 0 {
                         check = check.id(format!("id-{era}-{id}"));
+                    }
+                    if looks {
+                        let seen = books.preview(check).await.map_err(|error| error.kind());
+                        answers.push((format!("{:?}", seen.as_ref().map(shown)), None));
+                        continue;
                     }
                     answers.push(match books.check(check.clone()).await {
                         Err(CheckError::Failed(error)) => (format!("{:?}", error.kind()), None),
@@ -148,16 +177,16 @@ async fn the_ordinary_way_and_the_whole_way_are_one_law() {
                 assert_eq!(told[0], told[2], "step {step}: memory, and the whole way");
                 let permits: Vec<_> = permits.into_iter().flatten().collect();
                 if !permits.is_empty() {
-                    open.push((permits, customer, pages == 0));
+                    open.push((permits, customer, pages == 0, mass));
                 }
             }
             9..18 if !open.is_empty() => {
-                let (permits, customer, pages) =
+                let (permits, customer, pages, mass) =
                     open.swap_remove(random.below(open.len() as u64) as usize);
                 let sizes = [Amount::from(0), Amount::from(33), Amount::from(90), amount("0.5")];
                 let size = match random.below(50) {
-                    0 if customer == "eve" => Amount::from_millionths(9_000_000_000_000_001),
-                    1 if customer == "eve" => Amount::from_millionths(1_000_000_000_000_001),
+                    0 if customer == CUSTOMERS[2] => Amount::from_millionths(9_000_000_000_000_001),
+                    1 if customer == CUSTOMERS[2] => Amount::from_millionths(1_000_000_000_000_001),
                     _ => sizes[random.below(4) as usize],
                 };
                 let (settles, dimension) = (random.below(6) > 0, random.below(3));
@@ -170,6 +199,9 @@ async fn the_ordinary_way_and_the_whole_way_are_one_law() {
                     if pages {
                         usage = usage.and("pages", 9);
                     }
+                    if let Some(mass) = mass {
+                        usage = usage.and("mass", mass);
+                    }
                     outcomes.push(match settles {
                         true => permit.settle(usage).await.map(drop).map_err(|error| error.kind()),
                         false => permit.release().await.map(drop).map_err(|error| error.kind()),
@@ -178,7 +210,7 @@ async fn the_ordinary_way_and_the_whole_way_are_one_law() {
                 assert_eq!(outcomes[0], outcomes[1], "step {step}: memory, and the ordinary way");
                 assert_eq!(outcomes[0], outcomes[2], "step {step}: memory, and the whole way");
             }
-            18 => match random.below(4) {
+            18 => match random.below(6) {
                 0 => {
                     let id = format!("id-{era}-{}", random.below(6));
                     let mut outcomes = Vec::new();
@@ -202,6 +234,34 @@ async fn the_ordinary_way_and_the_whole_way_are_one_law() {
                     for books in &all {
                         books.credit(Credit::new(customer, "credits", 100)).await.unwrap();
                     }
+                }
+                3 => {
+                    let name = BALANCES[random.below(3) as usize];
+                    let terms = NewBalance::new(name)
+                        .unit(UNITS[random.below(UNITS.len() as u64) as usize])
+                        .initial(
+                            [amount(0), amount(3_000), large(&mut random)]
+                                [random.below(3) as usize],
+                        )
+                        .minimum([amount(0), amount(-70), amount(40)][random.below(3) as usize]);
+                    let mut outcomes = Vec::new();
+                    for books in &all {
+                        let opened = books.create_balance(customer, terms.clone()).await;
+                        outcomes.push(opened.map_err(|error| error.kind()));
+                    }
+                    assert_eq!(outcomes[0], outcomes[1], "step {step}: memory, and ordinary");
+                    assert_eq!(outcomes[0], outcomes[2], "step {step}: memory, and whole");
+                }
+                4 => {
+                    let name = BALANCES[random.below(3) as usize];
+                    let minimum = [amount(-90), amount(0), amount(500)][random.below(3) as usize];
+                    let mut outcomes = Vec::new();
+                    for books in &all {
+                        let changed = books.set_minimum(customer, name, minimum).await;
+                        outcomes.push(changed.map_err(|error| error.kind()));
+                    }
+                    assert_eq!(outcomes[0], outcomes[1], "step {step}: memory, and ordinary");
+                    assert_eq!(outcomes[0], outcomes[2], "step {step}: memory, and whole");
                 }
                 _ => {}
             },

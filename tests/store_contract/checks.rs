@@ -234,6 +234,20 @@ pub(crate) async fn a_preview_shows_only_what_others_hold(open: Open) {
     }
 }
 
+/// It told of nothing used, and allowed, under an id that was finished.
+pub(crate) async fn a_preview_tells_what_is_used_whatever_became_of_its_id(open: Open) {
+    let books = open(hundred_a_day(&noon()));
+    let check = |tokens: u32| ask("ada", tokens).id("order-1");
+    let permit = admitted(&books, check(60)).await;
+    let decision = books.preview(check(50)).await.unwrap();
+    assert!(!decision.is_allowed(), "while it runs");
+    assert_eq!(of(decision.limits(), "daily").held, amount(60));
+    permit.settle(total(70)).await.unwrap();
+    let decision = books.preview(check(50)).await.unwrap();
+    assert!(!decision.is_allowed(), "once it is settled");
+    assert_eq!(of(decision.limits(), "daily").used, amount(70));
+}
+
 pub(crate) async fn only_limits_that_such_an_event_could_move_can_refuse(open: Open) {
     let books = open(
         tokens(&noon())

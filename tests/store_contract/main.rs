@@ -116,6 +116,7 @@ macro_rules! store_suite {
                     those_that_refuse_come_first,
                     a_preview_decides_and_keeps_nothing,
                     a_preview_shows_only_what_others_hold,
+                    a_preview_tells_what_is_used_whatever_became_of_its_id,
                     only_limits_that_such_an_event_could_move_can_refuse,
                     a_limit_on_a_dimension_holds_only_for_it,
                     the_final_dimensions_choose_the_counters,

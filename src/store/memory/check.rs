@@ -108,6 +108,8 @@ impl Shard {
         slot: Option<u32>,
         around: Around<'_>,
     ) -> Result<Option<Outcome>, Error> {
+        // Who only looks has no id.
+        let Some(terms) = operation.hold else { return Ok(None) };
         let (customer, id) = (operation.customer, operation.id);
         if self.finished.knows(customer, id, Fate::Finished) {
             return Ok(Some(Outcome::Finished));
@@ -116,7 +118,7 @@ impl Shard {
             return Ok(Some(Outcome::Released));
         }
         // Only an id that a caller gave can come twice.
-        if !operation.hold.is_some_and(|hold| hold.remember) {
+        if !terms.remember {
             return Ok(None);
         }
         match self.is_finished(operation.customer, operation.id, around) {

@@ -71,7 +71,7 @@ impl RedisOptions {
     /// How long a step may take before its outcome counts as unknown, waiting for a connection
     /// included; half a second unless set.
     pub fn timeout(self, timeout: Duration) -> Self {
-        Self { timeout, ..self }
+        Self { timeout: timeout.min(super::LONGEST), ..self }
     }
 
     /// How long a hold lives whose process is gone; a minute unless set, at least a second. While its
@@ -105,9 +105,10 @@ impl RedisOptions {
         Self { keep_rollups_for: time.clamp(day, super::LONGEST), ..self }
     }
 
-    /// Keeps so many of the newest changes of each customer's balances; 1,000 unless set.
+    /// Keeps so many of the newest changes of each customer's balances; 1,000 unless set, at least one and
+    /// at most 2^32 - 1, which is what a list of the server takes.
     pub fn keep_transactions(self, most: usize) -> Self {
-        Self { keep_transactions: most.max(1), ..self }
+        Self { keep_transactions: most.clamp(1, u32::MAX as usize), ..self }
     }
 
     /// Answers a settlement that charges a balance, and a credit or debit, only once so many replicas
@@ -115,7 +116,7 @@ impl RedisOptions {
     /// makes a loss less likely, no more. Other steps of this process wait meanwhile, too, as they share
     /// the connection. Not for clusters.
     pub fn wait_for_replicas(self, replicas: u32, at_most: Duration) -> Self {
-        Self { wait: Some((replicas, at_most)), ..self }
+        Self { wait: Some((replicas, at_most.min(super::LONGEST))), ..self }
     }
 
     /// Accepts a server whose `maxmemory-policy` drops keys when memory is short. What it drops then

@@ -21,7 +21,8 @@ local function wide(a, b, sign)
       local below = string.byte(value) == 45
       local digits = below and string.sub(value, 2) or value
       high, low = tonumber(string.sub(digits, 1, -10)) or 0, tonumber(string.sub(digits, -9))
-      if below then high, low = -high, -low end
+      -- From nothing, as a nothing with a minus would be written with it.
+      if below then high, low = 0 - high, 0 - low end
     end
     if low < 0 then return high - 1, low + 1e9 end
     return high, low
