@@ -41,9 +41,11 @@ impl Inner {
         };
         // Whoever looks again after this finds what it is for.
         drop(self.writing.write().await);
+        let mut are_new = self.shared.are_new(change.counters);
         for _ in 0..ATTEMPTS {
             let lock: Arc<str> = locked_version().into();
-            let counted = self.count_locked(change, shards.clone(), &lock).await;
+            let counted = self.count_locked(change, shards.clone(), &lock, are_new).await;
+            are_new = false;
             // What comes after this comes with a version of its own.
             let knows_all = self.shared.knows_all(&self.caller).await;
             let version: Arc<str> = new_version().into();
@@ -72,6 +74,7 @@ impl Inner {
         change: &Recount<'_>,
         shards: std::ops::Range<u16>,
         lock: &Arc<str>,
+        are_new: bool,
     ) -> Result<bool, Error> {
         let mut tally = Tally::default();
         let mut ends = Vec::new();
@@ -81,7 +84,7 @@ impl Inner {
         }
         let mut customers: BTreeSet<CustomerId> = match change.customer {
             Some(customer) => [customer.clone()].into(),
-            None if self.shared.are_new(change.counters) => BTreeSet::new(),
+            None if are_new => BTreeSet::new(),
             None => self.all_customers().await?,
         };
         for shard in shards.clone() {

@@ -117,10 +117,11 @@ impl Shared {
         });
     }
 
-    /// Whether nobody can have counted on these before.
+    /// Whether nobody can have counted on these before. Asked once: who asks counts on them.
     pub(super) fn are_new(&self, counters: &[u32]) -> bool {
-        let table = self.table();
-        counters.iter().all(|counter| table.new.contains(counter))
+        let mut table = self.table();
+        let new = counters.iter().filter(|counter| table.new.remove(counter)).count();
+        new == counters.len()
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
