@@ -198,12 +198,17 @@ impl Inner {
         self.visit(Wanted::default(), &mut visit).await?;
         let since = newest.max(self.forgotten(0..SHARDS).await?);
         let since = since.map_or(String::new(), |since| format!(" {}", since.as_nanos()));
+        let told = |(id, text): &(Box<str>, String)| {
+            (format!("{ROLLED}{id}"), format!("{}{since}", named(text)))
+        };
+        let told: Vec<_> = meters.iter().map(told).collect();
         let mut set = cmd("HSET");
         set.arg(self.shared.keys.definitions());
-        for (id, text) in &meters {
-            set.arg(format!("{ROLLED}{id}")).arg(format!("{}{since}", named(text)));
+        for (field, value) in &told {
+            set.arg(field).arg(value);
         }
         self.caller.call(&set, self.caller.deadline()).await?;
+        self.shared.wrote(told);
         Ok(())
     }
 

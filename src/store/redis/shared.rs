@@ -416,6 +416,11 @@ impl Shared {
         Ok(note)
     }
 
+    /// Notes what was written already.
+    pub(super) fn wrote(&self, fields: Vec<(String, String)>) {
+        self.table().fields.extend(fields);
+    }
+
     /// Writes what was noted, and then the versions: who sees a new one finds what it stands for.
     pub(super) async fn write(&self, caller: &Caller, note: Note) -> Result<(), CallError> {
         let Note { fields, shards, rolled: _ } = note;
