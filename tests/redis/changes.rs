@@ -20,7 +20,8 @@ async fn limits_that_two_processes_add_at_once_hold_on_both() {
         let daily = one.put_limit(Limit::per_day("daily", "tokens", 10));
         let weekly = other.put_limit(Limit::per_week("weekly", "tokens", 100));
         let (daily, weekly) = tokio::join!(daily, weekly);
-        (daily.unwrap(), weekly.unwrap());
+        daily.unwrap();
+        weekly.unwrap();
         for books in [&one, &other] {
             let judged = judged_by(books, "ada").await;
             assert_eq!(judged.len(), 2, "round {round}: {judged:?}");
