@@ -17,6 +17,7 @@
 //! [`judge_limit`]: crate::policy::judge_limit
 //! [`judge_balance`]: crate::policy::judge_balance
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -325,6 +326,16 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     fn reload<'a>(&'a self, epoch: u64) -> BoxFuture<'a, Result<Option<Kept>, Error>> {
         let _ = epoch;
         Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// For books that other processes share: who counts on which counters, everybody or one customer, as it
+    /// was there when they were reloaded last.
+    ///
+    /// # Errors
+    ///
+    /// When what the store has cannot be read.
+    fn counted(&self) -> Result<Option<HashMap<Option<CustomerId>, Vec<u32>>>, Error> {
+        Ok(None)
     }
 
     /// Resolves once a check that has to wait for [`reload`](Self::reload) has waited long enough: it is

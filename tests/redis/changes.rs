@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tower_limitry::backend::Customer;
 use tower_limitry::policy::{Amount, Period};
-use tower_limitry::{Books, Check, Limit};
+use tower_limitry::{Books, Check, Engine, Event, Limit, Meter};
 
 use crate::redis::{Server, fresh};
 use crate::support::*;
@@ -52,6 +52,90 @@ async fn whoever_was_killed_while_it_changed_something_is_not_waited_for_for_lon
     books.put_limit(ever(10)).await.unwrap();
     denied(&books, ask("ada", 11)).await;
     assert_eq!(server.ask(&["EXISTS", "limitry:1:changing"]).trim(), ":0");
+}
+
+#[tokio::test]
+async fn what_is_taken_back_leaves_a_highest_that_another_process_has_just_begun_to_look_at() {
+    let (url, prefix) = fresh();
+    let builder = || tokens().meter(Meter::max("peak", "total_tokens"));
+    let [one, other] = [(); 2].map(|()| open(builder(), &url, &prefix));
+    one.record(Event::new("ada", "chat", total(3))).await.unwrap();
+    let highest = one.record(Event::new("ada", "chat", total(8))).await.unwrap().id;
+    other.put_limit(Limit::all_time("peak", "peak", 100)).await.unwrap();
+    one.void("ada", &highest).await.unwrap();
+    for books in [&one, &other] {
+        assert_eq!(used(books, "ada", "peak").await, amount(3));
+    }
+}
+
+#[tokio::test]
+async fn a_customer_whom_another_process_described_is_removed() {
+    let (url, prefix) = fresh();
+    let [one, other] = [(); 2].map(|()| open(tokens(), &url, &prefix));
+    one.put_customer(Customer::new("ada").zone("Pacific/Apia")).await.unwrap();
+    assert!(other.remove_customer("ada").await.unwrap());
+    assert!(!other.remove_customer("ada").await.unwrap());
+    assert!(!one.remove_customer("ada").await.unwrap());
+}
+
+#[tokio::test]
+async fn whoever_does_not_know_what_a_limit_counts_refuses_to_go_on_without_it() {
+    let (url, prefix) = fresh();
+    let [one, other] = [tokens(), Engine::builder()].map(|engine| open(engine, &url, &prefix));
+    one.put_limit(ever(10)).await.unwrap();
+    for _ in 0..3 {
+        failed(&other, ask("ada", 1)).await;
+    }
+    one.put_meter(Meter::sum("tokens", "total_tokens")).await.unwrap();
+    denied(&other, ask("ada", 11)).await;
+}
+
+#[tokio::test]
+async fn a_meter_that_is_removed_elsewhere_stays_where_a_limit_reads_it() {
+    let (url, prefix) = fresh();
+    let one = open(tokens(), &url, &prefix);
+    let other = open(tokens().limit(ever(10)), &url, &prefix);
+    assert!(one.remove_meter("tokens").await.unwrap());
+    denied(&other, ask("ada", 11)).await;
+    let later = open(tokens().limit(ever(10)), &url, &prefix);
+    denied(&later, ask("ada", 11)).await;
+}
+
+#[tokio::test]
+async fn a_customer_without_limits_of_their_own_any_more_counts_on_what_all_do() {
+    let (url, prefix) = fresh();
+    let one = open(tokens(), &url, &prefix);
+    one.put_limit(ever(10)).await.unwrap();
+    one.put_limit(Limit::per_year("own", "tokens", 5).for_customer("ada")).await.unwrap();
+    assert!(one.remove_limit("own").await.unwrap());
+    assert!(one.remove_limit("ever").await.unwrap());
+    spend(&one, "ada", 8).await;
+    let later = open(tokens().limit(Limit::all_time("always", "tokens", 10)), &url, &prefix);
+    denied(&later, ask("ada", 3)).await;
+}
+
+/// What a process leaves that is killed after it has written a limit and before it has counted.
+#[tokio::test]
+async fn what_was_not_counted_to_its_end_is_counted_with_the_next_change() {
+    for own in [false, true] {
+        let server = Server::start();
+        let [one, other] = [(); 2].map(|()| open(tokens(), &server.url(), "limitry"));
+        spend(&one, "ada", 8).await;
+        let ever = if own { ever(10).for_customer("ada") } else { ever(10) };
+        one.put_limit(ever).await.unwrap();
+        server.eval(
+            "for _, key in ipairs(redis.call('KEYS', '*:books:ada')) do redis.call('DEL', key) end \
+             for _, row in ipairs({'counted:', 'counted:ada'}) do \
+               if redis.call('HEXISTS', 'limitry:1:definitions', row) == 1 then \
+                 redis.call('HSET', 'limitry:1:definitions', row, '') end end return 'done'",
+        );
+        other.put_limit(Limit::per_day("daily", "tokens", 100)).await.unwrap();
+        let later = open(tokens(), &server.url(), "limitry");
+        for books in [&one, &other, &later] {
+            assert_eq!(used(books, "ada", "ever").await, amount(8), "own: {own}");
+            assert_eq!(used(books, "ada", "daily").await, amount(8), "own: {own}");
+        }
+    }
 }
 
 /// Limits and customers change under load, on three processes at once. Then all of them judge alike, as

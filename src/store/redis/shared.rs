@@ -30,6 +30,9 @@ const METER: &str = "meter:";
 const LIMIT: &str = "limit:";
 const ZONE: &str = "zone";
 
+/// Counters by who counts on them: everybody, or one customer.
+type Counts = HashMap<Option<CustomerId>, Vec<u32>>;
+
 /// How long a recount may keep a shard for itself before others go on.
 pub(super) const LOCKED_FOR: Duration = Duration::from_secs(10);
 
@@ -255,12 +258,13 @@ impl Shared {
         Ok(caller.call(&set, caller.deadline()).await? == Value::Int(1))
     }
 
-    /// Takes over what the server has, from that epoch on. `None` when nothing is new.
+    /// Takes over what the server has, from that epoch on. `None` when nothing is new; who asks for an
+    /// epoch again could not use what it was told.
     pub(super) fn take(&self, fetched: Fetched, epoch: u64) -> Result<Option<Kept>, Error> {
         let Fetched { versions, fields } = fetched;
         let is_news = {
             let mut table = self.table();
-            let is_news = !are_same(&table.fields, &fields);
+            let is_news = !are_same(&table.fields, &fields) || self.seen.load().epoch >= epoch;
             for (field, text) in &fields {
                 if let Some(name) = field.strip_prefix(COUNTER) {
                     let known = table.counters.iter().any(|(known, _)| **known == *name);
@@ -289,18 +293,14 @@ impl Shared {
         let counters = self.table().counters.clone();
         let numbers: HashMap<&str, u32> =
             counters.iter().zip(0..).map(|((name, _), number)| (&**name, number)).collect();
-        let mut kept = Kept { shared: true, ..Kept::default() };
+        let counted = counted(fields, &numbers)?;
+        let mut kept = Kept { shared: true, counted, ..Kept::default() };
         kept.counters = counters.iter().map(|(_, text)| text.clone()).collect();
         for (field, text) in fields {
             if let Some(name) = field.strip_prefix(SINCE) {
                 if let (Some(number), Ok(nanos)) = (numbers.get(name), text.parse()) {
                     kept.since.push((*number, Timestamp::from_nanos(nanos)));
                 }
-            } else if let Some(customer) = field.strip_prefix(COUNTED) {
-                let customer = (!customer.is_empty()).then(|| self::customer(customer));
-                let names = text.split(',').filter(|name| !name.is_empty());
-                let counted = names.filter_map(|name| numbers.get(name).copied()).collect();
-                kept.counted.insert(customer.transpose()?, counted);
             } else if let Some(id) = field.strip_prefix(METER) {
                 match text.as_str() {
                     "" => kept.removed_meters.push(id.into()),
@@ -326,6 +326,14 @@ impl Shared {
     pub(super) fn loaded(&self) -> Result<Kept, Error> {
         let fields = self.table().fields.clone();
         self.kept(&fields)
+    }
+
+    /// Who counts on which counters, as it was read or written last.
+    pub(super) fn counted(&self) -> Result<Counts, Error> {
+        let table = self.table();
+        let counters = table.counters.iter().zip(0..);
+        let numbers = counters.map(|((name, _), number)| (&**name, number)).collect();
+        counted(&table.fields, &numbers)
     }
 
     /// Notes a change, to be written by [`write`](Self::write).
@@ -489,6 +497,22 @@ impl Note {
             _ => Changes::All,
         };
     }
+}
+
+fn counted(
+    fields: &BTreeMap<String, String>,
+    numbers: &HashMap<&str, u32>,
+) -> Result<Counts, Error> {
+    let mut counted = Counts::new();
+    let rows = fields.range(COUNTED.to_owned()..);
+    for (field, text) in rows {
+        let Some(customer) = field.strip_prefix(COUNTED) else { break };
+        let customer = (!customer.is_empty()).then(|| self::customer(customer));
+        let names = text.split(',').filter(|name| !name.is_empty());
+        let counters = names.filter_map(|name| numbers.get(name).copied()).collect();
+        counted.insert(customer.transpose()?, counters);
+    }
+    Ok(counted)
 }
 
 fn are_same(one: &BTreeMap<String, String>, other: &BTreeMap<String, String>) -> bool {

@@ -474,6 +474,10 @@ impl Store for Redis {
         })
     }
 
+    fn counted(&self) -> Result<Option<HashMap<Option<CustomerId>, Vec<u32>>>, Error> {
+        self.inner.shared.counted().map(Some)
+    }
+
     fn patience(&self) -> Option<BoxFuture<'static, ()>> {
         let caller = &self.inner.caller;
         Some(Box::pin(caller.sleep_until(caller.deadline())))
