@@ -211,7 +211,7 @@ impl<S: Store> Inner<S> {
         // As above: after the change itself, or neither.
         let uncounted = Keep::Counted(Some(id), Some(&[]));
         let _ = self.store.keep(&[uncounted, described(id, former.customer.as_ref())]).await;
-        if let Some(runtime) = self.runtime() {
+        if let Some(runtime) = self.store.runtime().or_else(|| self.runtime()) {
             let (inner, id) = (Arc::clone(self), id.clone());
             runtime.spawn(async move { inner.count_later(&id, &moved).await });
         }

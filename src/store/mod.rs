@@ -23,6 +23,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 use crate::policy::{
     Amount, Balance, Credited, CustomerId, Debited, EventId, NewBalance, RecordedEvent, Timestamp,
     Transaction, Window,
@@ -336,6 +338,12 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// When what the store has cannot be read.
     fn counted(&self) -> Result<Option<HashMap<Option<CustomerId>, Vec<u32>>>, Error> {
         Ok(None)
+    }
+
+    /// Where changes of definitions run, so that they end whatever becomes of who asked for them; `None` for
+    /// a store without a runtime of its own.
+    fn runtime(&self) -> Option<Handle> {
+        None
     }
 
     /// Resolves once a check that has to wait for [`reload`](Self::reload) has waited long enough: it is

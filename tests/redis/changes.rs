@@ -2,11 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::runtime::Runtime;
 use tower_limitry::backend::Customer;
 use tower_limitry::policy::{Amount, Period};
 use tower_limitry::{Books, Check, Engine, Event, Limit, Meter};
 
-use crate::redis::{Server, fresh};
+use crate::redis::{Server, fresh, until};
 use crate::support::*;
 use crate::{ever, open, tokens};
 
@@ -48,10 +49,10 @@ async fn whoever_was_killed_while_it_changed_something_is_not_waited_for_for_lon
     let server = Server::start();
     let books = open(tokens(), &server.url(), "limitry");
     // As another process leaves it that is killed, but for the ten seconds.
-    server.ask(&["SET", "limitry:1:changing", "another", "PX", "300"]);
+    server.ask(&["SET", CHANGING, "another", "PX", "300"]);
     books.put_limit(ever(10)).await.unwrap();
     denied(&books, ask("ada", 11)).await;
-    assert_eq!(server.ask(&["EXISTS", "limitry:1:changing"]).trim(), ":0");
+    assert_eq!(server.ask(&["EXISTS", CHANGING]).trim(), ":0");
 }
 
 #[tokio::test]
@@ -135,6 +136,43 @@ async fn what_was_not_counted_to_its_end_is_counted_with_the_next_change() {
             assert_eq!(used(books, "ada", "ever").await, amount(8), "own: {own}");
             assert_eq!(used(books, "ada", "daily").await, amount(8), "own: {own}");
         }
+    }
+}
+
+const CHANGING: &str = "limitry:1:changing";
+
+#[tokio::test]
+async fn an_engine_is_built_on_the_thread_that_a_change_was_begun_on() {
+    let server = Server::start();
+    let one = open(tokens(), &server.url(), "limitry");
+    let begun = one.clone();
+    let change = tokio::spawn(async move { begun.put_limit(ever(10)).await });
+    tokio::task::yield_now().await;
+    until("a change", || server.ask(&["EXISTS", CHANGING]).trim() == ":1");
+    let other = open(tokens(), &server.url(), "limitry");
+    change.await.unwrap().unwrap();
+    for books in [&one, &other] {
+        denied(books, ask("ada", 11)).await;
+    }
+}
+
+#[test]
+fn a_change_is_made_to_its_end_though_the_runtime_ends_that_asked_for_it() {
+    let server = Server::start();
+    let [asked, other] = [(); 2].map(|()| Runtime::new().unwrap());
+    let books = open(tokens(), &server.url(), "limitry");
+    other.block_on(spend(&books, "ada", 8));
+    let begun = books.clone();
+    server.ask(&["CLIENT", "PAUSE", "500", "WRITE"]);
+    asked.spawn(async move { begun.put_limit(ever(10)).await });
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    drop(asked);
+    until("a limit", || {
+        server.ask(&["HEXISTS", "limitry:1:definitions", "limit:ever"]).trim() == ":1"
+    });
+    until("the end of the change", || server.ask(&["EXISTS", CHANGING]).trim() == ":0");
+    for books in [&books, &open(tokens(), &server.url(), "limitry")] {
+        assert_eq!(other.block_on(used(books, "ada", "ever")), amount(8));
     }
 }
 

@@ -200,10 +200,15 @@ impl Inner {
         let since = since.map_or(String::new(), |since| format!(" {}", since.as_nanos()));
         let mut set = cmd("HSET");
         set.arg(self.shared.keys.definitions());
-        for (id, text) in &meters {
-            set.arg(format!("{ROLLED}{id}")).arg(format!("{}{since}", named(text)));
+        let rolled: Vec<_> = meters
+            .iter()
+            .map(|(id, text)| (format!("{ROLLED}{id}"), format!("{}{since}", named(text))))
+            .collect();
+        for (field, value) in &rolled {
+            set.arg(field).arg(value);
         }
         self.caller.call(&set, self.caller.deadline()).await?;
+        self.shared.know(rolled);
         Ok(())
     }
 

@@ -328,6 +328,11 @@ impl Shared {
         self.kept(&fields)
     }
 
+    /// What was written without a note.
+    pub(super) fn know(&self, fields: Vec<(String, String)>) {
+        self.table().fields.extend(fields);
+    }
+
     /// Who counts on which counters, as it was read or written last.
     pub(super) fn counted(&self) -> Result<Counts, Error> {
         let table = self.table();

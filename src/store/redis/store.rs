@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use redis::cmd;
+use tokio::runtime::Handle;
 
 use super::check::Asked;
 use super::link::{Begun, CallError};
@@ -476,6 +477,10 @@ impl Store for Redis {
 
     fn counted(&self) -> Result<Option<HashMap<Option<CustomerId>, Vec<u32>>>, Error> {
         self.inner.shared.counted().map(Some)
+    }
+
+    fn runtime(&self) -> Option<Handle> {
+        Some(self.link.runtime().clone())
     }
 
     fn patience(&self) -> Option<BoxFuture<'static, ()>> {
