@@ -81,7 +81,7 @@ impl Inner {
         }
         let mut customers: BTreeSet<CustomerId> = match change.customer {
             Some(customer) => [customer.clone()].into(),
-            None if self.shared.are_new(change.counters) => BTreeSet::new(),
+            None if self.shared.were_new(change.counters) => BTreeSet::new(),
             None => self.all_customers().await?,
         };
         for shard in shards.clone() {

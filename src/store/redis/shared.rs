@@ -120,10 +120,10 @@ impl Shared {
         });
     }
 
-    /// Whether nobody can have counted on these before.
-    pub(super) fn are_new(&self, counters: &[u32]) -> bool {
-        let table = self.table();
-        counters.iter().all(|counter| table.new.contains(counter))
+    /// Whether nobody can have counted on these before. Told once: then somebody has.
+    pub(super) fn were_new(&self, counters: &[u32]) -> bool {
+        let mut table = self.table();
+        counters.iter().all(|counter| table.new.remove(counter))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
