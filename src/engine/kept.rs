@@ -16,7 +16,7 @@ use super::{Engine, Inner};
 use crate::policy::catalog::Rule;
 use crate::policy::{CustomerId, RecordedEvent};
 use crate::store::{
-    Keep, Kept, KeptAlert, KeptHold, Origin, SettleOperation, SettleOutcome, Store,
+    CountedBy, Keep, Kept, KeptAlert, KeptHold, Origin, SettleOperation, SettleOutcome, Store,
 };
 use crate::{Error, hook};
 
@@ -54,7 +54,7 @@ impl Counted {
         Self { everybody, own, rows, is_kept: false }
     }
 
-    fn of(mut kept: HashMap<Option<CustomerId>, Vec<u32>>) -> Self {
+    fn of(mut kept: CountedBy) -> Self {
         let everybody = kept.remove(&None);
         let is_kept = everybody.is_some();
         let everybody = everybody.unwrap_or_default().into_iter().collect();

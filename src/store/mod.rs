@@ -17,7 +17,6 @@
 //! [`judge_limit`]: crate::policy::judge_limit
 //! [`judge_balance`]: crate::policy::judge_balance
 
-use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -44,7 +43,9 @@ pub mod redis;
 pub mod sqlite;
 
 pub use alone::{Alone, Together};
-pub use kept::{Found, Keep, Kept, KeptAlert, KeptHold, RolledUp, Rollup, Rollups, Wanted};
+pub use kept::{
+    CountedBy, Found, Keep, Kept, KeptAlert, KeptHold, RolledUp, Rollup, Rollups, Wanted,
+};
 #[cfg(feature = "embedded")]
 pub use memory::Memory;
 pub(crate) use operation::Lanes;
@@ -336,7 +337,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     ///
     /// When what the store has cannot be read.
-    fn counted(&self) -> Result<Option<HashMap<Option<CustomerId>, Vec<u32>>>, Error> {
+    fn counted(&self) -> Result<Option<CountedBy>, Error> {
         Ok(None)
     }
 

@@ -21,7 +21,8 @@ async fn limits_that_two_processes_add_at_once_hold_on_both() {
         let daily = one.put_limit(Limit::per_day("daily", "tokens", 10));
         let weekly = other.put_limit(Limit::per_week("weekly", "tokens", 100));
         let (daily, weekly) = tokio::join!(daily, weekly);
-        (daily.unwrap(), weekly.unwrap());
+        daily.unwrap();
+        weekly.unwrap();
         for books in [&one, &other] {
             let judged = judged_by(books, "ada").await;
             assert_eq!(judged.len(), 2, "round {round}: {judged:?}");
@@ -66,6 +67,26 @@ async fn what_is_taken_back_leaves_a_highest_that_another_process_has_just_begun
     one.void("ada", &highest).await.unwrap();
     for books in [&one, &other] {
         assert_eq!(used(books, "ada", "peak").await, amount(3));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_taken_back_while_a_limit_is_added_is_not_its_highest() {
+    for round in 0..times(20, 400) {
+        let (url, prefix) = fresh();
+        let builder = || tokens().meter(Meter::max("peak", "total_tokens"));
+        let [one, other] = [(); 2].map(|()| open(builder(), &url, &prefix));
+        one.record(Event::new("ada", "chat", total(3))).await.unwrap();
+        let highest = one.record(Event::new("ada", "chat", total(8))).await.unwrap().id;
+        let (voided, put) = tokio::join!(
+            one.void("ada", &highest),
+            other.put_limit(Limit::all_time("peak", "peak", 100)),
+        );
+        voided.unwrap();
+        put.unwrap();
+        for books in [&one, &other] {
+            assert_eq!(used(books, "ada", "peak").await, amount(3), "round {round}");
+        }
     }
 }
 
@@ -192,7 +213,7 @@ async fn what_processes_change_at_once_is_one_for_all_of_them() {
             let told = format!("round {round}: {changes:?}");
             let [first, second, third] = changes;
             let another = async {
-                let begun = tokio::task::block_in_place(&begin);
+                let begun = tokio::task::block_in_place(begin);
                 work(&begun, &spent, round).await;
             };
             tokio::join!(

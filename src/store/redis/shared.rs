@@ -17,7 +17,7 @@ use super::reply;
 use super::rollup::Rolled;
 use crate::policy::{CustomerId, Timestamp};
 use crate::store::definition::{self, CustomerRow, LimitRow, MeterRow};
-use crate::store::{Keep, Kept};
+use crate::store::{CountedBy, Keep, Kept};
 use crate::{Error, ErrorKind};
 
 const VERSION: &str = "version";
@@ -29,9 +29,6 @@ const CUSTOMER_SINCE: &str = "customer-since:";
 const METER: &str = "meter:";
 const LIMIT: &str = "limit:";
 const ZONE: &str = "zone";
-
-/// Counters by who counts on them: everybody, or one customer.
-type Counts = HashMap<Option<CustomerId>, Vec<u32>>;
 
 /// How long a recount may keep a shard for itself before others go on.
 pub(super) const LOCKED_FOR: Duration = Duration::from_secs(10);
@@ -334,7 +331,7 @@ impl Shared {
     }
 
     /// Who counts on which counters, as it was read or written last.
-    pub(super) fn counted(&self) -> Result<Counts, Error> {
+    pub(super) fn counted(&self) -> Result<CountedBy, Error> {
         let table = self.table();
         let counters = table.counters.iter().zip(0..);
         let numbers = counters.map(|((name, _), number)| (&**name, number)).collect();
@@ -507,8 +504,8 @@ impl Note {
 fn counted(
     fields: &BTreeMap<String, String>,
     numbers: &HashMap<&str, u32>,
-) -> Result<Counts, Error> {
-    let mut counted = Counts::new();
+) -> Result<CountedBy, Error> {
+    let mut counted = CountedBy::new();
     let rows = fields.range(COUNTED.to_owned()..);
     for (field, text) in rows {
         let Some(customer) = field.strip_prefix(COUNTED) else { break };

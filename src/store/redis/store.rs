@@ -18,9 +18,9 @@ use crate::policy::{
     Transaction, Window,
 };
 use crate::store::{
-    Alone, BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Keep,
-    Kept, KeptAlert, Lanes, Moment, Origin, Outcome, Recount, RolledUp, Rollups, SettleOperation,
-    SettleOutcome, Settled, Store, Wanted,
+    Alone, BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, CountedBy, Found,
+    HoldKey, Keep, Kept, KeptAlert, Lanes, Moment, Origin, Outcome, Recount, RolledUp, Rollups,
+    SettleOperation, SettleOutcome, Settled, Store, Wanted,
 };
 use crate::{Error, ErrorKind};
 
@@ -457,12 +457,20 @@ impl Store for Redis {
             Err(error) => return Box::pin(std::future::ready(Err(error))),
         };
         let inner = Arc::clone(&self.inner);
-        let known = Arc::clone(&inner.writing).try_read_owned();
+        // Nothing to write is done once all is written.
+        let known = match changes {
+            [] => None,
+            _ => Arc::clone(&inner.writing).try_read_owned().ok(),
+        };
         let writing = self.link.spawn(async move {
-            let _known = known;
+            if known.is_none() {
+                drop(inner.writing.write().await);
+            }
             let rolled = std::mem::take(&mut note.rolled);
             inner.shared.write(&inner.caller, note).await?;
-            inner.rolled_since_now(rolled).await
+            inner.rolled_since_now(rolled).await?;
+            drop(known);
+            Ok(())
         });
         Box::pin(async move { writing.await.map_err(|_| Error::from(CallError::Closed))? })
     }
@@ -475,7 +483,7 @@ impl Store for Redis {
         })
     }
 
-    fn counted(&self) -> Result<Option<HashMap<Option<CustomerId>, Vec<u32>>>, Error> {
+    fn counted(&self) -> Result<Option<CountedBy>, Error> {
         self.inner.shared.counted().map(Some)
     }
 
