@@ -128,7 +128,7 @@ impl<S: Store> Inner<S> {
     pub(super) async fn put_customer(self: &Arc<Self>, customer: Customer) -> Result<(), Error> {
         let id = customer.id.clone().map_err(|error| Error::invalid("id", error))?;
         let own = self.windows_of(&customer)?;
-        self.describe(&id, Some(customer), own).await
+        self.describe(&id, Some(customer), own).await.map(|_| ())
     }
 
     /// A customer's own calendar, where it is not everybody's.

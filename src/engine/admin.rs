@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 use super::balances::balance_at;
 use super::definitions::{Definitions, owner};
 use super::{Engine, Inner, Scope};
@@ -57,7 +59,7 @@ impl<S: Store> Admin for Engine<S> {
         let (inner, kept) = (Arc::clone(&self.0), meter.clone());
         let change = move |definitions: &mut Definitions| Ok(definitions.put_meter(meter)?);
         let work = async move { inner.redefine(|_| None, change, Keep::Meter(&kept)).await };
-        Box::pin(self.0.to_the_end(work))
+        Box::pin(self.0.change_to_the_end(work))
     }
 
     fn remove_meter(&self, id: String) -> BoxFuture<'_, Result<bool, Error>> {
@@ -70,7 +72,7 @@ impl<S: Store> Admin for Engine<S> {
             Ok(definitions.remove_meter(&id))
         };
         let work = async move { inner.redefine(|_| None, change, Keep::NoMeter(&removed)).await };
-        Box::pin(self.0.to_the_end(work))
+        Box::pin(self.0.change_to_the_end(work))
     }
 
     fn limits(&self) -> BoxFuture<'_, Result<Vec<Limit>, Error>> {
@@ -86,7 +88,7 @@ impl<S: Store> Admin for Engine<S> {
             let change = |definitions: &mut Definitions| Ok(definitions.put_limit(after)?);
             inner.redefine(only, change, Keep::Limit(&limit)).await
         };
-        Box::pin(self.0.to_the_end(work))
+        Box::pin(self.0.change_to_the_end(work))
     }
 
     fn remove_limit(&self, id: String) -> BoxFuture<'_, Result<bool, Error>> {
@@ -96,7 +98,7 @@ impl<S: Store> Admin for Engine<S> {
             let change = |definitions: &mut Definitions| Ok(definitions.remove_limit(&id));
             inner.redefine(only, change, Keep::NoLimit(&id)).await
         };
-        Box::pin(self.0.to_the_end(work))
+        Box::pin(self.0.change_to_the_end(work))
     }
 
     fn customer(&self, id: CustomerId) -> BoxFuture<'_, Result<Option<Customer>, Error>> {
@@ -121,19 +123,12 @@ impl<S: Store> Admin for Engine<S> {
 
     fn put_customer(&self, customer: Customer) -> BoxFuture<'_, Result<(), Error>> {
         let inner = Arc::clone(&self.0);
-        Box::pin(self.0.to_the_end(async move { inner.put_customer(customer).await }))
+        Box::pin(self.0.change_to_the_end(async move { inner.put_customer(customer).await }))
     }
 
     fn remove_customer(&self, id: CustomerId) -> BoxFuture<'_, Result<bool, Error>> {
         let inner = Arc::clone(&self.0);
-        let work = async move {
-            let there = inner.accounts.get(&id).is_some_and(|known| known.customer.is_some());
-            if there {
-                inner.describe(&id, None, None).await?;
-            }
-            Ok(there)
-        };
-        Box::pin(self.0.to_the_end(work))
+        Box::pin(self.0.change_to_the_end(async move { inner.describe(&id, None, None).await }))
     }
 
     fn balances(&self, customer: CustomerId) -> BoxFuture<'_, Result<Vec<Balance>, Error>> {
@@ -329,13 +324,30 @@ impl<S: Store> Inner<S> {
     }
 
     /// Runs a change of the definitions to its end once it has begun, whoever waits for it: cut off
-    /// in the middle, it would leave counters that nobody counts. Without a runtime it ends with its
-    /// caller.
+    /// in the middle, it would leave counters that nobody counts. On the store's runtime, if it has one:
+    /// that neither ends before nor is blocked.
+    async fn change_to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.on(self.store.runtime().or_else(|| self.runtime()), work).await
+    }
+
+    /// The same of what tells the program something meanwhile, and that on the runtime of its own. Without a
+    /// runtime it ends with its caller.
     async fn to_the_end<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
-        let Some(runtime) = self.runtime() else { return work.await };
+        self.on(self.runtime(), work).await
+    }
+
+    async fn on<T: Send + 'static>(
+        &self,
+        runtime: Option<Handle>,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let Some(runtime) = runtime else { return work.await };
         runtime.spawn(work).await.unwrap_or_else(|_| {
             let message = "the runtime ended before the definitions were changed";
             Err(Error::new(ErrorKind::TimedOut, message))

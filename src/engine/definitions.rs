@@ -54,6 +54,10 @@ impl Definitions {
         self.shared = true;
     }
 
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared
+    }
+
     /// Counters that have their numbers, those known already first.
     pub(super) fn number(&mut self, counters: Vec<Box<str>>) {
         self.numbers_kept = self.numbers_kept.max(counters.len() as u32);
@@ -84,7 +88,10 @@ impl Definitions {
             }
         }
         for id in removed_meters {
-            self.remove_meter(id);
+            // Not what a limit reads that this program defines in code.
+            if self.reader(id).is_none() {
+                self.remove_meter(id);
+            }
         }
         Ok(())
     }

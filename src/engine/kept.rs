@@ -16,7 +16,7 @@ use super::{Engine, Inner};
 use crate::policy::catalog::Rule;
 use crate::policy::{CustomerId, RecordedEvent};
 use crate::store::{
-    Keep, Kept, KeptAlert, KeptHold, Origin, SettleOperation, SettleOutcome, Store,
+    CountedBy, Keep, Kept, KeptAlert, KeptHold, Origin, SettleOperation, SettleOutcome, Store,
 };
 use crate::{Error, hook};
 
@@ -54,7 +54,7 @@ impl Counted {
         Self { everybody, own, rows, is_kept: false }
     }
 
-    fn of(mut kept: HashMap<Option<CustomerId>, Vec<u32>>) -> Self {
+    fn of(mut kept: CountedBy) -> Self {
         let everybody = kept.remove(&None);
         let is_kept = everybody.is_some();
         let everybody = everybody.unwrap_or_default().into_iter().collect();
@@ -62,6 +62,22 @@ impl Counted {
             .into_iter()
             .filter_map(|(owner, counters)| Some((owner?, counters.into_iter().collect())));
         Self { is_kept, ..Self::new(everybody, own.collect()) }
+    }
+
+    /// Of that, what is counted by the store, too, where others write there: one that was killed while it
+    /// counted leaves less. A change that concerns a customer alone looks at theirs.
+    pub(super) fn kept_by(
+        self,
+        store: &impl Store,
+        only: Option<&CustomerId>,
+    ) -> Result<Self, Error> {
+        let Some(kept) = store.counted()? else { return Ok(self) };
+        let mut kept = Self::of(kept);
+        if let Some(only) = only {
+            let own = kept.counters(only).clone();
+            kept = Self::new(kept.everybody, HashMap::from([(only.clone(), own)]));
+        }
+        Ok(self.and(&kept))
     }
 
     fn counters(&self, customer: &CustomerId) -> &BTreeSet<u32> {
@@ -97,9 +113,14 @@ impl Counted {
         Self::new(&self.everybody & &other.everybody, own.collect())
     }
 
-    /// What a store that has kept `before` is to keep now.
-    pub(super) fn changes<'a>(&'a self, before: &'a Self) -> Vec<Keep<'a>> {
-        let rows = self.rows.iter();
+    /// What a store that has kept `before` is to keep now. By a change that concerns a customer alone,
+    /// everybody's stays as it is.
+    pub(super) fn changes<'a>(
+        &'a self,
+        before: &'a Self,
+        only: Option<&CustomerId>,
+    ) -> Vec<Keep<'a>> {
+        let rows = self.rows.iter().filter(|(owner, _)| only.is_none() || owner.is_some());
         let mut changes: Vec<_> =
             rows.map(|(owner, counters)| Keep::Counted(owner.as_ref(), Some(counters))).collect();
         let former = before.own.keys().filter(|owner| !self.own.contains_key(owner));
@@ -109,7 +130,7 @@ impl Counted {
 
     /// Of its [`changes`](Self::changes), what a store that has exactly `stored` does not say already.
     fn new_to<'a>(&'a self, stored: &'a Self) -> impl Iterator<Item = Keep<'a>> {
-        self.changes(stored).into_iter().filter(|keep| match keep {
+        self.changes(stored, None).into_iter().filter(|keep| match keep {
             Keep::Counted(None, Some(counters)) => {
                 !stored.is_kept || !stored.everybody.iter().eq(*counters)
             }

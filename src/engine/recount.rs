@@ -82,7 +82,8 @@ impl<S: Store> Inner<S> {
     /// The events that were taken back, where that makes a difference: while none is gone, they add up
     /// to nothing.
     async fn voided(&self, rules: &[Rule]) -> Result<Voided, Error> {
-        // Reading waits for the store as long as it fails; nobody waits for that under a lock.
+        // Reading waits for the store as long as it fails; nobody waits for that under a lock. And what
+        // others take back from here on, they do by the change.
         self.store.keep(&[]).await?;
         let mut voided = Voided::default();
         let adds = rules.iter().all(|rule| rule.meter.aggregation().adds());

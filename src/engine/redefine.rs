@@ -55,6 +55,7 @@ impl<S: Store> Inner<S> {
         let mut former = definitions.clone();
         let former_owners = concerned(only.as_ref(), &definitions);
         let before = Counted::by(&mut definitions, &former_owners);
+        let before = before.kept_by(&self.store, only.as_ref())?;
         let answer = change(&mut definitions)?;
         let counted =
             self.count_new(&mut definitions, &mut former, only.as_ref(), &before, keep).await;
@@ -66,7 +67,9 @@ impl<S: Store> Inner<S> {
             self.publish(&mut definitions, only.as_ref(), &former_owners);
             // What was resolved meanwhile settles by the old rules again.
             self.epoch.fetch_add(1, Ordering::AcqRel);
-            let mut changes = before.changes(&after);
+            // Meanwhile, others that share the books counted by the change alone.
+            let whole = if definitions.is_shared() { before.and(&after) } else { before };
+            let mut changes = whole.changes(&after, only.as_ref());
             changes.extend(undo);
             changes.extend(undo.and_then(|undo| self.rollup(undo)));
             // That the store fails is told already; it writes this after the change itself, or
@@ -92,7 +95,7 @@ impl<S: Store> Inner<S> {
         let both = before.and(&after);
         let mut changes: Vec<Keep<'_>> =
             new_counters.iter().map(|(number, key)| Keep::Counter(*number, key)).collect();
-        changes.extend(both.changes(before));
+        changes.extend(both.changes(before, only));
         changes.push(keep);
         changes.extend(self.rollup(keep));
         let kept = self.store.keep(&changes);
@@ -121,7 +124,7 @@ impl<S: Store> Inner<S> {
             }
         }
         kept.await?;
-        since.extend(after.changes(&both));
+        since.extend(after.changes(&both, only));
         self.store.keep(&since).await?;
         definitions.set_dormant(lasting);
         self.publish(definitions, only, &owners);
@@ -136,7 +139,8 @@ impl<S: Store> Inner<S> {
         }
     }
 
-    /// Replaces what is known of a customer, and counts again where that moves their windows. When
+    /// Replaces what is known of a customer, and counts again where that moves their windows. Answers
+    /// whether anything was known. When
     /// that fails, all is known as before, and what was counted meanwhile in windows that are not
     /// theirs is counted once more as soon as the store works again; until then those that run are
     /// said not to be complete.
@@ -145,7 +149,7 @@ impl<S: Store> Inner<S> {
         id: &CustomerId,
         customer: Option<Customer>,
         windows: Option<Arc<Windows>>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let alone = self.store.alone().await?;
         let described = self.describe_alone(id, customer, windows).await;
         alone.end().await;
@@ -157,12 +161,16 @@ impl<S: Store> Inner<S> {
         id: &CustomerId,
         customer: Option<Customer>,
         windows: Option<Arc<Windows>>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let mut definitions = self.definitions.lock().await;
         self.store.keep(&[]).await?;
         self.catch_up(&mut definitions).await?;
         let before = self.accounts.get(id);
         let mut former = before.as_deref().cloned().unwrap_or_default();
+        let was_there = former.customer.is_some();
+        if customer.is_none() && !was_there {
+            return Ok(false);
+        }
         let mut known = former.clone();
         let moves = known.windows.as_deref().unwrap_or(&self.windows).calendar()
             != windows.as_deref().unwrap_or(&self.windows).calendar();
@@ -171,7 +179,8 @@ impl<S: Store> Inner<S> {
         let keep = described(id, known.customer.as_ref());
         if !moves {
             self.accounts.put(id, known.clone());
-            return self.store.keep(&[keep]).await;
+            self.store.keep(&[keep]).await?;
+            return Ok(was_there);
         }
         // Until they are counted again, none of their counters is known to be whole.
         let kept = self.store.keep(&[Keep::Counted(Some(id), Some(&[])), keep]);
@@ -193,7 +202,7 @@ impl<S: Store> Inner<S> {
             Ok(()) => kept.await,
             failed => failed,
         }) else {
-            return Ok(());
+            return Ok(was_there);
         };
         for period in &moved {
             former.since[period.index()] = Some(now);
@@ -202,7 +211,7 @@ impl<S: Store> Inner<S> {
         // As above: after the change itself, or neither.
         let uncounted = Keep::Counted(Some(id), Some(&[]));
         let _ = self.store.keep(&[uncounted, described(id, former.customer.as_ref())]).await;
-        if let Some(runtime) = self.runtime() {
+        if let Some(runtime) = self.store.runtime().or_else(|| self.runtime()) {
             let (inner, id) = (Arc::clone(self), id.clone());
             runtime.spawn(async move { inner.count_later(&id, &moved).await });
         }

@@ -9,7 +9,7 @@ use super::kept::counters;
 use crate::backend::Recorded;
 use crate::policy::catalog::Rule;
 use crate::policy::{Amount, CustomerId, EventId, RecordedEvent, TransactionKind};
-use crate::store::{Found, Keep, Line, Origin, SettleOperation, SettleOutcome, Store};
+use crate::store::{Alone, Found, Keep, Line, Origin, SettleOperation, SettleOutcome, Store};
 use crate::{Error, ErrorKind};
 
 impl<S: Store> Inner<S> {
@@ -19,85 +19,85 @@ impl<S: Store> Inner<S> {
         customer: &CustomerId,
         id: &EventId,
     ) -> Result<Recorded, Error> {
-        let found = self.store.find(customer, id).await?;
-        let found = found.filter(|found| !found.event.reverses).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, "no event of the customer is kept under this id")
-        })?;
-        let seeks = {
-            let mut definitions = self.definitions.lock().await;
-            !self.sought(&mut definitions, &found.event).await?.is_empty()
-        };
-        if !seeks {
-            return self.void_found(found).await;
+        loop {
+            let found = self.store.find(customer, id).await?;
+            let found = found.filter(|found| !found.event.reverses).ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, "no event of the customer is kept under this id")
+            })?;
+            let seeks = {
+                let mut definitions = self.definitions.lock().await;
+                !self.sought(&mut definitions, &found.event).await?.is_empty()
+            };
+            // Others do not change meanwhile what the highest is looked for by.
+            let alone = if seeks { self.store.alone().await? } else { Alone::default() };
+            let voided = self.void_found(found, seeks).await;
+            alone.end().await;
+            if let Some(recorded) = voided? {
+                return Ok(recorded);
+            }
         }
-        // Others do not change meanwhile what the highest is looked for by.
-        let alone = self.store.alone().await?;
-        let caught_up = self.catch_up(&mut *self.definitions.lock().await).await;
-        let voided = match caught_up {
-            Ok(()) => self.void_found(found).await,
-            Err(error) => Err(error),
-        };
-        alone.end().await;
-        voided
     }
 
-    async fn void_found(&self, found: Found) -> Result<Recorded, Error> {
+    /// `None` when another process has changed meanwhile what it went by.
+    async fn void_found(&self, found: Found, seeks: bool) -> Result<Option<Recorded>, Error> {
         let mut definitions = self.definitions.lock().await;
+        if seeks {
+            self.catch_up(&mut definitions).await?;
+        }
         let customer = &found.event.customer;
         let reversal = found.event.reversal().map_err(|error| Error::invalid("id", error))?;
         let sought = self.sought(&mut definitions, &found.event).await?;
         if self.store.find(customer, &reversal.id).await?.is_some() {
             // Perhaps it failed at the first time.
             self.seek(&mut definitions, customer, &sought).await?;
-            return Ok(Recorded { id: reversal.id, recorded: false });
+            return Ok(Some(Recorded { id: reversal.id, recorded: false }));
         }
         // Should the process end before they are found, the next one counts them.
         if !sought.is_empty() {
             self.keep_counted(&mut definitions, customer, &sought).await?;
         }
         let charged = found.charge.filter(|charge| charge.kind == TransactionKind::Debit);
-        loop {
-            let epoch = self.epoch.load(std::sync::atomic::Ordering::Acquire);
-            let event_type = &reversal.event_type;
-            let frame = self.frame_for_event(customer, event_type, &found.event.usage, reversal.at);
-            let lines: Vec<_> = frame.lines.iter().filter_map(reversed).collect();
-            let mut given = frame.plan.amounts(&found.event.usage);
-            for amount in given.iter_mut().flatten() {
-                *amount = Amount::ZERO.saturating_sub(*amount);
+        let epoch = self.epoch.load(std::sync::atomic::Ordering::Acquire);
+        let event_type = &reversal.event_type;
+        let frame = self.frame_for_event(customer, event_type, &found.event.usage, reversal.at);
+        let lines: Vec<_> = frame.lines.iter().filter_map(reversed).collect();
+        let mut given = frame.plan.amounts(&found.event.usage);
+        for amount in given.iter_mut().flatten() {
+            *amount = Amount::ZERO.saturating_sub(*amount);
+        }
+        let mut usage = reversal.usage.clone();
+        let operation = SettleOperation {
+            epoch,
+            now: self.moment(),
+            id: &reversal.id,
+            customer,
+            origin: Origin::Fresh,
+            event_type,
+            usage: &mut usage,
+            at: reversal.at,
+            lines: &lines,
+            given: &given,
+            charge: charged.as_ref().map(|charge| {
+                (self.balance(&charge.balance), Amount::ZERO.saturating_sub(charge.amount))
+            }),
+            reverses: true,
+            mark: None,
+        };
+        let settled = self.store.record(vec![operation]).await?;
+        let Some(settled) = settled.first() else { return Err(SettleOutcome::Full.into()) };
+        match settled.outcome {
+            SettleOutcome::Stale => {
+                self.reload_under(&mut definitions, epoch).await?;
+                Ok(None)
             }
-            let mut usage = reversal.usage.clone();
-            let operation = SettleOperation {
-                epoch,
-                now: self.moment(),
-                id: &reversal.id,
-                customer,
-                origin: Origin::Fresh,
-                event_type,
-                usage: &mut usage,
-                at: reversal.at,
-                lines: &lines,
-                given: &given,
-                charge: charged.as_ref().map(|charge| {
-                    (self.balance(&charge.balance), Amount::ZERO.saturating_sub(charge.amount))
-                }),
-                reverses: true,
-                mark: None,
-            };
-            let settled = self.store.record(vec![operation]).await?;
-            let Some(settled) = settled.first() else { return Err(SettleOutcome::Full.into()) };
-            match settled.outcome {
-                SettleOutcome::Stale => self.reload_under(&mut definitions, epoch).await?,
-                // Another process that shares the books was faster.
-                SettleOutcome::Repeat => {
-                    return Ok(Recorded { id: reversal.id, recorded: false });
-                }
-                SettleOutcome::Recorded => {
-                    self.tell(settled, || reversal.clone());
-                    self.seek(&mut definitions, customer, &sought).await?;
-                    return Ok(Recorded { id: reversal.id, recorded: true });
-                }
-                outcome => return Err(outcome.into()),
+            // Another process that shares the books was faster.
+            SettleOutcome::Repeat => Ok(Some(Recorded { id: reversal.id, recorded: false })),
+            SettleOutcome::Recorded => {
+                self.tell(settled, || reversal.clone());
+                self.seek(&mut definitions, customer, &sought).await?;
+                Ok(Some(Recorded { id: reversal.id, recorded: true }))
             }
+            outcome => Err(outcome.into()),
         }
     }
 

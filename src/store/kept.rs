@@ -76,13 +76,16 @@ pub struct KeptHold {
     pub charge: Option<(CompactString, Amount)>,
 }
 
+/// Counters by who counts on them: everybody, or one customer.
+pub type CountedBy = HashMap<Option<CustomerId>, Vec<u32>>;
+
 /// What a store kept of earlier processes.
 #[derive(Debug, Default)]
 pub struct Kept {
     /// The definition of every counter, in the order of their numbers: the first has number 0.
     pub counters: Vec<Box<str>>,
     /// Which counters count every event, for everybody (`None`) or for one customer who differs.
-    pub counted: HashMap<Option<CustomerId>, Vec<u32>>,
+    pub counted: CountedBy,
     /// Counters whose history before that time is not whole.
     pub since: Vec<(u32, Timestamp)>,
     /// The time zone in which that was, for customers who have none of their own.

@@ -22,6 +22,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 use crate::policy::{
     Amount, Balance, Credited, CustomerId, Debited, EventId, NewBalance, RecordedEvent, Timestamp,
     Transaction, Window,
@@ -41,7 +43,9 @@ pub mod redis;
 pub mod sqlite;
 
 pub use alone::{Alone, Together};
-pub use kept::{Found, Keep, Kept, KeptAlert, KeptHold, RolledUp, Rollup, Rollups, Wanted};
+pub use kept::{
+    CountedBy, Found, Keep, Kept, KeptAlert, KeptHold, RolledUp, Rollup, Rollups, Wanted,
+};
 #[cfg(feature = "embedded")]
 pub use memory::Memory;
 pub(crate) use operation::Lanes;
@@ -325,6 +329,22 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     fn reload<'a>(&'a self, epoch: u64) -> BoxFuture<'a, Result<Option<Kept>, Error>> {
         let _ = epoch;
         Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// For books that other processes share: who counts on which counters, everybody or one customer, as it
+    /// was there when they were reloaded last.
+    ///
+    /// # Errors
+    ///
+    /// When what the store has cannot be read.
+    fn counted(&self) -> Result<Option<CountedBy>, Error> {
+        Ok(None)
+    }
+
+    /// Where changes of definitions run, so that they end whatever becomes of who asked for them; `None` for
+    /// a store without a runtime of its own.
+    fn runtime(&self) -> Option<Handle> {
+        None
     }
 
     /// Resolves once a check that has to wait for [`reload`](Self::reload) has waited long enough: it is

@@ -149,6 +149,11 @@ impl Link {
         self.shared.runtime.spawn(work)
     }
 
+    /// The runtime of that thread.
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.shared.runtime
+    }
+
     /// Works on the thread of the connection, and blocks until that is done. For when there is no
     /// runtime to wait in.
     pub(super) fn block_on<T: Send + 'static>(

@@ -64,8 +64,12 @@
 //! carries the version by which it was resolved, and one that is out of date changes nothing and is
 //! resolved anew. What was added, changed or removed so wins over what programs define in code, until it is
 //! changed again. One process at a time changes something, and others that want to wait for it; one that is
-//! killed meanwhile keeps them for ten seconds. A limit in code is enforced by the programs that have it;
-//! while two releases with different limits run side by side, each counts on its own.
+//! killed meanwhile keeps them for ten seconds. What it has not counted to the end is counted with the next
+//! change of limits or meters, or by the next program that begins; until then a limit that it has added knows
+//! only what came after. A limit in code is enforced by the programs that have it;
+//! while two releases with different limits run side by side, each counts on its own. A limit that is added
+//! needs its meter everywhere: a program that has it neither in code nor from the server answers all
+//! checks as unavailable, rather than without the limit.
 //!
 //! Events recorded together are taken customer by customer, each event as one step.
 //!

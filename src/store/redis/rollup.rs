@@ -208,7 +208,7 @@ impl Inner {
             set.arg(field).arg(value);
         }
         self.caller.call(&set, self.caller.deadline()).await?;
-        self.shared.wrote(told);
+        self.shared.know(told);
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use super::reply;
 use super::rollup::Rolled;
 use crate::policy::{CustomerId, Timestamp};
 use crate::store::definition::{self, CustomerRow, LimitRow, MeterRow};
-use crate::store::{Keep, Kept};
+use crate::store::{CountedBy, Keep, Kept};
 use crate::{Error, ErrorKind};
 
 const VERSION: &str = "version";
@@ -256,12 +256,13 @@ impl Shared {
         Ok(caller.call(&set, caller.deadline()).await? == Value::Int(1))
     }
 
-    /// Takes over what the server has, from that epoch on. `None` when nothing is new.
+    /// Takes over what the server has, from that epoch on. `None` when nothing is new; who asks for an
+    /// epoch again could not use what it was told.
     pub(super) fn take(&self, fetched: Fetched, epoch: u64) -> Result<Option<Kept>, Error> {
         let Fetched { versions, fields } = fetched;
         let is_news = {
             let mut table = self.table();
-            let is_news = !are_same(&table.fields, &fields);
+            let is_news = !are_same(&table.fields, &fields) || self.seen.load().epoch >= epoch;
             for (field, text) in &fields {
                 if let Some(name) = field.strip_prefix(COUNTER) {
                     let known = table.counters.iter().any(|(known, _)| **known == *name);
@@ -290,18 +291,14 @@ impl Shared {
         let counters = self.table().counters.clone();
         let numbers: HashMap<&str, u32> =
             counters.iter().zip(0..).map(|((name, _), number)| (&**name, number)).collect();
-        let mut kept = Kept { shared: true, ..Kept::default() };
+        let counted = counted(fields, &numbers)?;
+        let mut kept = Kept { shared: true, counted, ..Kept::default() };
         kept.counters = counters.iter().map(|(_, text)| text.clone()).collect();
         for (field, text) in fields {
             if let Some(name) = field.strip_prefix(SINCE) {
                 if let (Some(number), Ok(nanos)) = (numbers.get(name), text.parse()) {
                     kept.since.push((*number, Timestamp::from_nanos(nanos)));
                 }
-            } else if let Some(customer) = field.strip_prefix(COUNTED) {
-                let customer = (!customer.is_empty()).then(|| self::customer(customer));
-                let names = text.split(',').filter(|name| !name.is_empty());
-                let counted = names.filter_map(|name| numbers.get(name).copied()).collect();
-                kept.counted.insert(customer.transpose()?, counted);
             } else if let Some(id) = field.strip_prefix(METER) {
                 match text.as_str() {
                     "" => kept.removed_meters.push(id.into()),
@@ -327,6 +324,19 @@ impl Shared {
     pub(super) fn loaded(&self) -> Result<Kept, Error> {
         let fields = self.table().fields.clone();
         self.kept(&fields)
+    }
+
+    /// What was written without a note.
+    pub(super) fn know(&self, fields: Vec<(String, String)>) {
+        self.table().fields.extend(fields);
+    }
+
+    /// Who counts on which counters, as it was read or written last.
+    pub(super) fn counted(&self) -> Result<CountedBy, Error> {
+        let table = self.table();
+        let counters = table.counters.iter().zip(0..);
+        let numbers = counters.map(|((name, _), number)| (&**name, number)).collect();
+        counted(&table.fields, &numbers)
     }
 
     /// Notes a change, to be written by [`write`](Self::write).
@@ -416,11 +426,6 @@ impl Shared {
         Ok(note)
     }
 
-    /// Notes what was written already.
-    pub(super) fn wrote(&self, fields: Vec<(String, String)>) {
-        self.table().fields.extend(fields);
-    }
-
     /// Writes what was noted, and then the versions: who sees a new one finds what it stands for.
     pub(super) async fn write(&self, caller: &Caller, note: Note) -> Result<(), CallError> {
         let Note { fields, shards, rolled: _ } = note;
@@ -495,6 +500,22 @@ impl Note {
             _ => Changes::All,
         };
     }
+}
+
+fn counted(
+    fields: &BTreeMap<String, String>,
+    numbers: &HashMap<&str, u32>,
+) -> Result<CountedBy, Error> {
+    let mut counted = CountedBy::new();
+    let rows = fields.range(COUNTED.to_owned()..);
+    for (field, text) in rows {
+        let Some(customer) = field.strip_prefix(COUNTED) else { break };
+        let customer = (!customer.is_empty()).then(|| self::customer(customer));
+        let names = text.split(',').filter(|name| !name.is_empty());
+        let counters = names.filter_map(|name| numbers.get(name).copied()).collect();
+        counted.insert(customer.transpose()?, counters);
+    }
+    Ok(counted)
 }
 
 fn are_same(one: &BTreeMap<String, String>, other: &BTreeMap<String, String>) -> bool {

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use redis::cmd;
+use tokio::runtime::Handle;
 
 use super::check::Asked;
 use super::link::{Begun, CallError};
@@ -17,9 +18,9 @@ use crate::policy::{
     Transaction, Window,
 };
 use crate::store::{
-    Alone, BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, Found, HoldKey, Keep,
-    Kept, KeptAlert, Lanes, Moment, Origin, Outcome, Recount, RolledUp, Rollups, SettleOperation,
-    SettleOutcome, Settled, Store, Wanted,
+    Alone, BalanceChange, BalanceRef, BoxFuture, CheckOperation, Checked, CountedBy, Found,
+    HoldKey, Keep, Kept, KeptAlert, Lanes, Moment, Origin, Outcome, Recount, RolledUp, Rollups,
+    SettleOperation, SettleOutcome, Settled, Store, Wanted,
 };
 use crate::{Error, ErrorKind};
 
@@ -456,12 +457,20 @@ impl Store for Redis {
             Err(error) => return Box::pin(std::future::ready(Err(error))),
         };
         let inner = Arc::clone(&self.inner);
-        let known = Arc::clone(&inner.writing).try_read_owned();
+        // Nothing to write is done once all is written.
+        let known = match changes {
+            [] => None,
+            _ => Arc::clone(&inner.writing).try_read_owned().ok(),
+        };
         let writing = self.link.spawn(async move {
-            let _known = known;
+            if known.is_none() {
+                drop(inner.writing.write().await);
+            }
             let rolled = std::mem::take(&mut note.rolled);
             inner.shared.write(&inner.caller, note).await?;
-            inner.rolled_since_now(rolled).await
+            inner.rolled_since_now(rolled).await?;
+            drop(known);
+            Ok(())
         });
         Box::pin(async move { writing.await.map_err(|_| Error::from(CallError::Closed))? })
     }
@@ -472,6 +481,14 @@ impl Store for Redis {
             let fetched = self.inner.shared.fetch(&self.inner.caller, now).await?;
             self.inner.shared.take(fetched, epoch)
         })
+    }
+
+    fn counted(&self) -> Result<Option<CountedBy>, Error> {
+        self.inner.shared.counted().map(Some)
+    }
+
+    fn runtime(&self) -> Option<Handle> {
+        Some(self.link.runtime().clone())
     }
 
     fn patience(&self) -> Option<BoxFuture<'static, ()>> {
