@@ -186,7 +186,7 @@ fn a_change_is_made_to_its_end_though_the_runtime_ends_that_asked_for_it() {
     let begun = books.clone();
     server.ask(&["CLIENT", "PAUSE", "500", "WRITE"]);
     asked.spawn(async move { begun.put_limit(ever(10)).await });
-    std::thread::sleep(std::time::Duration::from_millis(100));
+    until("a change that waits", || server.ask(&["CLIENT", "LIST"]).contains(" flags=b "));
     drop(asked);
     until("a limit", || {
         server.ask(&["HEXISTS", "limitry:1:definitions", "limit:ever"]).trim() == ":1"
