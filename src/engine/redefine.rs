@@ -140,10 +140,9 @@ impl<S: Store> Inner<S> {
     }
 
     /// Replaces what is known of a customer, and counts again where that moves their windows. Answers
-    /// whether anything was known. When
-    /// that fails, all is known as before, and what was counted meanwhile in windows that are not
-    /// theirs is counted once more as soon as the store works again; until then those that run are
-    /// said not to be complete.
+    /// whether anything was known. When that fails, all is known as before, and what was counted meanwhile
+    /// in windows that are not theirs is counted once more as soon as the store works again; until then
+    /// those that run are said not to be complete.
     pub(super) async fn describe(
         self: &Arc<Self>,
         id: &CustomerId,

@@ -66,8 +66,8 @@
 //! changed again. One process at a time changes something, and others that want to wait for it; one that is
 //! killed meanwhile keeps them for ten seconds. What it has not counted to the end is counted with the next
 //! change of limits or meters, or by the next program that begins; until then a limit that it has added knows
-//! only what came after. A limit in code is enforced by the programs that have it;
-//! while two releases with different limits run side by side, each counts on its own. A limit that is added
+//! only what came after. A limit in code is enforced by the programs that have it; while two releases with
+//! different limits run side by side, each counts on its own. A limit that is added
 //! needs its meter everywhere: a program that has it neither in code nor from the server answers all
 //! checks as unavailable, rather than without the limit.
 //!

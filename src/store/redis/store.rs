@@ -457,19 +457,19 @@ impl Store for Redis {
             Err(error) => return Box::pin(std::future::ready(Err(error))),
         };
         let inner = Arc::clone(&self.inner);
-        // Nothing to write is done once all is written.
-        let known = match changes {
+        // Who keeps nothing waits for what is being written.
+        let begun = match changes {
             [] => None,
             _ => Arc::clone(&inner.writing).try_read_owned().ok(),
         };
         let writing = self.link.spawn(async move {
-            if known.is_none() {
+            if begun.is_none() {
                 drop(inner.writing.write().await);
             }
             let rolled = std::mem::take(&mut note.rolled);
             inner.shared.write(&inner.caller, note).await?;
             inner.rolled_since_now(rolled).await?;
-            drop(known);
+            drop(begun);
             Ok(())
         });
         Box::pin(async move { writing.await.map_err(|_| Error::from(CallError::Closed))? })
