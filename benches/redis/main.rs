@@ -28,8 +28,8 @@ mod server;
 
 const CUSTOMERS: u64 = 10_000;
 
-/// What a check reads and writes, with nothing decided; it answers the list that it has read. What begins with `--told` is for those that tell
-/// keys how long they live.
+/// What a check reads and writes, with nothing decided; it answers the list that it has read. What begins
+/// with `--told` is for those that tell keys how long they live.
 const BARE_CHECK: &str = "
 local books, due, own, most = KEYS[2], KEYS[3], ARGV[#ARGV], #ARGV
 redis.call('HGET', KEYS[1], 'version')
